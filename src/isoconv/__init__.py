@@ -1,0 +1,31 @@
+"""isoconv: isotropic convolutions for PyTorch, for networks whose answer does not change when the image is turned."""
+
+from isoconv import functional as functional
+from isoconv import models as models
+from isoconv import nn as nn
+from isoconv.models import create_model as create_model
+from isoconv.models import list_models as list_models
+from isoconv.nn import SREConv1d as SREConv1d
+from isoconv.nn import SREConv2d as SREConv2d
+from isoconv.nn import SREConv3d as SREConv3d
+from isoconv.nn import SREConvTranspose1d as SREConvTranspose1d
+from isoconv.nn import SREConvTranspose2d as SREConvTranspose2d
+from isoconv.nn import SREConvTranspose3d as SREConvTranspose3d
+from isoconv.symmetry import equivariance_error as equivariance_error
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SREConv1d",
+    "SREConv2d",
+    "SREConv3d",
+    "SREConvTranspose1d",
+    "SREConvTranspose2d",
+    "SREConvTranspose3d",
+    "create_model",
+    "equivariance_error",
+    "functional",
+    "list_models",
+    "models",
+    "nn",
+]

@@ -1,0 +1,26 @@
+"""Argument checks shared by every layer of the library."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from numbers import Real
+from typing import Any, TypeVar
+
+T = TypeVar("T", int, float)
+
+
+def ntuple(value: Any, n: int, name: str, kind: Callable[[Any], T] = int) -> tuple[T, ...]:
+    """``value`` as a tuple of ``n`` numbers: one number stands for all axes, a sequence must have one per axis."""
+    values = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,) * n
+    if len(values) != n:
+        raise ValueError(f"{name} must be one number or {n} of them, one per axis, got {len(values)}: {value!r}")
+    if any(isinstance(v, bool) or not isinstance(v, Real) or kind(v) != v for v in values):
+        raise TypeError(f"{name} must be {'whole numbers' if kind is int else 'numbers'}, got {value!r}")
+    return tuple(kind(v) for v in values)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'a' or 'b'?"`` for the known names closest to ``name``, empty if none is close."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

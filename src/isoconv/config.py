@@ -1,0 +1,85 @@
+"""The options of one training; apart from `runs` so that the command line can show its help without loading torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+Recipe = Literal["standard", "official"]
+Precision = Literal["32-true", "16-mixed", "bf16-mixed", "64-true"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training, completely: the same config and seed give the same weights on the same machine."""
+
+    data: str
+    """Data set: a MedMNIST task or an embedded synthetic set; `isoconv data list` names them."""
+    model: str
+    """Network; `isoconv models` names them."""
+    out: Path
+    """Run directory to write; it must not exist yet (except with --resume)."""
+    width: int = 64
+    """Channels of the first stage; the paper's networks have 64, narrower ones train faster."""
+    kernel_sizes: tuple[int, ...] | None = None
+    """Kernel size of each stage, such as 9 9 5 5 (default: the network's own)."""
+    stem_kernel: int | None = None
+    """Kernel size of the first layer (default: the network's own)."""
+    stem_stride: int | None = None
+    """Stride of the first layer (default: the network's own)."""
+    bands: int | None = None
+    """Number of rings in a kernel (default: from its size)."""
+    profile: str | None = None
+    """Shape of the rings: hard (the paper), linear, gaussian or area (default: the network's own)."""
+    engine: str | None = None
+    """How the convolution is computed (default: the fastest that can run); the result is the same to rounding."""
+    epochs: int = 100
+    """Passes over the training split; the learning rate falls to 1e-6 along half a cosine over all of them."""
+    batch_size: int | None = None
+    """Images per step, over all processes together (default: 128 in 2D, 4 in 3D)."""
+    lr: float | None = None
+    """Learning rate at the start (default: 2e-2 in 2D, 1e-2 in 3D)."""
+    recipe: Recipe = "standard"
+    """Training recipe: standard (native size, small shifts) or official (32 pixels, crops and colour, as the paper's code)."""
+    rotate: bool = False
+    """Also turn the training images at random: the rival that learns rotation from examples."""
+    size: int = 28
+    """Image size of the MedMNIST file: 28, 64, 128 or 224 (3D: 28 or 64)."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the images and their augmentation."""
+    precision: Precision = "32-true"
+    """Number format of the training; the mixed ones are faster on a GPU."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+    threads: int | None = None
+    """CPU threads (default: torch's choice)."""
+    data_root: Path | None = None
+    """Folder of the MedMNIST files (default: $ISOCONV_DATA, else ~/.medmnist)."""
+
+    def __post_init__(self) -> None:
+        for name, least in {"width": 1, "epochs": 1, "batch_size": 1, "threads": 1, "size": 1, "seed": 0}.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if self.lr is not None and not 0 < self.lr < float("inf"):
+            raise ValueError(f"lr must be positive and finite, got {self.lr}")
+        for name, choices in {"recipe": Recipe, "precision": Precision, "device": Device}.items():
+            if getattr(self, name) not in (known := get_args(choices)):
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Inverse of :meth:`to_json`; a field that this version does not know, or misses, is an error."""
+        names = {f.name for f in fields(cls)}
+        if wrong := names ^ set(values):
+            raise ValueError(f"config of another isoconv version: fields {', '.join(sorted(wrong))} are unknown or missing")
+        paths = {k: Path(values[k]) for k in ("out", "data_root") if values[k] is not None}
+        sizes = values["kernel_sizes"]
+        return cls(**{**values, **paths, "kernel_sizes": None if sizes is None else tuple(sizes)})

@@ -1,0 +1,108 @@
+"""Augmentation of whole batches on the device, every image with its own random parameters.
+
+Two recipes, both without flips and without rotation unless asked for, so that a network has to be invariant by itself:
+
+- ``"official"``: what the released code of SRE-Conv (arXiv 2501.09753) does with its ``--moco-aug --translation`` options. 28-pixel images become
+  32. In 2D a random resized crop (half to all of the area), brightness and saturation by up to 10 % for every second image, a shift by up to a
+  tenth of the side that bares mid-grey. In 3D a scale of 0.8-1.2 per axis, a shift by up to 3 voxels, a blur of up to half a voxel per axis.
+- ``"standard"``: the image as it is, shifted by up to a tenth of the side.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isoconv._checks import did_you_mean
+from isoconv._extras import require
+
+__all__ = ["RECIPES", "augmentation", "input_size"]
+
+RECIPES = ("standard", "official")
+_SHIFT = 0.1  # of the side
+
+
+def input_size(recipe: str, size: int) -> int:
+    """Side in pixels at which a network sees images of ``size`` pixels. Raises ValueError for an unknown recipe."""
+    if recipe not in RECIPES:
+        raise ValueError(f"unknown recipe {recipe!r}, the recipes are {', '.join(RECIPES)}{did_you_mean(recipe, RECIPES)}")
+    return 32 if recipe == "official" and size == 28 else size
+
+
+def augmentation(recipe: str, dims: int, size: int, *, rotate: bool = False) -> nn.Module:
+    """The training augmentation of a recipe. Needs the extra ``study``.
+
+    Args:
+        recipe: one of :data:`RECIPES`.
+        dims: 2 for images, 3 for volumes.
+        size: side of the images that come in, and of those that go out: ``input_size(recipe, ...)``.
+        rotate: also turn every image by a random angle, every volume by a random rotation of SO(3); corners become what the shift bares.
+
+    Returns:
+        A module from float ``(B, C, *spatial)`` in [0, 1] to the same, on any device. It draws from torch's global CPU generator.
+
+    Raises:
+        ValueError: unknown recipe, or ``dims`` is neither 2 nor 3.
+    """
+    input_size(recipe, size)  # refuses an unknown recipe
+    official = recipe == "official"
+    if dims == 3:
+        affine = _RandomAffine3d(shift=3 if official else _SHIFT * size, scale=0.2 if official else 0.0, rotate=rotate)
+        return nn.Sequential(affine, _RandomBlur3d(0.5)) if official else affine
+    if dims != 2:
+        raise ValueError(f"augmentation is for 2 (images) or 3 (volumes) dims, got {dims}")
+    kornia = require("kornia.augmentation", "study")
+    shift = kornia.RandomAffine(
+        degrees=180.0 if rotate else 0.0,
+        translate=(_SHIFT, _SHIFT),
+        resample="bilinear" if rotate else "nearest",  # a shift by whole pixels loses nothing
+        padding_mode="fill",
+        fill_value=0.5 if official else 0.0,
+        p=1.0,
+    )
+    if not official:
+        return shift
+    crop = kornia.RandomResizedCrop((size, size), scale=(0.5, 1.0), cropping_mode="resample")
+    return nn.Sequential(crop, kornia.ColorJitter(brightness=0.1, saturation=0.1, p=0.5), shift)
+
+
+class _RandomAffine3d(nn.Module):
+    """Kornia's has no uniform rotation. ``shift`` in voxels and ``scale`` are half-widths of uniform ranges around 0 and 1, per axis."""
+
+    def __init__(self, shift: float, scale: float, rotate: bool) -> None:
+        super().__init__()
+        self.shift, self.scale, self.rotate = shift, scale, rotate
+        self.mode = "bilinear" if scale or rotate else "nearest"
+
+    def forward(self, x: Tensor) -> Tensor:
+        def uniform(half_width: float) -> Tensor:
+            return half_width * (2 * torch.rand(len(x), 3) - 1)
+
+        linear = torch.diag_embed(1 / (1 + uniform(self.scale)))
+        if self.rotate:
+            conversions = require("kornia.geometry.conversions", "study")
+            quaternion = F.normalize(torch.randn(len(x), 4), dim=1)
+            linear = conversions.quaternion_to_rotation_matrix(quaternion) @ linear
+        sides = torch.tensor(x.shape[:1:-1])
+        theta = torch.cat([linear, (2 * uniform(self.shift) / sides).unsqueeze(-1)], dim=-1)
+        grid = F.affine_grid(theta.to(x), list(x.shape), align_corners=False)
+        return F.grid_sample(x, grid, mode=self.mode, align_corners=False)
+
+
+class _RandomBlur3d(nn.Module):
+    """Gaussian blur, its width drawn per volume and axis from 0 to ``sigma`` <= 0.5 voxels."""
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__()
+        self.sigma = sigma
+
+    def forward(self, x: Tensor) -> Tensor:
+        taps = torch.arange(-2, 3)
+        sigma = self.sigma * torch.rand(3, len(x), 1).clamp_min(1e-3)
+        weights = F.softmax(-(taps**2) / (2 * sigma**2), dim=-1).to(x)
+        for axis, weight in enumerate(weights, start=2):
+            pad = [0, 0] * (4 - axis) + [2, 2] + [0, 0] * (axis - 2)
+            padded, side = F.pad(x, pad, mode="replicate"), x.shape[axis]
+            x = sum(weight[:, i].view(-1, 1, 1, 1, 1) * padded.narrow(axis, i, side) for i in range(len(taps)))
+        return x

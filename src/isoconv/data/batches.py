@@ -1,0 +1,107 @@
+"""Batches made on the device: a whole split lives there as uint8, and is resized and augmented there, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isoconv.data.dataset import Split
+
+__all__ = ["DeviceBatches", "resize"]
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Resize float images ``(N, C, *spatial)`` to ``size`` pixels a side: linear, antialiased where it shrinks."""
+    if images.shape[2:] == (size,) * (images.ndim - 2):
+        return images
+    if images.ndim == 4:
+        return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    n, c, d, h, w = images.shape
+    images = F.interpolate(images.reshape(n, c * d, h, w), (size, size), mode="bilinear", antialias=True)
+    images = images.view(n, c, d, size * size)
+    return F.interpolate(images, (size, size * size), mode="bilinear", antialias=True).view(n, c, size, size, size)
+
+
+class DeviceBatches:
+    """The batches of one epoch of a split, as ``(images, labels)`` on ``device``.
+
+    Images are float32 ``(B, C, *spatial)`` in [0, 1], resized and augmented but not normalised; labels as in :class:`Split`.
+
+    Order and augmentation depend on ``seed``, the epoch, the rank and the batch's number only, so a resumed run sees what an uninterrupted one
+    would have seen. Augmentation draws from torch's global generators, which are seeded for it batch by batch and restored afterwards.
+
+    Args:
+        split: the images; moved to ``device`` once.
+        batch_size: of the whole group of processes: a rank gets every ``world_size``-th image of each batch.
+        seed: any integer >= 0.
+        shuffle: a new order each epoch, else the order of the split.
+        augment: maps float images in [0, 1] to such images.
+        resize: side in pixels that images get before augmentation, None to leave them as they are.
+
+    Every rank yields the same number of non-empty batches, and each image is in one batch of one rank. For that, a last batch with fewer images
+    than there are ranks joins the one before it.
+
+    Raises ValueError if there are fewer images than ranks, or a batch has fewer.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        device: torch.device | str,
+        seed: int,
+        shuffle: bool,
+        augment: nn.Module | None = None,
+        resize: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must lie in 0..{world_size - 1}, got {rank}")
+        if not world_size <= min(batch_size, len(split)):
+            raise ValueError(f"{len(split)} images in batches of {batch_size} cannot feed {world_size} processes; use fewer processes")
+        self.device = torch.device(device)
+        self.split = split.to(self.device)
+        self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
+        self.augment, self.resize = augment, resize
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration yields; without it, each iteration yields the same one."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-(len(self.split) - self.world_size + 1) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.arange(len(self.split))
+        if self.shuffle:
+            order = torch.randperm(len(order), generator=torch.Generator().manual_seed(_hash(self.seed, self.epoch)))
+        ends = [self.batch_size * i for i in range(1, len(self))] + [len(order)]
+        for number, end in enumerate(ends):
+            start = self.batch_size * number
+            index = order[start:end][self.rank :: self.world_size].to(self.device)
+            images = self.split.images[index].float().div_(255)
+            if self.resize is not None:
+                images = resize(images, self.resize)
+            if self.augment is not None:
+                images = self._augmented(self.augment, images, number)
+            yield images, self.split.labels[index]
+
+    @torch.no_grad()
+    def _augmented(self, augment: nn.Module, images: Tensor, number: int) -> Tensor:
+        on_cpu = self.device.type == "cpu"
+        with torch.random.fork_rng([] if on_cpu else [self.device], device_type="cuda" if on_cpu else self.device.type):
+            torch.manual_seed(_hash(self.seed, self.epoch, 1 + self.rank, number))
+            return augment(images)
+
+
+def _hash(*numbers: int) -> int:
+    """A seed that differs for every tuple of numbers, unlike their sum."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

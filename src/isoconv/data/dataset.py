@@ -1,0 +1,94 @@
+"""What a data set is here: a task, and three splits of uint8 tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+__all__ = ["Dataset", "Kind", "Split", "Task"]
+
+Kind = Literal["multiclass", "binary", "ordinal", "multilabel"]
+
+_MEDMNIST_RECORD = "https://zenodo.org/records/10519652/files"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A classification task, known before any image is read.
+
+    Attributes:
+        name, title: ``"breastmnist"`` and ``"BreastMNIST"``.
+        kind: ``"multiclass"``, ``"binary"`` and ``"ordinal"`` have one label per image, ``"multilabel"`` any number of them.
+        dims: 2 for images, 3 for volumes.
+        channels: 1 (grey) or 3 (RGB).
+        labels: the classes' names, in the order of the label numbers.
+        counts: images in the train, val and test split.
+        licence: of the images.
+        md5: checksum of the file of each size in pixels; empty for a set that is generated.
+    """
+
+    name: str
+    title: str
+    kind: Kind
+    dims: int
+    channels: int
+    labels: tuple[str, ...]
+    counts: tuple[int, int, int]
+    licence: str
+    md5: Mapping[int, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def num_outputs(self) -> int:
+        """Logits of a network for this task: one per label, for every kind (two for a binary task)."""
+        return len(self.labels)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sides in pixels in which the set is published; empty for a set that is generated in any size."""
+        return tuple(self.md5)
+
+    def filename(self, size: int) -> str:
+        """Name of the published file whose images have ``size`` pixels a side. Raises ValueError for a size that is not published."""
+        if not self.md5:
+            raise ValueError(f"{self.name} is generated in any size, there is no file of it")
+        if size not in self.md5:
+            raise ValueError(f"{self.name} is published in {', '.join(map(str, self.sizes))} pixels a side, got size={size}")
+        return f"{self.name}.npz" if size == 28 else f"{self.name}_{size}.npz"
+
+    def url(self, size: int) -> str:
+        """Where the file of this size is published."""
+        return f"{_MEDMNIST_RECORD}/{self.filename(size)}?download=1"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images with their labels.
+
+    Attributes:
+        images: uint8 ``(N, C, *spatial)``.
+        labels: int64 ``(N,)``, or ``(N, L)`` of zeros and ones for a multilabel task.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def to(self, device: torch.device | str) -> Split:
+        return Split(self.images.to(device), self.labels.to(device))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A task with its images. ``size`` is the side in pixels, ``source`` the file or the seed the images came from."""
+
+    task: Task
+    size: int
+    train: Split
+    val: Split
+    test: Split
+    source: str

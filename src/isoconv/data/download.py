@@ -1,0 +1,71 @@
+"""Downloads that are verified, resume where they were cut, and are safe when several processes want the same file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from isoconv._extras import require
+
+__all__ = ["fetch"]
+
+_RETRIES = 3  # public archives answer 503 now and then
+_TIMEOUT = 30.0  # seconds without a byte
+
+
+def fetch(url: str, path: Path, md5: str) -> Path:
+    """Download ``url`` to ``path``, which appears only once its MD5 is right. Needs the extra ``study``.
+
+    What a cut download left in ``path + ".part"`` is kept and continued by the next call. Nothing is downloaded if ``path`` exists.
+
+    Raises:
+        ConnectionError: the server cannot be reached, or keeps failing.
+        ValueError: the server sent another file.
+        OSError: the folder cannot be written to.
+    """
+    pooch, requests, filelock = (require(name, "study") for name in ("pooch", "requests", "filelock"))
+    part = path.with_name(path.name + ".part")
+    elsewhere = "name another one by ISOCONV_DATA or --data-root"
+    by_hand = f"put {url} (MD5 {md5}) into {path.parent} by hand"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot make the folder {path.parent} ({error.strerror}); {elsewhere}") from None
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"cannot write to the folder {path.parent}; {elsewhere}")
+
+    def resume(url: str, target: str, _: Any) -> None:
+        _download(url, part)
+        os.replace(part, target)
+
+    cache = pooch.create(path.parent, "", registry={path.name: f"md5:{md5}"}, urls={path.name: url}, retry_if_failed=_RETRIES)
+    try:
+        with filelock.FileLock(path.with_name(path.name + ".lock")):
+            if not path.exists():
+                cache.fetch(path.name, downloader=resume)
+    except requests.RequestException as error:
+        raise ConnectionError(f"cannot download {path.name} ({error}); try again later, it resumes, or {by_hand}") from None
+    except ValueError as error:
+        raise ValueError(f"{error} To get around it, {by_hand}") from None
+    return path
+
+
+def _download(url: str, part: Path) -> None:
+    """Append to ``part`` the bytes of ``url`` that it lacks, or start over if the server cannot continue."""
+    requests, tqdm = require("requests", "study"), require("tqdm.auto", "study").tqdm
+    done = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={done}-"} if done else {}
+    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
+            return  # nothing is missing: cut between the last byte and the check
+        response.raise_for_status()
+        done *= response.status_code == requests.codes.partial_content
+        total = done + int(response.headers.get("Content-Length", 0))
+        with (
+            part.open("ab" if done else "wb") as file,
+            tqdm(desc=part.stem, initial=done, total=total or None, unit="B", unit_scale=True, disable=None) as bar,
+        ):
+            for chunk in response.iter_content(1 << 16):
+                file.write(chunk)
+                bar.update(len(chunk))

@@ -1,0 +1,8 @@
+"""Networks by name: isotropic ResNets and their plain twins."""
+
+from isoconv.models import resnet as resnet
+from isoconv.models.registry import create_model as create_model
+from isoconv.models.registry import list_models as list_models
+from isoconv.models.registry import model_config as model_config
+
+__all__ = ["create_model", "list_models", "model_config"]

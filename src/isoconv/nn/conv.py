@@ -1,0 +1,220 @@
+"""Isotropic convolutions as modules: the interface of ``torch.nn.ConvNd``, one weight per band instead of one per tap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from isoconv._checks import ntuple
+from isoconv.bands import BandPlan, band_plan
+from isoconv.nn.init import check_init, init_bands_
+from isoconv.ops import ConvSpec, check_engine, conv_spec, sre_conv
+from isoconv.ops.reference import expand_kernel
+
+
+class _BandedConv(nn.Module):
+    """What all six layers share: banded parameters, a :class:`ConvSpec`, and the kernel they make."""
+
+    dims: ClassVar[int]
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        plan: BandPlan,
+        spec: ConvSpec,
+        bias: bool,
+        init: str,
+        engine: str,
+        device: Any,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {channels!r}")
+            if channels % spec.groups:
+                raise ValueError(f"{name}={channels} must be a multiple of groups={spec.groups}")
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.plan, self.spec = plan, spec
+        self.init, self.engine = check_init(init), check_engine(engine)
+        first, second = (in_channels, out_channels) if spec.transposed else (out_channels, in_channels)
+        self.weight = nn.Parameter(torch.empty(first, second // spec.groups, plan.bands, device=device, dtype=dtype))
+        self.register_parameter(
+            "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        init_bands_(self.weight, self.bias, self.plan, self.init)
+
+    def kernel(self) -> Tensor:
+        """The dense kernel, shaped as the weight of the ``torch.nn`` layer of the same arguments; differentiable."""
+        return expand_kernel(self.weight, self.plan)
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        return self.plan.kernel_size
+
+    @property
+    def bands(self) -> int:
+        return self.plan.bands
+
+    def extra_repr(self) -> str:
+        plan, spec = self.plan, self.spec
+        padding = tuple(before if before == after else (before, after) for before, after in spec.padding)
+        optional = {
+            "padding": (padding, (0,) * plan.dims),
+            "output_padding": (spec.output_padding, (0,) * plan.dims),
+            "dilation": (spec.dilation, (1,) * plan.dims),
+            "groups": (spec.groups, 1),
+            "bias": (self.bias is not None, True),
+            "padding_mode": (spec.padding_mode, "zeros"),
+            "profile": (plan.profile, "hard"),
+            "circular": (plan.circular, True),
+            "spacing": (plan.spacing, (1.0,) * plan.dims),
+            "init": (self.init, "default"),
+            "engine": (self.engine, "auto"),
+        }
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={plan.kernel_size}, stride={spec.stride}, bands={plan.bands}"
+        return text + "".join(f", {name}={value!r}" for name, (value, usual) in optional.items() if value != usual)
+
+
+class _SREConv(_BandedConv):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bands: int | None = None,
+        profile: str = "hard",
+        circular: bool = True,
+        spacing: float | Sequence[float] | None = None,
+        init: str = "default",
+        engine: str = "auto",
+    ) -> None:
+        size = ntuple(kernel_size, self.dims, "kernel_size")
+        plan = band_plan(size, bands=bands, profile=profile, circular=circular, spacing=spacing)
+        spec = conv_spec(
+            plan, stride=stride, padding=padding, dilation=dilation, groups=groups, padding_mode=padding_mode
+        )
+        super().__init__(in_channels, out_channels, plan, spec, bias, init, engine, device, dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return sre_conv(input, self.weight, self.bias, self.spec, engine=self.engine)
+
+
+class _SREConvTranspose(_BandedConv):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bands: int | None = None,
+        profile: str = "hard",
+        circular: bool = True,
+        spacing: float | Sequence[float] | None = None,
+        init: str = "default",
+        engine: str = "auto",
+    ) -> None:
+        size = ntuple(kernel_size, self.dims, "kernel_size")
+        plan = band_plan(size, bands=bands, profile=profile, circular=circular, spacing=spacing)
+        spec = conv_spec(
+            plan,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            padding_mode=padding_mode,
+            transposed=True,
+            output_padding=output_padding,
+        )
+        super().__init__(in_channels, out_channels, plan, spec, bias, init, engine, device, dtype)
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        spec = self.spec if output_size is None else self.spec.for_output(input.shape[-self.dims :], output_size)
+        return sre_conv(input, self.weight, self.bias, spec, engine=self.engine)
+
+
+_CONV_DOC = """Isotropic convolution: ``torch.nn.Conv{n}d`` with one weight per band of taps instead of one per tap (SRE-Conv, arXiv 2501.09753).
+
+Equivariant exactly to flips and 90-degree rotations (stride 1 and symmetric padding provided), approximately to other rotations. Positional
+arguments, their order and their meaning are those of ``torch.nn.Conv{n}d``; the state dict holds ``weight`` and ``bias``.
+
+Args:
+    bands, profile, circular, spacing: the kernel's bands, see :func:`isoconv.bands.band_plan`.
+    init: ``"default"`` keeps the output at the scale of ``torch.nn.Conv{n}d``, ``"official"`` is that of SRE-Conv; see :mod:`isoconv.nn.init`.
+    engine: how it is computed, see :mod:`isoconv.ops`.
+
+Shape:
+    - input: (N, in_channels, {axes}) or (in_channels, {axes})
+    - output: as ``torch.nn.Conv{n}d``
+    - weight: (out_channels, in_channels / groups, bands)
+
+Example:
+    >>> layer = isoconv.nn.SREConv{n}d(3, 8, 5, padding=2)
+    >>> layer.weight.shape, layer.kernel().shape
+    (torch.Size([8, 3, 3]), torch.Size([8, 3, {kernel}]))
+"""
+_TRANSPOSE_DOC = """Isotropic transposed convolution: ``torch.nn.ConvTranspose{n}d`` with one weight per band of taps.
+
+Arguments as in ``torch.nn.ConvTranspose{n}d``, the keyword-only ones as in :class:`SREConv{n}d`. Weight: (in_channels, out_channels / groups, bands).
+"""
+
+
+def _document(n: int) -> dict[str, Any]:
+    return {"n": n, "axes": ", ".join("DHW"[3 - n :]), "kernel": ", ".join("5" * n)}
+
+
+class SREConv1d(_SREConv):
+    __doc__ = _CONV_DOC.format(**_document(1))
+    dims = 1
+
+
+class SREConv2d(_SREConv):
+    __doc__ = _CONV_DOC.format(**_document(2))
+    dims = 2
+
+
+class SREConv3d(_SREConv):
+    __doc__ = _CONV_DOC.format(**_document(3))
+    dims = 3
+
+
+class SREConvTranspose1d(_SREConvTranspose):
+    __doc__ = _TRANSPOSE_DOC.format(n=1)
+    dims = 1
+
+
+class SREConvTranspose2d(_SREConvTranspose):
+    __doc__ = _TRANSPOSE_DOC.format(n=2)
+    dims = 2
+
+
+class SREConvTranspose3d(_SREConvTranspose):
+    __doc__ = _TRANSPOSE_DOC.format(n=3)
+    dims = 3

@@ -1,0 +1,110 @@
+"""Symmetric down- and up-sampling as modules, see :mod:`isoconv.ops.resampling`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from isoconv._checks import ntuple
+from isoconv.ops import resampling
+
+
+class _Pool(nn.Module):
+    dims: ClassVar[int]
+
+    def _check(self, input: Tensor) -> Tensor:
+        if input.dim() not in (self.dims + 1, self.dims + 2) or 0 in input.shape[-self.dims :]:
+            raise ValueError(
+                f"{type(self).__name__} expects (N, C, {self.dims} non-empty spatial axes) or the same without N, got shape {tuple(input.shape)}"
+            )
+        return input
+
+
+class _AvgPool(_Pool):
+    """Mean pooling by 2 that commutes with flips and axis permutations at every size; n becomes ceil(n / 2)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return resampling.symmetric_avg_pool(self._check(input), self.dims)
+
+
+class _MaxPool(_Pool):
+    """Max pooling by 2 that commutes with flips and axis permutations at every size; n becomes ceil(n / 2)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return resampling.symmetric_max_pool(self._check(input), self.dims)
+
+
+class _Upsample(_Pool):
+    """Linear up-sampling by 2 that commutes with flips and axis permutations; n becomes 2n, or what ``size`` says: 2n or 2n - 1 per axis."""
+
+    def forward(self, input: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        return resampling.symmetric_upsample(input, size or [2 * n for n in self._check(input).shape[-self.dims :]])
+
+
+class CentreGrid(nn.Module):
+    """Put before a strided layer of the same hyperparameters, makes it symmetric at every size, its output shape unchanged.
+
+    Args:
+        kernel_size, stride, padding, dilation: of the layer that follows, one number per axis.
+        mode: ``"avg"`` or ``"max"``, how samples are moved by half a step where need be.
+    """
+
+    def __init__(
+        self,
+        kernel_size: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        mode: str = "avg",
+    ) -> None:
+        super().__init__()
+        if mode not in ("avg", "max"):
+            raise ValueError(f"mode must be 'avg' or 'max', got {mode!r}")
+        n = len(stride)
+        self.kernel_size, self.stride = ntuple(kernel_size, n, "kernel_size"), ntuple(stride, n, "stride")
+        self.padding, self.dilation = ntuple(padding, n, "padding"), ntuple(dilation, n, "dilation")
+        self.mode = mode
+
+    def forward(self, input: Tensor) -> Tensor:
+        return resampling.centre_grid(input, self.kernel_size, self.stride, self.padding, self.dilation, self.mode)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, dilation={self.dilation}, mode={self.mode!r}"
+
+
+class SymmetricAvgPool1d(_AvgPool):
+    dims = 1
+
+
+class SymmetricAvgPool2d(_AvgPool):
+    dims = 2
+
+
+class SymmetricAvgPool3d(_AvgPool):
+    dims = 3
+
+
+class SymmetricMaxPool1d(_MaxPool):
+    dims = 1
+
+
+class SymmetricMaxPool2d(_MaxPool):
+    dims = 2
+
+
+class SymmetricMaxPool3d(_MaxPool):
+    dims = 3
+
+
+class SymmetricUpsample1d(_Upsample):
+    dims = 1
+
+
+class SymmetricUpsample2d(_Upsample):
+    dims = 2
+
+
+class SymmetricUpsample3d(_Upsample):
+    dims = 3

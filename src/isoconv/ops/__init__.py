@@ -1,0 +1,89 @@
+"""The isotropic convolution as an operator: check, choose an engine, run.
+
+Every engine is a module with ``can_run(input, weight, spec) -> reason | None`` and ``run(input, weight, bias, spec) -> output``. The reference
+engine can always run and is the truth that the others are tested against.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from isoconv._checks import did_you_mean
+from isoconv.ops import reference
+from isoconv.ops.spec import ConvSpec as ConvSpec
+from isoconv.ops.spec import conv_spec as conv_spec
+
+__all__ = ["ENGINES", "ConvSpec", "check_engine", "conv_spec", "sre_conv"]
+
+log = logging.getLogger(__name__)
+
+ENGINES: dict[str, ModuleType] = {"reference": reference}
+
+
+def check_engine(engine: str) -> str:
+    """``engine`` if there is one of that name (or ``"auto"``)."""
+    if engine != "auto" and engine not in ENGINES:
+        known = ("auto", *ENGINES)
+        raise ValueError(f"unknown engine {engine!r}: expected one of {', '.join(known)}{did_you_mean(engine, known)}")
+    return engine
+
+
+def sre_conv(input: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec, *, engine: str = "auto") -> Tensor:
+    """Isotropic convolution of ``input`` (N, C_in, *spatial) or (C_in, *spatial).
+
+    Args:
+        input: floating point, of the dtype and device of ``weight`` (autocast aside).
+        weight: (C_out, C_in / groups, bands), or (C_in, C_out / groups, bands) if ``spec.transposed``.
+        bias: (C_out,) or None.
+        spec: geometry and hyperparameters, from :func:`conv_spec`.
+        engine: ``"auto"`` or a key of :data:`ENGINES`.
+
+    Raises:
+        ValueError: if shapes do not fit together; the message names what was expected and what came.
+        NotImplementedError: if the named engine cannot run this call; the message says why.
+    """
+    _check_shapes(input, weight, bias, spec)
+    chosen = _choose(input, weight, spec, engine)
+    unbatched = input.dim() == spec.plan.dims + 1
+    output = ENGINES[chosen].run(input.unsqueeze(0) if unbatched else input, weight, bias, spec)
+    return output.squeeze(0) if unbatched else output
+
+
+def _choose(input: Tensor, weight: Tensor, spec: ConvSpec, engine: str) -> str:
+    if engine == "auto":
+        return "reference"
+    reason = ENGINES[check_engine(engine)].can_run(input, weight, spec)
+    if reason is not None:
+        raise NotImplementedError(
+            f"engine={engine!r} cannot run this convolution: {reason}; use engine='auto' or 'reference'"
+        )
+    return engine
+
+
+def _check_shapes(input: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> None:
+    n = spec.plan.dims
+    if input.dim() not in (n + 1, n + 2):
+        raise ValueError(
+            f"expected an input of {n + 2} dimensions (N, C, {n} spatial) or {n + 1} (unbatched), got shape {tuple(input.shape)}"
+        )
+    if weight.dim() != 3 or weight.shape[2] != spec.plan.bands:
+        raise ValueError(
+            f"expected a weight (out, in / groups, {spec.plan.bands} bands), got shape {tuple(weight.shape)}"
+        )
+    channels = input.shape[-n - 1]
+    expected = weight.shape[0] if spec.transposed else weight.shape[1] * spec.groups
+    if channels != expected:
+        raise ValueError(f"expected an input of {expected} channels, got {channels} (input shape {tuple(input.shape)})")
+    if weight.shape[0] % spec.groups:
+        raise ValueError(f"the weight's first axis ({weight.shape[0]}) must be a multiple of groups={spec.groups}")
+    outputs = weight.shape[1] * spec.groups if spec.transposed else weight.shape[0]
+    if bias is not None and tuple(bias.shape) != (outputs,):
+        raise ValueError(f"expected a bias of shape ({outputs},), got {tuple(bias.shape)}")
+    if not torch.is_autocast_enabled(input.device.type) and input.dtype != weight.dtype:
+        raise TypeError(
+            f"input is {input.dtype} but weight is {weight.dtype}: convert one of them, or use torch.autocast"
+        )

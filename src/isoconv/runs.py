@@ -1,0 +1,224 @@
+"""A run directory: what one training leaves behind, written so that a crash never costs more than the last epoch.
+
+```
+config.json            the TrainConfig, with every default resolved
+environment.json       versions, platform, threads, device, commit
+metrics.jsonl          one line per finished epoch
+checkpoints/last.ckpt  state of the whole training after the last finished epoch (lightning)
+model.json             how to rebuild the best network, and the task that it was trained for
+model.safetensors      weights of the best network, chosen on the validation split
+```
+Evaluation adds `predictions.npz`, `results.json` and `figures/`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, get_args
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor, nn
+
+from .config import Device, TrainConfig
+
+if TYPE_CHECKING:
+    from .data import Task
+
+
+# These say where a training runs, not what it computes: they may change when it is resumed.
+_PLACE = ("out", "data_root", "device", "threads")
+
+
+class RunDir:
+    """An existing run directory.
+
+    Raises:
+        FileNotFoundError: there is no run at ``path``.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if not (self.path / "config.json").is_file():
+            raise FileNotFoundError(f"no run at {self.path} (it has no config.json); train one with: isoconv train --out {self.path}")
+
+    def __repr__(self) -> str:
+        return f"RunDir({str(self.path)!r})"
+
+    @classmethod
+    def create(cls, config: TrainConfig) -> RunDir:
+        """Make the directory ``config.out`` with its config and environment.
+
+        Raises:
+            FileExistsError: the directory exists and is not empty.
+            OSError: it cannot be made or written.
+        """
+        path = config.out
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise FileExistsError(f"{path} exists and is not empty; choose another --out, or continue a stopped run with --resume")
+        try:
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            write_json(path / "environment.json", environment(config))
+            write_json(path / "config.json", config.to_json())
+        except OSError as error:
+            raise type(error)(f"cannot write the run directory {path}: {error.strerror}; choose an --out that you may write to") from None
+        return cls(path)
+
+    def check_same(self, config: TrainConfig) -> None:
+        """Refuse to continue this run with a config that would train something else."""
+        old, new = self.config.to_json(), config.to_json()
+        if changed := [f"{k} {old[k]!r} -> {new[k]!r}" for k in old if k not in _PLACE and old[k] != new[k]]:
+            raise ValueError(f"{self.path} was trained with other options ({', '.join(changed)}); resume with the same ones or choose another --out")
+
+    @property
+    def config(self) -> TrainConfig:
+        return TrainConfig.from_json(self._json("config.json"))
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "last.ckpt"
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One dictionary per finished epoch."""
+        path = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def results(self) -> dict[str, Any]:
+        """What `isoconv evaluate` found."""
+        return self._json("results.json", f"evaluate it first: isoconv evaluate {self.path}")
+
+    @property
+    def model_info(self) -> dict[str, Any]:
+        """``model`` (keywords of `isoconv.create_model`), ``task``, ``size``, ``recipe`` and the ``epoch`` of the best network."""
+        return self._json("model.json", "the training has not finished an epoch yet; continue it with --resume")
+
+    def load_model(self) -> nn.Module:
+        """The best network in eval mode: images in [0, 1], shape (N, C, *spatial), to logits (N, outputs).
+
+        Raises:
+            FileNotFoundError: no epoch has finished yet.
+            ValueError: the weights are cut short or belong to another architecture.
+        """
+        from .models import create_model
+
+        net = create_model(**self.model_info["model"])
+        path = self.path / "model.safetensors"
+        try:
+            state = safetensors.load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a complete weights file ({error}); copy it again, or train again with another --out") from None
+        check_state(path, state, net.state_dict())
+        net.load_state_dict(state)
+        return Normalized(net).eval()
+
+    def save_model(self, net: nn.Module, info: Mapping[str, Any]) -> None:
+        """Replace the best network by ``net``, atomically."""
+        weights = safetensors.save({name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()})
+        atomic_write(self.path / "model.safetensors", lambda f: f.write(weights))
+        write_json(self.path / "model.json", info)
+
+    def write_metrics(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+        atomic_write(self.path / "metrics.jsonl", lambda f: f.write(text.encode()))
+
+    def _json(self, name: str, remedy: str = "restore it, or train again with another --out") -> dict[str, Any]:
+        path = self.path / name
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{path} does not exist; {remedy}") from None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not valid JSON ({error}); restore it, or train again with another --out") from None
+
+
+class Normalized(nn.Module):
+    """``net`` behind the normalisation that it is trained with: images in [0, 1] become (x - 0.5) / 0.5."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net((images - 0.5) / 0.5)
+
+
+def check_state(path: Path, got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse weights that do not fit, naming the first that differs."""
+    remedy = "it was written by another architecture; use the run directory that it came from"
+    for name in [*expected, *got]:
+        have, want = (tuple(s[name].shape) if name in s else "absent" for s in (got, expected))
+        if have != want:
+            raise ValueError(f"{path} does not fit the network: {name} is {have} in the file, {want} in the network; {remedy}")
+
+
+def resolve_device(name: str) -> torch.device:
+    """``"auto"``, ``"cpu"`` or ``"cuda"`` as a device; auto is a GPU where torch can use one."""
+    if name not in (known := get_args(Device)):
+        raise ValueError(f"device must be one of {', '.join(known)}, got {name!r}")
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ValueError("device cuda was asked for, but torch finds no GPU; use --device cpu, or install a CUDA build of torch")
+    if name == "cpu" or not available:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def environment(config: TrainConfig) -> dict[str, Any]:
+    """What a training ran on."""
+    from . import __version__
+
+    device = resolve_device(config.device)
+    return {
+        "isoconv": __version__,
+        "commit": _commit(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", 1)),
+        "seed": config.seed,
+    }
+
+
+def task_info(task: Task) -> dict[str, Any]:
+    """The part of a task that a trained network needs to be understood."""
+    return {"name": task.name, "title": task.title, "kind": task.kind, "dims": task.dims, "channels": task.channels, "labels": list(task.labels)}
+
+
+def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Replace ``path`` by what ``write`` puts into a file; on any failure the previous file stays as it was."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as f:
+            write(f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write strict JSON (no NaN), atomically."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    atomic_write(path, lambda f: f.write(text.encode()))
+
+
+def _commit() -> str | None:
+    """Commit of the checkout that isoconv is imported from; None for an installed package."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        return subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,197 @@
+"""The symmetries of images and volumes: group actions, rotation by any angle, and how far a module is from commuting with them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = [
+    "Symmetry",
+    "circular_mask",
+    "equivariance_error",
+    "plane_rotation",
+    "random_rotations",
+    "resample",
+    "rotate",
+    "symmetry_group",
+]
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """A symmetry of the square or the cube: permute the last ``len(perm)`` axes of a tensor, then flip some of them.
+
+    Axis ``i`` of the result is axis ``perm[i]`` of the input, reversed if ``flips[i]``.
+    """
+
+    perm: tuple[int, ...]
+    flips: tuple[bool, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        n = len(self.perm)
+        moved = x.permute(*range(x.dim() - n), *(x.dim() - n + p for p in self.perm))
+        return moved.flip([i - n for i, flipped in enumerate(self.flips) if flipped])
+
+    @property
+    def proper(self) -> bool:
+        """Whether this is a rotation, not a reflection."""
+        inversions = sum(a > b for a, b in itertools.combinations(self.perm, 2))
+        return (inversions + sum(self.flips)) % 2 == 0
+
+
+@lru_cache
+def symmetry_group(dims: int) -> tuple[Symmetry, ...]:
+    """All symmetries of the segment, the square (D4, 8 elements) or the cube (48 elements), the identity first."""
+    perms = itertools.permutations(range(dims))
+    return tuple(Symmetry(p, f) for p in perms for f in itertools.product((False, True), repeat=dims))
+
+
+def plane_rotation(dims: int, degrees: float, plane: tuple[int, int] = (-2, -1)) -> Tensor:
+    """Matrix (dims, dims), float64, of a rotation within the plane of two axes, from the first towards the second negative: as ``torch.rot90``."""
+    a, b = (axis % dims for axis in plane)
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    matrix = torch.eye(dims, dtype=torch.float64)
+    matrix[a, a] = matrix[b, b] = cos
+    matrix[a, b], matrix[b, a] = -sin, sin
+    return matrix
+
+
+def random_rotations(count: int, generator: torch.Generator | None = None) -> Tensor:
+    """``count`` rotation matrices (count, 3, 3), float64, uniform over SO(3): from normalised Gaussian quaternions."""
+    w, x, y, z = F.normalize(torch.randn(4, count, generator=generator, dtype=torch.float64), dim=0)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def resample(x: Tensor, matrix: Tensor, *, mode: str = "bilinear", fill: float = 0.0) -> Tensor:
+    """Turn every image of ``x`` (N, C, *spatial) about its centre by a rotation ``matrix`` (dims, dims) over the axes in their order.
+
+    Lengths are in pixels, so that axes of different size are not distorted. What comes from outside the image is ``fill``.
+    """
+    dims = x.dim() - 2
+    if matrix.shape != (dims, dims):
+        raise ValueError(
+            f"expected a {dims} x {dims} matrix for an input of shape {tuple(x.shape)}, got {tuple(matrix.shape)}"
+        )
+    # affine_grid maps output to input, with coordinates in the order x, y, z and scaled to [-1, 1]
+    scale = torch.tensor(x.shape[2:], dtype=torch.float64) / 2
+    inverse = (matrix.double().cpu().T * scale / scale[:, None]).flip(0, 1)
+    theta = torch.cat([inverse, torch.zeros(dims, 1, dtype=torch.float64)], dim=1).to(x)
+    grid = F.affine_grid(theta.expand(len(x), -1, -1), list(x.shape), align_corners=False)
+    return F.grid_sample(x - fill, grid, mode=mode, padding_mode="zeros", align_corners=False) + fill
+
+
+def rotate(
+    x: Tensor, degrees: float, plane: tuple[int, int] = (-2, -1), *, mode: str = "bilinear", fill: float = 0.0
+) -> Tensor:
+    """Turn every image of ``x`` (N, C, *spatial) counter-clockwise (row axis down) within a plane of two spatial axes.
+
+    Multiples of 90 degrees are exact (``torch.rot90``), other angles resample.
+    """
+    quarters, rest = divmod(degrees, 90)
+    if rest == 0 and (quarters % 2 == 0 or x.shape[plane[0]] == x.shape[plane[1]]):
+        return torch.rot90(x, int(quarters) % 4, plane)
+    spatial = x.dim() - 2
+    return resample(
+        x, plane_rotation(spatial, degrees, (plane[0] % x.dim() - 2, plane[1] % x.dim() - 2)), mode=mode, fill=fill
+    )
+
+
+def circular_mask(shape: Sequence[int], *, device: torch.device | str | None = None) -> Tensor:
+    """Boolean mask of the largest disc (ball) inside an image of ``shape``: the part that stays in view at every angle."""
+    axes = [torch.arange(n, device=device, dtype=torch.float64) - (n - 1) / 2 for n in shape]
+    squared = sum(axis.pow(2) for axis in torch.meshgrid(*axes, indexing="ij"))
+    return torch.as_tensor(squared <= (min(shape) / 2) ** 2)
+
+
+@torch.no_grad()
+def equivariance_error(
+    module: nn.Module, x: Tensor, angles: Iterable[float] = (90, 180, 270), flips: bool = True
+) -> dict[str, float]:
+    """How far ``module`` is from commuting with rotations and reflections of its input: ``|f(g x) - g f(x)| / |f(x)|`` in the 2-norm.
+
+    The output may be a map with as many axes as the input (equivariance) or have lost its spatial axes, like logits (invariance: ``g f(x) = f(x)``).
+    Multiples of 90 degrees move samples exactly. Other angles resample input and output bilinearly, and compare within the inscribed disc, outside of
+    which the input is zero: what is then measured includes the error of the resampling, so compare it with that of another module on the same input.
+
+    Args:
+        module: evaluated in eval mode, its mode restored afterwards.
+        x: input (N, C, *spatial) with 1 to 3 spatial axes; 1 has no rotations.
+        angles: degrees; in 3D each is tried in all three coordinate planes.
+        flips: whether to try the reflections: all elements of D4 or of the cube group that are not rotations.
+
+    Returns:
+        ``{"rot90": error, ..., "flip": error}``: for each angle the worst over the planes, for ``"flip"`` the worst over the reflections. 0 is exact.
+
+    Raises:
+        TypeError: if the module does not return one tensor.
+        ValueError: if the output is neither a map nor without spatial axes, or is zero everywhere.
+    """
+    dims = x.dim() - 2
+    if dims not in (1, 2, 3):
+        raise ValueError(f"expected an input (N, C, 1 to 3 spatial axes), got shape {tuple(x.shape)}")
+    planes = list(itertools.combinations(range(-dims, 0), 2))
+    degrees = list(angles) if dims > 1 else []
+    training = [m for m in module.modules() if m.training]
+    module.eval()
+    try:
+        output = _output(module, x)
+        errors = {}
+        for angle in degrees:
+            exact = angle % 90 == 0
+            source = x if exact else x * circular_mask(x.shape[2:], device=x.device)
+            base = output if exact else _output(module, source)
+            errors[f"rot{angle:g}"] = max(_rotation_error(module, source, base, angle, plane) for plane in planes)
+        if flips:
+            reflections = (g for g in symmetry_group(dims) if not g.proper)
+            errors["flip"] = max(
+                _distance(_output(module, g(x)), g(output) if output.dim() == x.dim() else output) for g in reflections
+            )
+        return errors
+    finally:
+        for m in training:
+            m.training = True
+
+
+def _output(module: nn.Module, x: Tensor) -> Tensor:
+    y = module(x)
+    if not isinstance(y, Tensor):
+        raise TypeError(
+            f"equivariance_error needs a module that returns one tensor, got {type(y).__name__}; wrap it to pick one"
+        )
+    if y.dim() not in (2, x.dim()):
+        raise ValueError(
+            f"expected an output (N, features) or (N, C, {x.dim() - 2} spatial axes), got shape {tuple(y.shape)}"
+        )
+    return y
+
+
+def _rotation_error(module: nn.Module, x: Tensor, output: Tensor, angle: float, plane: tuple[int, int]) -> float:
+    turned = _output(module, rotate(x, angle, plane))
+    if output.dim() != x.dim():
+        return _distance(turned, output)
+    expected = rotate(output, angle, plane)
+    if angle % 90:
+        mask = circular_mask(output.shape[2:], device=x.device)
+        turned, expected = turned * mask, expected * mask
+    return _distance(turned, expected)
+
+
+def _distance(y: Tensor, expected: Tensor) -> float:
+    if y.shape != expected.shape:
+        return math.inf
+    norm = expected.double().norm().item()
+    if norm == 0:
+        raise ValueError("the output is zero everywhere, its equivariance cannot be measured; use another input")
+    return (y.double() - expected.double()).norm().item() / norm
