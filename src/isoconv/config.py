@@ -25,23 +25,25 @@ class TrainConfig:
     width: int = 64
     """Channels of the first stage; the paper's networks have 64, narrower ones train faster."""
     kernel_sizes: tuple[int, ...] | None = None
-    """Kernel size of each stage, such as 9 9 5 5 (default: the network's own)."""
+    """Kernel size of each stage, such as 9 9 5 5; None stands for the network's own."""
     stem_kernel: int | None = None
-    """Kernel size of the first layer (default: the network's own)."""
+    """Kernel size of the first layer; None stands for the network's own."""
     stem_stride: int | None = None
-    """Stride of the first layer (default: the network's own)."""
+    """Stride of the first layer; None stands for the network's own."""
     bands: int | None = None
-    """Number of rings in a kernel (default: from its size)."""
+    """Number of rings in a kernel; None lets its size decide."""
     profile: str | None = None
-    """Shape of the rings: hard (the paper), linear, gaussian or area (default: the network's own)."""
+    """Shape of the rings: hard (the paper), linear, gaussian or area; None stands for the network's own."""
+    init: str | None = None
+    """Initial weights of the isotropic layers: default, or official (as the paper's code)."""
     engine: str | None = None
-    """How the convolution is computed (default: the fastest that can run); the result is the same to rounding."""
+    """How the convolution is computed; None takes the fastest that can run. The result is the same to rounding."""
     epochs: int = 100
     """Passes over the training split; the learning rate falls to 1e-6 along half a cosine over all of them."""
     batch_size: int | None = None
-    """Images per step, over all processes together (default: 128 in 2D, 4 in 3D)."""
+    """Images per step, over all processes together; None stands for 128 in 2D, 4 in 3D."""
     lr: float | None = None
-    """Learning rate at the start (default: 2e-2 in 2D, 1e-2 in 3D)."""
+    """Learning rate at the start; None stands for 2e-2 in 2D, 1e-2 in 3D."""
     recipe: Recipe = "standard"
     """Training recipe: standard (native size, small shifts) or official (32 pixels, crops and colour, as the paper's code)."""
     rotate: bool = False
@@ -55,9 +57,9 @@ class TrainConfig:
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
     threads: int | None = None
-    """CPU threads (default: torch's choice)."""
+    """CPU threads; None leaves it to torch."""
     data_root: Path | None = None
-    """Folder of the MedMNIST files (default: $ISOCONV_DATA, else ~/.medmnist)."""
+    """Folder of the MedMNIST files; None stands for $ISOCONV_DATA, else ~/.medmnist."""
 
     def __post_init__(self) -> None:
         for name, least in {"width": 1, "epochs": 1, "batch_size": 1, "threads": 1, "size": 1, "seed": 0}.items():
@@ -72,14 +74,19 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {
+            k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
+            for k, v in asdict(self).items()
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
         """Inverse of :meth:`to_json`; a field that this version does not know, or misses, is an error."""
         names = {f.name for f in fields(cls)}
         if wrong := names ^ set(values):
-            raise ValueError(f"config of another isoconv version: fields {', '.join(sorted(wrong))} are unknown or missing")
+            raise ValueError(
+                f"config of another isoconv version: fields {', '.join(sorted(wrong))} are unknown or missing"
+            )
         paths = {k: Path(values[k]) for k in ("out", "data_root") if values[k] is not None}
         sizes = values["kernel_sizes"]
         return cls(**{**values, **paths, "kernel_sizes": None if sizes is None else tuple(sizes)})

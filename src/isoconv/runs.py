@@ -47,7 +47,9 @@ class RunDir:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         if not (self.path / "config.json").is_file():
-            raise FileNotFoundError(f"no run at {self.path} (it has no config.json); train one with: isoconv train --out {self.path}")
+            raise FileNotFoundError(
+                f"no run at {self.path} (it has no config.json); train one with: isoconv train --out {self.path}"
+            )
 
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"
@@ -62,20 +64,26 @@ class RunDir:
         """
         path = config.out
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise FileExistsError(f"{path} exists and is not empty; choose another --out, or continue a stopped run with --resume")
+            raise FileExistsError(
+                f"{path} exists and is not empty; choose another --out, or continue a stopped run with --resume"
+            )
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            write_json(path / "environment.json", environment(config))
-            write_json(path / "config.json", config.to_json())
         except OSError as error:
-            raise type(error)(f"cannot write the run directory {path}: {error.strerror}; choose an --out that you may write to") from None
+            raise type(error)(
+                f"cannot make the run directory {path} ({error.strerror}); choose an --out that you may write to"
+            ) from None
+        write_json(path / "environment.json", environment(config))
+        write_json(path / "config.json", config.to_json())
         return cls(path)
 
     def check_same(self, config: TrainConfig) -> None:
         """Refuse to continue this run with a config that would train something else."""
         old, new = self.config.to_json(), config.to_json()
         if changed := [f"{k} {old[k]!r} -> {new[k]!r}" for k in old if k not in _PLACE and old[k] != new[k]]:
-            raise ValueError(f"{self.path} was trained with other options ({', '.join(changed)}); resume with the same ones or choose another --out")
+            raise ValueError(
+                f"{self.path} was trained with other options ({', '.join(changed)}); resume with the same ones or choose another --out"
+            )
 
     @property
     def config(self) -> TrainConfig:
@@ -113,14 +121,18 @@ class RunDir:
         try:
             state = safetensors.load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{path} is not a complete weights file ({error}); copy it again, or train again with another --out") from None
+            raise ValueError(
+                f"{path} is not a complete weights file ({error}); copy it again, or train again with another --out"
+            ) from None
         check_state(path, state, net.state_dict())
         net.load_state_dict(state)
         return Normalized(net).eval()
 
     def save_model(self, net: nn.Module, info: Mapping[str, Any]) -> None:
         """Replace the best network by ``net``, atomically."""
-        weights = safetensors.save({name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()})
+        weights = safetensors.save(
+            {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+        )
         atomic_write(self.path / "model.safetensors", lambda f: f.write(weights))
         write_json(self.path / "model.json", info)
 
@@ -135,7 +147,9 @@ class RunDir:
         except FileNotFoundError:
             raise FileNotFoundError(f"{path} does not exist; {remedy}") from None
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not valid JSON ({error}); restore it, or train again with another --out") from None
+            raise ValueError(
+                f"{path} is not valid JSON ({error}); restore it, or train again with another --out"
+            ) from None
 
 
 class Normalized(nn.Module):
@@ -155,7 +169,9 @@ def check_state(path: Path, got: Mapping[str, Tensor], expected: Mapping[str, Te
     for name in [*expected, *got]:
         have, want = (tuple(s[name].shape) if name in s else "absent" for s in (got, expected))
         if have != want:
-            raise ValueError(f"{path} does not fit the network: {name} is {have} in the file, {want} in the network; {remedy}")
+            raise ValueError(
+                f"{path} does not fit the network: {name} is {have} in the file, {want} in the network; {remedy}"
+            )
 
 
 def resolve_device(name: str) -> torch.device:
@@ -164,7 +180,9 @@ def resolve_device(name: str) -> torch.device:
         raise ValueError(f"device must be one of {', '.join(known)}, got {name!r}")
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ValueError("device cuda was asked for, but torch finds no GPU; use --device cpu, or install a CUDA build of torch")
+        raise ValueError(
+            "device cuda was asked for, but torch finds no GPU; use --device cpu, or install a CUDA build of torch"
+        )
     if name == "cpu" or not available:
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
@@ -191,11 +209,18 @@ def environment(config: TrainConfig) -> dict[str, Any]:
 
 def task_info(task: Task) -> dict[str, Any]:
     """The part of a task that a trained network needs to be understood."""
-    return {"name": task.name, "title": task.title, "kind": task.kind, "dims": task.dims, "channels": task.channels, "labels": list(task.labels)}
+    return {
+        "name": task.name,
+        "title": task.title,
+        "kind": task.kind,
+        "dims": task.dims,
+        "channels": task.channels,
+        "labels": list(task.labels),
+    }
 
 
 def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Replace ``path`` by what ``write`` puts into a file; on any failure the previous file stays as it was."""
+    """Replace ``path`` by what ``write`` puts into a file; on any failure, or a kill, the previous file stays as it was."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as f:
@@ -203,6 +228,11 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        kept = "; what was there before is intact" if path.exists() else ""
+        raise type(error)(
+            f"cannot write {path} ({error.strerror}){kept}; free disk space or get permission, then go on"
+        ) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -219,6 +249,8 @@ def _commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        return subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

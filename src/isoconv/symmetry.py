@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +97,7 @@ def rotate(
 ) -> Tensor:
     """Turn every image of ``x`` (N, C, *spatial) counter-clockwise (row axis down) within a plane of two spatial axes.
 
-    Multiples of 90 degrees are exact (``torch.rot90``), other angles resample.
+    The shape stays. Multiples of 90 degrees are exact (``torch.rot90``) where the shape allows it, other angles resample.
     """
     quarters, rest = divmod(degrees, 90)
     if rest == 0 and (quarters % 2 == 0 or x.shape[plane[0]] == x.shape[plane[1]]):
@@ -178,11 +178,13 @@ def _output(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def _rotation_error(module: nn.Module, x: Tensor, output: Tensor, angle: float, plane: tuple[int, int]) -> float:
-    turned = _output(module, rotate(x, angle, plane))
+    exact = angle % 90 == 0  # a quarter turn of a rectangle is a rectangle: rotate() would keep its shape and lose its ends
+    turn = partial(torch.rot90, k=round(angle / 90), dims=plane) if exact else partial(rotate, degrees=angle, plane=plane)
+    turned = _output(module, turn(x))
     if output.dim() != x.dim():
         return _distance(turned, output)
-    expected = rotate(output, angle, plane)
-    if angle % 90:
+    expected = turn(output)
+    if not exact:
         mask = circular_mask(output.shape[2:], device=x.device)
         turned, expected = turned * mask, expected * mask
     return _distance(turned, expected)

@@ -48,7 +48,7 @@ def load(
 
     Args:
         name: a key of :data:`TASKS`.
-        size: side of the images in pixels: for MedMNIST one of ``TASKS[name].sizes``, for a synthetic set any from 16 up.
+        size: side of the images in pixels: one of ``TASKS[name].sizes``, for a synthetic set any from 16 up.
         root: folder that holds the MedMNIST files; then ``ISOCONV_DATA`` and ``~/.medmnist`` are searched.
         download: fetch a file that is nowhere, into the first of these folders. Needs the extra ``study``.
         verify: check the MD5 of the file.

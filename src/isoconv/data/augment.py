@@ -2,9 +2,10 @@
 
 Two recipes, both without flips and without rotation unless asked for, so that a network has to be invariant by itself:
 
-- ``"official"``: what the released code of SRE-Conv (arXiv 2501.09753) does with its ``--moco-aug --translation`` options. 28-pixel images become
-  32. In 2D a random resized crop (half to all of the area), brightness and saturation by up to 10 % for every second image, a shift by up to a
-  tenth of the side that bares mid-grey. In 3D a scale of 0.8-1.2 per axis, a shift by up to 3 voxels, a blur of up to half a voxel per axis.
+- ``"official"``: what the released code of SRE-Conv (arXiv 2501.09753) does under ``--moco-aug --translation``.
+  28-pixel images become 32. In 2D a random resized crop (half to all of the area), brightness and saturation by up to
+  10 % for every second image, a shift by up to a tenth of the side that bares mid-grey. In 3D a scale of 0.8 to 1.2
+  per axis, a shift by up to 3 voxels, a blur of up to half a voxel per axis.
 - ``"standard"``: the image as it is, shifted by up to a tenth of the side.
 """
 
@@ -26,7 +27,8 @@ _SHIFT = 0.1  # of the side
 def input_size(recipe: str, size: int) -> int:
     """Side in pixels at which a network sees images of ``size`` pixels. Raises ValueError for an unknown recipe."""
     if recipe not in RECIPES:
-        raise ValueError(f"unknown recipe {recipe!r}, the recipes are {', '.join(RECIPES)}{did_you_mean(recipe, RECIPES)}")
+        known = " and ".join(RECIPES)
+        raise ValueError(f"unknown recipe {recipe!r}, there are {known}{did_you_mean(recipe, RECIPES)}")
     return 32 if recipe == "official" and size == 28 else size
 
 
@@ -37,10 +39,12 @@ def augmentation(recipe: str, dims: int, size: int, *, rotate: bool = False) -> 
         recipe: one of :data:`RECIPES`.
         dims: 2 for images, 3 for volumes.
         size: side of the images that come in, and of those that go out: ``input_size(recipe, ...)``.
-        rotate: also turn every image by a random angle, every volume by a random rotation of SO(3); corners become what the shift bares.
+        rotate: also turn every image by a random angle, every volume by a random rotation of SO(3); bared corners get
+            the colour that a shift bares.
 
     Returns:
-        A module from float ``(B, C, *spatial)`` in [0, 1] to the same, on any device. It draws from torch's global CPU generator.
+        A module from float ``(B, C, *spatial)`` in [0, 1] to the same, on any device. It draws from torch's global CPU
+        generator, so a seed gives the same augmentation on every device.
 
     Raises:
         ValueError: unknown recipe, or ``dims`` is neither 2 nor 3.
@@ -68,7 +72,10 @@ def augmentation(recipe: str, dims: int, size: int, *, rotate: bool = False) -> 
 
 
 class _RandomAffine3d(nn.Module):
-    """Kornia's has no uniform rotation. ``shift`` in voxels and ``scale`` are half-widths of uniform ranges around 0 and 1, per axis."""
+    """Per axis, a shift of -``shift`` to ``shift`` voxels and a scale of 1 +- ``scale``; a rotation of SO(3).
+
+    Kornia's own draws Euler angles, whose rotations are not uniform.
+    """
 
     def __init__(self, shift: float, scale: float, rotate: bool) -> None:
         super().__init__()

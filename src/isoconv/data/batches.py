@@ -1,7 +1,8 @@
-"""Batches made on the device: a whole split lives there as uint8, and is resized and augmented there, batch by batch."""
+"""Batches made on the device: a whole split lives there as uint8, and is resized and augmented batch by batch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -29,10 +30,12 @@ def resize(images: Tensor, size: int) -> Tensor:
 class DeviceBatches:
     """The batches of one epoch of a split, as ``(images, labels)`` on ``device``.
 
-    Images are float32 ``(B, C, *spatial)`` in [0, 1], resized and augmented but not normalised; labels as in :class:`Split`.
+    Images are float32 ``(B, C, *spatial)`` in [0, 1], resized and augmented, not normalised; labels as in
+    :class:`Split`.
 
-    Order and augmentation depend on ``seed``, the epoch, the rank and the batch's number only, so a resumed run sees what an uninterrupted one
-    would have seen. Augmentation draws from torch's global generators, which are seeded for it batch by batch and restored afterwards.
+    Order and augmentation depend on ``seed``, the epoch, the rank and the batch's number only, so a resumed run sees
+    what an uninterrupted one would have seen. Augmentation draws from torch's global generators, which are seeded for
+    it batch by batch and restored afterwards.
 
     Args:
         split: the images; moved to ``device`` once.
@@ -42,10 +45,12 @@ class DeviceBatches:
         augment: maps float images in [0, 1] to such images.
         resize: side in pixels that images get before augmentation, None to leave them as they are.
 
-    Every rank yields the same number of non-empty batches, and each image is in one batch of one rank. For that, a last batch with fewer images
-    than there are ranks joins the one before it.
+    Every rank yields the same number of batches, none empty, and each image is in one batch of one rank. For that, a
+    last batch with fewer images than there are ranks joins the one before it.
 
-    Raises ValueError if there are fewer images than ranks, or a batch has fewer.
+    Raises:
+        ValueError: ``rank`` is not in 0..``world_size`` - 1, or a batch or the split has fewer images than there are
+            ranks.
     """
 
     def __init__(
@@ -64,7 +69,8 @@ class DeviceBatches:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must lie in 0..{world_size - 1}, got {rank}")
         if not world_size <= min(batch_size, len(split)):
-            raise ValueError(f"{len(split)} images in batches of {batch_size} cannot feed {world_size} processes; use fewer processes")
+            what = f"{len(split)} images in batches of {batch_size}"
+            raise ValueError(f"{what} cannot feed {world_size} processes; use fewer processes or larger batches")
         self.device = torch.device(device)
         self.split = split.to(self.device)
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
@@ -77,7 +83,7 @@ class DeviceBatches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-(len(self.split) - self.world_size + 1) // self.batch_size)
+        return math.ceil((len(self.split) - self.world_size + 1) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.arange(len(self.split))

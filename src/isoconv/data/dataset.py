@@ -21,7 +21,7 @@ class Task:
 
     Attributes:
         name, title: ``"breastmnist"`` and ``"BreastMNIST"``.
-        kind: ``"multiclass"``, ``"binary"`` and ``"ordinal"`` have one label per image, ``"multilabel"`` any number of them.
+        kind: ``"multiclass"``, ``"binary"``, ``"ordinal"``: one label per image; ``"multilabel"``: any number of them.
         dims: 2 for images, 3 for volumes.
         channels: 1 (grey) or 3 (RGB).
         labels: the classes' names, in the order of the label numbers.
@@ -51,11 +51,12 @@ class Task:
         return tuple(self.md5)
 
     def filename(self, size: int) -> str:
-        """Name of the published file whose images have ``size`` pixels a side. Raises ValueError for a size that is not published."""
+        """Name of the file of images with ``size`` pixels a side. Raises ValueError if that is not published."""
         if not self.md5:
             raise ValueError(f"{self.name} is generated in any size, there is no file of it")
         if size not in self.md5:
-            raise ValueError(f"{self.name} is published in {', '.join(map(str, self.sizes))} pixels a side, got size={size}")
+            sizes = ", ".join(map(str, self.sizes))
+            raise ValueError(f"{self.name} is published in {sizes} pixels a side, got size={size}")
         return f"{self.name}.npz" if size == 28 else f"{self.name}_{size}.npz"
 
     def url(self, size: int) -> str:

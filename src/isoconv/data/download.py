@@ -17,7 +17,8 @@ _TIMEOUT = 30.0  # seconds without a byte
 def fetch(url: str, path: Path, md5: str) -> Path:
     """Download ``url`` to ``path``, which appears only once its MD5 is right. Needs the extra ``study``.
 
-    What a cut download left in ``path + ".part"`` is kept and continued by the next call. Nothing is downloaded if ``path`` exists.
+    What a cut download left in ``path + ".part"`` is kept and continued by the next call. Several processes may call
+    this at once: one downloads, the others wait. Nothing is downloaded if ``path`` exists.
 
     Raises:
         ConnectionError: the server cannot be reached, or keeps failing.
@@ -39,13 +40,15 @@ def fetch(url: str, path: Path, md5: str) -> Path:
         _download(url, part)
         os.replace(part, target)
 
-    cache = pooch.create(path.parent, "", registry={path.name: f"md5:{md5}"}, urls={path.name: url}, retry_if_failed=_RETRIES)
+    known, urls = {path.name: f"md5:{md5}"}, {path.name: url}
+    cache = pooch.create(path.parent, "", registry=known, urls=urls, retry_if_failed=_RETRIES)
     try:
         with filelock.FileLock(path.with_name(path.name + ".lock")):
             if not path.exists():
                 cache.fetch(path.name, downloader=resume)
     except requests.RequestException as error:
-        raise ConnectionError(f"cannot download {path.name} ({error}); try again later, it resumes, or {by_hand}") from None
+        problem = f"cannot download {path.name} ({error})"
+        raise ConnectionError(f"{problem}; call again to resume, or {by_hand}") from None
     except ValueError as error:
         raise ValueError(f"{error} To get around it, {by_hand}") from None
     return path

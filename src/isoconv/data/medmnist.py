@@ -1,6 +1,7 @@
 """The 18 tasks of MedMNIST v2: a table of facts, and a reader that trusts no file.
 
-Yang et al., "MedMNIST v2", Scientific Data 2023, doi 10.1038/s41597-022-01721-8. The table holds the facts of the official ``medmnist`` 3.0.2.
+Yang et al., "MedMNIST v2", Scientific Data 2023, doi 10.1038/s41597-022-01721-8. The facts are those of the official
+package ``medmnist`` 3.0.2.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def find(task: Task, size: int, root: str | os.PathLike[str] | None = None) -> P
 def load(
     task: Task, size: int = 28, root: str | os.PathLike[str] | None = None, download: bool = True, verify: bool = True
 ) -> Dataset:
-    """Find the task's file (:func:`find`), or download it into the first folder that :func:`find` looks in, and read it (:func:`read`).
+    """Find the task's file, or download it into the first folder that :func:`find` looks in, and :func:`read` it.
 
     Raises:
         FileNotFoundError: it is nowhere and ``download`` is False.
@@ -63,17 +64,23 @@ def load(
         target, address, md5 = _folders(root)[0] / task.filename(size), task.url(size), task.md5[size]
         if not download:
             looked = ", ".join(map(str, _folders(root)))
-            raise FileNotFoundError(f"no {target.name} in {looked}; put {address} (MD5 {md5}) into one of them, or allow the download")
+            by_hand = f"put {address} (MD5 {md5}) into one of them"
+            raise FileNotFoundError(f"no {target.name} in {looked}; allow the download, or {by_hand}")
         path = fetch(address, target, md5)
     return read(path, task, size, verify)
 
 
 def read(path: Path, task: Task, size: int, verify: bool = True) -> Dataset:
-    """Read a file of the MedMNIST layout: ``{train,val,test}_images`` uint8 ``(N, *spatial)`` or ``(N, *spatial, 3)``, ``_labels`` ``(N, 1 or L)``.
+    """Read a file of the MedMNIST layout.
 
-    ``verify=False`` leaves out the MD5, for files of the same layout made by others; everything else is checked all the same.
-    Raises ValueError if the archive is cut short, another file than the published one, holds pickled objects, lacks an array, or holds
-    arrays of another shape or type, labels that the task does not have, an empty split, or a split whose pixels are all equal.
+    That is an npz archive of ``{train,val,test}_images``, uint8 ``(N, *spatial)`` or ``(N, *spatial, 3)``, and
+    ``{train,val,test}_labels``, whole numbers ``(N, 1)``, or ``(N, L)`` of zeros and ones for a multilabel task.
+    ``verify=False`` leaves out the MD5, for files that others made; everything else is checked all the same.
+
+    Raises:
+        ValueError: the archive is cut short, is not the published one, holds pickled objects, lacks an array, or has
+            an array of another shape or type, a label that the task does not have, an empty split, or a split whose
+            pixels are all equal.
     """
     again = f"delete it and fetch {task.url(size)} again"
     if not zipfile.is_zipfile(path):
@@ -92,9 +99,11 @@ def read(path: Path, task: Task, size: int, verify: bool = True) -> Dataset:
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path} is damaged ({error}); {again}") from None
     except ValueError as error:
-        raise ValueError(f"{path}: {key} is not a plain array, and pickled objects are never loaded ({error}); {again}") from None
-    splits = {s: _split(f"{path}: {s}", arrays[f"{s}_images"], arrays[f"{s}_labels"], task, size) for s in _SPLITS}
-    return Dataset(task, size, source=str(path), **splits)
+        raise ValueError(f"{path}: {key} is no plain array ({error}); {again}") from None
+    train, val, test = (
+        _split(f"{path}: {s}", arrays[f"{s}_images"], arrays[f"{s}_labels"], task, size, again) for s in _SPLITS
+    )
+    return Dataset(task, size, train, val, test, source=str(path))
 
 
 def _md5(path: Path) -> str:
@@ -105,25 +114,25 @@ def _md5(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _split(where: str, images: np.ndarray, labels: np.ndarray, task: Task, size: int) -> Split:
+def _split(where: str, images: np.ndarray, labels: np.ndarray, task: Task, size: int, again: str) -> Split:
     shape = (size,) * task.dims + ((3,) if task.channels == 3 else ())
     columns = len(task.labels) if task.kind == "multilabel" else 1
     if images.dtype != np.uint8:
         nan = " with NaN" if images.dtype.kind == "f" and np.isnan(images).any() else ""
-        raise ValueError(f"{where} images must be uint8, got {images.dtype}{nan}; scale them to 0..255 and store them as uint8")
+        raise ValueError(f"{where} images must be uint8, got {images.dtype}{nan}; store them as uint8 from 0 to 255")
     if images.shape[1:] != shape:
-        raise ValueError(f"{where} images of {task.name} must have shape (N, {', '.join(map(str, shape))}), got {images.shape}")
+        expected = f"(N, {', '.join(map(str, shape))})"
+        raise ValueError(f"{where} images of {task.name} must have shape {expected}, got {images.shape}")
     if len(images) == 0:
         raise ValueError(f"{where} split is empty; {task.name} needs at least one image in each split")
     if labels.shape != (len(images), columns) or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"{where} labels must be whole numbers of shape {(len(images), columns)}, got {labels.dtype} of shape {labels.shape}"
-        )
+        wanted = f"whole numbers of shape ({len(images)}, {columns})"
+        raise ValueError(f"{where} labels must be {wanted}, got {labels.dtype} of shape {labels.shape}")
     top = 1 if task.kind == "multilabel" else len(task.labels) - 1
     if labels.min() < 0 or labels.max() > top:
         raise ValueError(f"{where} labels of {task.name} must lie in 0..{top}, got {labels.min()}..{labels.max()}")
     if images.min() == images.max():
-        raise ValueError(f"{where} images are constant: every pixel of all {len(images)} is {images.min()}; fetch the file again")
-    channels_first = np.moveaxis(images, -1, 1) if task.channels == 3 else images[:, None]
-    numbers = torch.from_numpy(labels.astype(np.int64))
-    return Split(torch.from_numpy(np.ascontiguousarray(channels_first)), numbers if task.kind == "multilabel" else numbers[:, 0])
+        raise ValueError(f"{where} images are constant, every pixel of all {len(images)} is {images.min()}; {again}")
+    channels_first = np.ascontiguousarray(np.moveaxis(images, -1, 1) if task.channels == 3 else images[:, None])
+    numbers = labels.astype(np.int64) if task.kind == "multilabel" else labels[:, 0].astype(np.int64)
+    return Split(torch.from_numpy(channels_first), torch.from_numpy(numbers))

@@ -1,9 +1,11 @@
 """Two synthetic sets, painted like microscopy, that show what rotation invariance is for. No download.
 
-A class is the form and arrangement of the cells, never their direction. Yet in every split everything points one way: long cells stand upright,
-cells are denser at their foot, fibres run across, light comes from the top. A network may learn these directions, and fails where they turn.
+A class is the form and arrangement of the cells, never their direction. Yet in every split everything points one way:
+long cells stand upright, cells are denser at their foot, fibres run across, light comes from the top. A network may
+learn these directions, and fails where they turn.
 
-``cells`` is a stained section, RGB by the law of Beer and Lambert; ``cells3d`` a fluorescence stack that fades with depth, one channel.
+``cells`` is a stained section, RGB by the law of Beer and Lambert; ``cells3d`` a fluorescence stack that fades with
+depth, one channel.
 """
 
 from __future__ import annotations
@@ -19,13 +21,13 @@ from isoconv.data.dataset import Dataset, Split, Task
 __all__ = ["SYNTHETIC", "generate"]
 
 
-def _task(name: str, title: str, dims: int, channels: int, labels: tuple[str, ...], counts: tuple[int, int, int]) -> Task:
-    return Task(name, title, "multiclass", dims, channels, labels, counts, licence="MIT")
-
-
+_FIVE = ("round", "elongated", "hollow", "clustered", "dense")
 SYNTHETIC: Mapping[str, Task] = {
-    "cells": _task("cells", "Synthetic cells", 2, 3, ("round", "elongated", "hollow", "clustered", "dense"), (2000, 400, 600)),
-    "cells3d": _task("cells3d", "Synthetic cells 3D", 3, 1, ("round", "elongated", "hollow", "clustered"), (600, 120, 240)),
+    task.name: task
+    for task in (
+        Task("cells", "Synthetic cells", "multiclass", 2, 3, _FIVE, (2000, 400, 600), "MIT"),
+        Task("cells3d", "Synthetic cells 3D", "multiclass", 3, 1, _FIVE[:4], (600, 120, 240), "MIT"),
+    )
 }
 
 
@@ -55,7 +57,7 @@ _CHUNK = {2: 32, 3: 4}  # images painted at once: few enough for the cache
 
 
 def generate(name: str, size: int = 28, seed: int = 0) -> Dataset:
-    """Paint a synthetic set. The same arguments give the same bytes; another size shows the same scenes with other noise.
+    """Paint a synthetic set. The same arguments give the same bytes, another size the same scenes with other noise.
 
     Args:
         name: ``"cells"`` (2D, RGB) or ``"cells3d"`` (3D, one channel).
@@ -68,7 +70,8 @@ def generate(name: str, size: int = 28, seed: int = 0) -> Dataset:
     if size < 16:
         raise ValueError(f"{name} needs at least 16 pixels a side to show its cells, got size={size}")
     task = SYNTHETIC[name]
-    train, val, test = (_split(task, size, np.random.default_rng([seed, i]), count) for i, count in enumerate(task.counts))
+    splits = enumerate(task.counts)
+    train, val, test = (_split(task, size, np.random.default_rng([seed, i]), count) for i, count in splits)
     return Dataset(task, size, train, val, test, source=f"synthetic seed={seed}")
 
 
@@ -80,7 +83,7 @@ def _split(task: Task, size: int, rng: np.random.Generator, count: int) -> Split
 
 
 def _paint(task: Task, size: int, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """uint8 ``(n, C, *spatial)``. The scene is drawn before the noise, because only the noise takes more draws for a larger image."""
+    """uint8 ``(n, C, *spatial)``. The noise is drawn last: it alone takes more draws for a larger image."""
     n, dims, side = len(labels), task.dims, _SIDE[task.dims]
     axis = ((np.arange(size) + 0.5) * (side / size)).astype(np.float32)
     axes = [axis.reshape([-1 if i == j else 1 for j in range(dims)]) for i in range(dims)]
@@ -108,7 +111,7 @@ def _column(values: np.ndarray, dims: int) -> np.ndarray:
 
 
 def _fibres(rng: np.random.Generator, n: int, axes: list[np.ndarray]) -> np.ndarray:
-    """Waves ``(n, *spatial)`` of mean 0 and variance 1 that run along the first axis, so that their crests lie across."""
+    """Waves ``(n, *spatial)`` of mean 0 and variance 1 that run along the first axis: their crests lie across."""
     dims, waves = len(axes), 6
     cycles = rng.normal(0, 0.4, (dims, waves, n))
     cycles[0] = rng.uniform(2, 6, (waves, n))
@@ -123,20 +126,23 @@ def _cells(task: Task, labels: np.ndarray, rng: np.random.Generator, axes: list[
     n, dims = len(labels), task.dims
     most = max(_FORMS[label].cells[1] for label in task.labels)
 
-    def ranges(attribute: str) -> np.ndarray:
-        return np.array([getattr(_FORMS[task.labels[k]], attribute) for k in labels]).T[..., None]
+    def ranges(attribute: str) -> tuple[np.ndarray, np.ndarray]:
+        low, high = np.array([getattr(_FORMS[task.labels[k]], attribute) for k in labels]).T[..., None]
+        return low, high
 
     def per_cell(attribute: str) -> np.ndarray:
-        return rng.uniform(*ranges(attribute), (n, most))
+        low, high = ranges(attribute)
+        return rng.uniform(low, high, (n, most))
 
     low, high = ranges("cells")
     alive = np.arange(most) < rng.integers(low, high + 1, (n, 1))
     stain = _column(alive * rng.uniform(0.7, 1.1, (n, most)), dims)
     radius, elongation, hollow = per_cell("radius"), per_cell("elongation"), _column(per_cell("hollow"), dims)
     sharpness = _column(radius / rng.uniform(1.0, 1.8, (n, 1)), dims)
-    half = radius[..., None] * elongation[..., None] ** (np.array([dims - 1] + [-1] * (dims - 1)) / dims)  # upright, volume kept
+    upright = np.array([dims - 1] + [-1] * (dims - 1)) / dims  # longer along the first axis, of the same volume
+    half_axes = radius[..., None] * elongation[..., None] ** upright
     tilt = rng.normal(0, 0.1, (n, most, dims, dims))
-    frame = (np.eye(dims) + tilt - tilt.swapaxes(-1, -2)) / half[..., None, :]  # columns: the cell's axes, turned by a few degrees
+    frame = (np.eye(dims) + tilt - tilt.swapaxes(-1, -2)) / half_axes[..., None, :]  # turned by a few degrees
     centre = _centres(rng, np.array([_FORMS[task.labels[k]].spread for k in labels]), most, dims)
     shift = _column(-np.einsum("nci,ncij->ncj", centre, frame), dims)
     frame = _column(frame, dims)
@@ -159,7 +165,7 @@ def _smooth_step(x: np.ndarray) -> np.ndarray:
 
 
 def _centres(rng: np.random.Generator, spread: np.ndarray, most: int, dims: int) -> np.ndarray:
-    """Centres ``(n, most, dims)``: a clump where ``spread`` > 0, elsewhere each cell in its own place of a jittered grid."""
+    """Centres ``(n, most, dims)``: a clump where ``spread`` > 0, else each cell in its own place of a jittered grid."""
     n, side, places = len(spread), _SIDE[dims], {2: 4, 3: 3}[dims]
     chosen = rng.random((n, places**dims)).argsort(1)[:, :most]
     scattered = np.stack(np.unravel_index(chosen, (places,) * dims), -1) + rng.uniform(0.15, 0.85, (n, most, dims))

@@ -15,8 +15,8 @@ from isoconv.bands import BandPlan
 __all__ = ["INITS", "check_init", "init_bands_"]
 
 INITS = ("default", "official")
-_CORRELATION_LENGTH = 2.0  # pixels
-_CORRELATION_FLOOR = 0.5  # a rectified feature map has a mean, which every tap shares
+_CORRELATION_LENGTH = 2.5  # pixels
+_CORRELATION_FLOOR = 0.6  # a rectified feature map has a mean, which every tap shares
 
 
 def check_init(init: str) -> str:
@@ -55,7 +55,7 @@ def init_bands_(weight: Tensor, bias: Tensor | None, plan: BandPlan, init: str) 
 def ring_energy(plan: BandPlan) -> tuple[float, ...]:
     """Expected squared response of each band to an input of unit second moment.
 
-    The input's correlation at distance d is modelled as ``f + (1 - f) exp(-d^2 / 2 l^2)``, f being 0.5 and l 2 pixels.
+    The input's correlation at distance d is modelled as ``f + (1 - f) exp(-d^2 / 2 l^2)``, f being 0.6 and l 2.5 pixels.
     """
     basis = plan.basis
     size = [2 * k - 1 for k in plan.kernel_size]  # all differences of two taps

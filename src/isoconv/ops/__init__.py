@@ -83,7 +83,7 @@ def _check_shapes(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Conv
     outputs = weight.shape[1] * spec.groups if spec.transposed else weight.shape[0]
     if bias is not None and tuple(bias.shape) != (outputs,):
         raise ValueError(f"expected a bias of shape ({outputs},), got {tuple(bias.shape)}")
-    if not torch.is_autocast_enabled(input.device.type) and input.dtype != weight.dtype:
+    if input.dtype != weight.dtype and not torch.is_autocast_enabled(input.device.type):
         raise TypeError(
             f"input is {input.dtype} but weight is {weight.dtype}: convert one of them, or use torch.autocast"
         )

@@ -1,0 +1,3 @@
+from isoconv.cli import main
+
+raise SystemExit(main())

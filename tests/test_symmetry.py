@@ -1,0 +1,117 @@
+"""Group actions, rotations, and the public measure of equivariance, which must be able to fail."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import isoconv
+from isoconv.symmetry import circular_mask, plane_rotation, random_rotations, resample, rotate, symmetry_group
+
+
+@pytest.mark.parametrize(("dims", "order"), [(1, 2), (2, 8), (3, 48)])
+def test_the_group_has_the_right_order_and_is_closed(dims: int, order: int) -> None:
+    group = symmetry_group(dims)
+    x = torch.randn(3, *range(4, 4 + dims)) if dims == 1 else torch.randn(3, *[4] * dims)
+    images = {tuple(g(x).flatten().tolist()) for g in group}
+    assert len(group) == len(images) == order
+    assert sum(g.proper for g in group) == order // 2
+    assert torch.equal(group[0](x), x)
+    for g in group[:: max(1, order // 8)]:
+        for h in group[:: max(1, order // 8)]:
+            assert tuple(g(h(x)).flatten().tolist()) in images
+
+
+def test_quarter_turns_are_exact_and_other_angles_agree_with_them() -> None:
+    x = torch.randn(2, 3, 8, 8, 8, dtype=torch.float64)
+    for plane in ((-3, -2), (-3, -1), (-2, -1)):
+        assert torch.equal(rotate(x, 90, plane), torch.rot90(x, 1, plane))
+        assert torch.equal(rotate(x, -90, plane), torch.rot90(x, -1, plane))
+        torch.testing.assert_close(resample(x, plane_rotation(3, 90, plane)), torch.rot90(x, 1, plane))
+
+
+def test_rotation_of_a_rectangle_keeps_lengths() -> None:
+    """A disc on a wide image stays a disc."""
+    y, x = torch.meshgrid(torch.arange(33.0) - 16, torch.arange(65.0) - 32, indexing="ij")
+    disc = ((x**2 + y**2) < 100).double()[None, None]
+    assert (rotate(disc, 30) - disc).abs().mean() < 0.02
+    assert rotate(disc, 90).shape == disc.shape
+
+
+def test_outside_of_the_image_is_filled() -> None:
+    turned = rotate(torch.zeros(1, 1, 9, 9), 45, fill=0.7)
+    assert turned[0, 0, 0, 0] == pytest.approx(0.7)
+    assert turned[0, 0, 4, 4] == pytest.approx(0)
+
+
+def test_random_rotations_are_rotations() -> None:
+    matrices = random_rotations(200, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(matrices @ matrices.mT, torch.eye(3, dtype=torch.float64).expand(200, 3, 3))
+    torch.testing.assert_close(torch.linalg.det(matrices), torch.ones(200, dtype=torch.float64))
+    assert matrices.mean(dim=0).abs().max() < 0.2
+    assert torch.equal(matrices, random_rotations(200, torch.Generator().manual_seed(0)))
+
+
+def test_the_mask_stays_in_view() -> None:
+    mask = circular_mask((28, 28))[None, None].double()
+    assert (rotate(mask, 45, mode="nearest") - mask).abs().sum() < 30
+    assert circular_mask((8, 8, 8)).sum() == pytest.approx(4 / 3 * math.pi * 4**3, rel=0.1)
+
+
+class TestEquivarianceError:
+    def test_isotropic_convolution_is_exact_at_quarter_turns_and_flips(self) -> None:
+        layer = isoconv.SREConv2d(2, 3, 5, padding=2, dtype=torch.float64)
+        errors = isoconv.equivariance_error(layer, torch.randn(1, 2, 9, 12, dtype=torch.float64))
+        assert set(errors) == {"rot90", "rot180", "rot270", "flip"}
+        assert max(errors.values()) < 1e-14
+
+    @pytest.mark.parametrize("dims", [1, 2, 3])
+    def test_plain_convolution_fails(self, dims: int) -> None:
+        conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims](2, 3, 3, padding=1)
+        errors = isoconv.equivariance_error(conv, torch.randn(1, 2, *[8] * dims))
+        assert min(errors.values()) > 0.1
+
+    @pytest.mark.parametrize(
+        "module",
+        [nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2, ceil_mode=True), nn.Sequential(nn.Flatten(), nn.Linear(2 * 12 * 12, 4))],
+        ids=["strided pooling", "ceil pooling", "flatten"],
+    )
+    def test_layers_that_break_the_symmetry_fail(self, module: nn.Module) -> None:
+        size = 11 if isinstance(module, nn.AvgPool2d) else 12
+        assert max(isoconv.equivariance_error(module, torch.randn(4, 2, size, size)).values()) > 1e-2
+
+    def test_floor_pooling_of_odd_sizes_fails(self) -> None:
+        assert isoconv.equivariance_error(nn.AvgPool2d(2), torch.randn(1, 2, 9, 9))["rot180"] > 0.1
+
+    def test_free_angles_are_measured_within_the_disc(self) -> None:
+        x = nn.functional.avg_pool2d(torch.randn(2, 2, 40, 40), 9, 1)
+        iso = isoconv.equivariance_error(isoconv.SREConv2d(2, 3, 5, padding=2, bias=False), x, angles=(30,), flips=False)
+        plain = isoconv.equivariance_error(nn.Conv2d(2, 3, 5, padding=2, bias=False), x, angles=(30,), flips=False)
+        assert set(iso) == {"rot30"}
+        assert 0 < iso["rot30"] < 0.3 * plain["rot30"]
+
+    def test_invariant_outputs(self) -> None:
+        net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 4))
+        assert max(isoconv.equivariance_error(net, torch.randn(2, 2, 8, 8)).values()) < 1e-6
+
+    def test_the_mode_of_the_module_is_restored(self) -> None:
+        net = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)).train()
+        net[1].eval()
+        before = net[1].running_mean.clone()
+        isoconv.equivariance_error(net, torch.randn(2, 2, 8, 8))
+        assert (net.training, net[0].training, net[1].training) == (True, True, False)
+        assert torch.equal(net[1].running_mean, before)
+
+    @pytest.mark.parametrize(
+        ("module", "shape", "error", "message"),
+        [
+            (nn.Identity(), (2, 3), ValueError, "expected an input"),
+            (nn.Flatten(2), (1, 2, 4, 4), ValueError, r"expected an output \(N, features\) or"),
+            (nn.MaxPool2d(2, return_indices=True), (1, 2, 4, 4), TypeError, "one tensor, got tuple"),
+            (nn.Threshold(100, 0), (1, 2, 4, 4), ValueError, "zero everywhere"),
+        ],
+    )
+    def test_bad_input_is_refused_with_a_reason(self, module: nn.Module, shape: tuple, error: type[Exception], message: str) -> None:
+        with pytest.raises(error, match=message):
+            isoconv.equivariance_error(module, torch.randn(shape))
