@@ -214,7 +214,7 @@ def _text(value: Any) -> str:
 
 
 class _Stderr(logging.Handler):
-    """Looks sys.stderr up at each line: while a progress bar is on the screen it stands in there, and keeps lines apart from the bar."""
+    """Looks sys.stderr up at each line: a progress bar puts itself there, to keep lines and bar apart."""
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(self.format(record) + "\n")

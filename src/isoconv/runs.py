@@ -19,7 +19,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, get_args
+from typing import IO, Any, get_args
 
 import numpy as np
 import torch
@@ -28,9 +28,6 @@ from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from .config import Device, TrainConfig
-
-if TYPE_CHECKING:
-    from .data import Task
 
 
 # These say where a training runs, not what it computes: they may change when it is resumed.
@@ -82,8 +79,14 @@ class RunDir:
         old, new = self.config.to_json(), config.to_json()
         if changed := [f"{k} {old[k]!r} -> {new[k]!r}" for k in old if k not in _PLACE and old[k] != new[k]]:
             raise ValueError(
-                f"{self.path} was trained with other options ({', '.join(changed)}); resume with the same ones or choose another --out"
+                f"{self.path} was started with other options ({', '.join(changed)}); repeat those, or choose another --out"
             )
+
+    def note_resumed(self, config: TrainConfig) -> None:
+        """Add what the training goes on with to the environment that it was started in."""
+        started = self._json("environment.json")
+        resumed = [*started.get("resumed", []), environment(config)]
+        write_json(self.path / "environment.json", {**started, "resumed": resumed})
 
     @property
     def config(self) -> TrainConfig:
@@ -104,7 +107,7 @@ class RunDir:
 
     @property
     def model_info(self) -> dict[str, Any]:
-        """``model`` (keywords of `isoconv.create_model`), ``task``, ``size``, ``recipe`` and the ``epoch`` of the best network."""
+        """The best network: ``model`` (arguments of `isoconv.create_model`), ``task``, ``input_size`` and ``epoch``."""
         return self._json("model.json", "the training has not finished an epoch yet; continue it with --resume")
 
     def load_model(self) -> nn.Module:
@@ -207,20 +210,8 @@ def environment(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def task_info(task: Task) -> dict[str, Any]:
-    """The part of a task that a trained network needs to be understood."""
-    return {
-        "name": task.name,
-        "title": task.title,
-        "kind": task.kind,
-        "dims": task.dims,
-        "channels": task.channels,
-        "labels": list(task.labels),
-    }
-
-
 def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Replace ``path`` by what ``write`` puts into a file; on any failure, or a kill, the previous file stays as it was."""
+    """Replace ``path`` by what ``write`` puts into a file; whatever fails, the previous file stays as it was."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as f:

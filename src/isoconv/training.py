@@ -1,8 +1,9 @@
 """Training one network on one data set, through lightning.
 
-The optimiser is the paper's: SGD, momentum 0.9, weight decay 1e-3 on all parameters, cosine to 1e-6. The best network is
-chosen on the validation split; the test split is never touched here. Everything random is a function of the seed, the
-epoch and the process, so a training that was killed and resumed ends with the weights of one that was not.
+The optimiser is the paper's: SGD, momentum 0.9, weight decay 1e-3 on all parameters, cosine to 1e-6 (recipe standard:
+lowered every step; official: every epoch). The best network is chosen on the validation split; the test split is never
+touched here. Everything random is a function of the seed, the epoch and the process, so a training that was killed and
+resumed ends with the weights of one that was not.
 
 Under torchrun each process computes its share of every batch. Normalisation statistics are those of the share; the
 running statistics of the first process are given to all before each validation. Every process then validates on the
@@ -80,7 +81,9 @@ def train(config: TrainConfig, resume: bool = False) -> RunDir:
     augment = augmentation(config.recipe, task.dims, size, rotate=config.rotate)
     train_batches = batches(dataset.train, shuffle=True, augment=augment, rank=rank, world_size=world_size)
     val_batches = batches(dataset.val, shuffle=False)
-    classifier = Classifier(net, task, config, steps_per_epoch=len(train_batches))
+    steps = len(train_batches)
+    schedule = partial(cosine, lr=lr, steps=config.epochs * steps, every=steps if config.recipe == "official" else 1)
+    classifier = Classifier(net, task, lr, schedule)
 
     checkpoint = None
     if resume:
@@ -92,6 +95,8 @@ def train(config: TrainConfig, resume: bool = False) -> RunDir:
             log.info("%s: %d of %d epochs are done", run.path, done, config.epochs)
             if done >= config.epochs:
                 return run
+        if rank == 0:
+            run.note_resumed(config)
     elif rank == 0:
         RunDir.create(config)
 
@@ -147,13 +152,19 @@ def loss_fn(kind: str) -> Callable[[Tensor, Tensor], Tensor]:
     return F.cross_entropy
 
 
+def cosine(step: int, *, lr: float, steps: int, every: int) -> float:
+    """Share of the initial learning rate at a step of ``steps``: half a cosine to 1e-6, lowered every ``every`` steps."""
+    low = MIN_LR / lr
+    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * (step - step % every) / steps))
+
+
 class Classifier(pl.LightningModule):
     """A network that learns a task. ``forward``: images in [0, 1] to logits."""
 
-    def __init__(self, net: nn.Module, task: Task, config: TrainConfig, steps_per_epoch: int) -> None:
+    def __init__(self, net: nn.Module, task: Task, lr: float, schedule: Callable[[int], float]) -> None:
         super().__init__()
         self.model = Normalized(net)
-        self.task, self.config, self.steps_per_epoch = task, config, steps_per_epoch
+        self.task, self.lr, self.schedule = task, lr, schedule
         self.loss = loss_fn(task.kind)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -170,16 +181,9 @@ class Classifier(pl.LightningModule):
         return {"logits": self(images).float(), "labels": labels}
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.SGD(self.parameters(), self.config.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
+        optimizer = torch.optim.SGD(self.parameters(), self.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def lr_factor(self, step: int) -> float:
-        """Share of the initial learning rate at a step: half a cosine; the recipe official lowers it once per epoch."""
-        if self.config.recipe == "official":
-            step -= step % self.steps_per_epoch
-        low = MIN_LR / self.config.lr
-        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * step / (self.config.epochs * self.steps_per_epoch)))
 
 
 class Recorder(pl.Callback):
@@ -188,8 +192,8 @@ class Recorder(pl.Callback):
     The history is part of the checkpoint: the checkpoint alone says what is done, `metrics.jsonl` shows it to people.
     """
 
-    def __init__(self, config: TrainConfig, batches: DeviceBatches, size: int) -> None:
-        self.config, self.batches, self.size = config, batches, size
+    def __init__(self, config: TrainConfig, batches: DeviceBatches, input_size: int) -> None:
+        self.config, self.batches, self.input_size = config, batches, input_size
         self.history: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -249,13 +253,11 @@ class Recorder(pl.Callback):
             run.write_metrics(self.history)
 
     def _info(self, classifier: Classifier) -> dict[str, Any]:
-        task = {
-            name: getattr(classifier.task, name) for name in ("name", "title", "kind", "dims", "channels", "labels")
-        }
+        names = ("name", "title", "kind", "dims", "channels", "labels")
         return {
             "model": model_config(classifier.model.net),
-            "task": task,
-            "size": self.size,
+            "task": {name: getattr(classifier.task, name) for name in names},
+            "input_size": self.input_size,
             "epoch": len(self.history) - 1,
         }
 
