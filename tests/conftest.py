@@ -5,8 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import hypothesis
 import pytest
 import torch
+
+hypothesis.settings.register_profile("isoconv", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("isoconv")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes already use every core
+    torch.set_num_threads(1)
 
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -8,6 +8,7 @@ geometry and knows nothing of layers.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
@@ -63,7 +64,7 @@ def band_plan(
     bands: int | None = None,
     profile: str = "hard",
     circular: bool = True,
-    spacing: float | tuple[float, ...] | None = None,
+    spacing: float | Sequence[float] | None = None,
 ) -> BandPlan:
     """The bands of a kernel.
 

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 
 from .config import Device, TrainConfig
 
-
 # These say where a training runs, not what it computes: they may change when it is resumed.
 _PLACE = ("out", "data_root", "device", "threads")
 
@@ -78,9 +77,8 @@ class RunDir:
         """Refuse to continue this run with a config that would train something else."""
         old, new = self.config.to_json(), config.to_json()
         if changed := [f"{k} {old[k]!r} -> {new[k]!r}" for k in old if k not in _PLACE and old[k] != new[k]]:
-            raise ValueError(
-                f"{self.path} was started with other options ({', '.join(changed)}); repeat those, or choose another --out"
-            )
+            remedy = "repeat those, or choose another --out"
+            raise ValueError(f"{self.path} was started with other options ({', '.join(changed)}); {remedy}")
 
     def note_resumed(self, config: TrainConfig) -> None:
         """Add what the training goes on with to the environment that it was started in."""

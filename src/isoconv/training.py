@@ -153,7 +153,7 @@ def loss_fn(kind: str) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def cosine(step: int, *, lr: float, steps: int, every: int) -> float:
-    """Share of the initial learning rate at a step of ``steps``: half a cosine to 1e-6, lowered every ``every`` steps."""
+    """Share of the initial learning rate at a step of ``steps``: half a cosine to 1e-6, lowered every so many steps."""
     low = MIN_LR / lr
     return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * (step - step % every) / steps))
 
@@ -327,9 +327,10 @@ class AtomicCheckpointIO(pl.plugins.TorchCheckpointIO):
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint, on the CPU. Raises ValueError if the file is cut short or no checkpoint."""
+    content = io.BytesIO(path.read_bytes())
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError):
+        return torch.load(content, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError):
         remedy = "restore it from a copy, or train again with another --out"
         raise ValueError(f"{path} is cut short or no checkpoint of isoconv; {remedy}") from None
 

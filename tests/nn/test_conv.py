@@ -59,7 +59,7 @@ def conv_arguments(draw: st.DrawFn, transposed: bool = False) -> tuple[int, dict
 
 
 @given(conv_arguments(), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_outputs_and_gradients_equal_a_plain_convolution_of_the_expanded_kernel(case, batched: bool) -> None:
     dims, common, extra, size = case
     layer = CONVS[dims][0](**common, **extra, dtype=torch.float64)
@@ -76,7 +76,7 @@ def test_outputs_and_gradients_equal_a_plain_convolution_of_the_expanded_kernel(
 
 
 @given(conv_arguments(transposed=True))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_transposed_layers_equal_a_plain_transposed_convolution(case) -> None:
     dims, common, extra, size = case
     layer = TRANSPOSED[dims][0](**common, **extra, dtype=torch.float64)

@@ -24,7 +24,7 @@ SHAPES = st.integers(1, 3).flatmap(lambda n: st.tuples(*[st.integers(1, 9)] * n)
 
 
 @given(SHAPES, st.sampled_from(["avg", "max"]), st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pooling_commutes_with_the_group_and_rounds_up(shape: tuple[int, ...], mode: str, channels: int) -> None:
     pool = POOLS[len(shape), mode]()
     x = torch.randn(2, channels, *shape, dtype=torch.float64, requires_grad=True)
@@ -45,14 +45,14 @@ def test_even_sizes_are_the_plain_mean_and_odd_ones_are_1_2_1() -> None:
 
 
 @given(SHAPES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_form_without_branches_is_the_same(shape: tuple[int, ...]) -> None:
     x = torch.randn(1, 1, *shape)
     torch.testing.assert_close(halve_any_size(x, len(shape)), functional.symmetric_avg_pool(x, len(shape)))
 
 
 @given(SHAPES, st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_upsampling_commutes_with_the_group(shape: tuple[int, ...], data: st.DataObject) -> None:
     size = [2 * n - data.draw(st.integers(0, 1)) for n in shape]
     x = torch.randn(1, 2, *shape, dtype=torch.float64)
@@ -78,7 +78,7 @@ def test_upsampling_keeps_constants_and_undoes_the_shape_of_pooling() -> None:
     st.integers(1, 2),
     st.sampled_from(["avg", "max"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_centred_grid_makes_a_strided_convolution_symmetric(h: int, w: int, k: int, s: int, p: int, d: int, mode: str) -> None:
     if min(h, w) + 2 * p < d * (k - 1) + 1:
         return

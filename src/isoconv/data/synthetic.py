@@ -43,11 +43,11 @@ class _Form:
 
 
 _FORMS = {
-    "round": _Form((4, 7), (2.6, 3.6), (1.0, 1.35), (0.0, 0.3), 0.0),
-    "elongated": _Form((4, 7), (2.4, 3.4), (1.7, 2.8), (0.0, 0.3), 0.0),
-    "hollow": _Form((4, 7), (2.8, 3.8), (1.0, 1.5), (0.5, 0.9), 0.0),
-    "clustered": _Form((6, 10), (2.0, 2.6), (1.0, 1.4), (0.0, 0.3), 4.2),
-    "dense": _Form((8, 13), (1.7, 2.3), (1.0, 1.4), (0.0, 0.3), 0.0),
+    "round": _Form((4, 7), (2.7, 3.5), (1.0, 1.3), (0.0, 0.2), 0.0),
+    "elongated": _Form((4, 7), (2.4, 3.2), (2.3, 3.4), (0.0, 0.2), 0.0),
+    "hollow": _Form((4, 7), (3.0, 4.0), (1.0, 1.4), (0.75, 1.0), 0.0),
+    "clustered": _Form((6, 10), (1.9, 2.5), (1.0, 1.3), (0.0, 0.2), 4.0),
+    "dense": _Form((9, 14), (1.5, 2.1), (1.0, 1.3), (0.0, 0.2), 0.0),
 }
 
 _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29], np.float32)  # optical density in R, G, B (Ruifrok and Johnston 2001)
@@ -92,9 +92,9 @@ def _paint(task: Task, size: int, labels: np.ndarray, rng: np.random.Generator) 
         return _column(rng.uniform(low, high, (n, 1)), dims)
 
     cells = _cells(task, labels, rng, axes)[:, None] * per_image(0.8, 1.4)
-    fibres = np.exp(per_image(0.2, 0.6) * _fibres(rng, n, axes)[:, None]) * per_image(0.2, 0.5)
+    fibres = np.exp(per_image(0.1, 0.4) * _fibres(rng, n, axes)[:, None]) * per_image(0.2, 0.5)
     light = 1 - per_image(0.1, 0.4) * (axes[0] / side)
-    level = per_image(0.02, 0.06)
+    level = per_image(0.015, 0.05)
     if task.channels == 3:
         haematoxylin, eosin = (stain.reshape(1, 3, *(1,) * dims) for stain in (_HAEMATOXYLIN, _EOSIN))
         images = light * np.exp(-(cells * haematoxylin + fibres * eosin))

@@ -57,8 +57,9 @@ def create_model(name: str, in_channels: int = 3, num_classes: int = 10, **optio
 
 def model_config(model: nn.Module) -> dict[str, Any]:
     """The arguments with which :func:`create_model` built ``model``: ``create_model(**model_config(model))`` builds its like."""
-    if not hasattr(model, "_isoconv_config"):
+    config = getattr(model, "_isoconv_config", None)
+    if not isinstance(config, dict):
         raise ValueError(
             f"this {type(model).__name__} was not built by isoconv.create_model, its configuration is not known"
         )
-    return dict(model._isoconv_config)
+    return dict(config)

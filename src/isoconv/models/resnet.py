@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from isoconv import nn as iso
 from isoconv._checks import ntuple
 from isoconv.models.registry import register_model
+from isoconv.ops.resampling import is_traced
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -160,23 +161,24 @@ class ResNet(nn.Module):
         self.conv1 = layers.stem(in_channels, width, stem_kernel, stem_stride)
         self.bn1 = norm(width)
         self.relu = nn.ReLU(inplace=True)
-        channels = width
+        stages, channels = [], width
         for stage, (depth, kernel) in enumerate(zip(depths, kernels, strict=True)):
             blocks = []
             for i in range(depth):
                 stride = 2 if i == 0 and stage > 0 else 1
                 blocks.append(block(layers, norm, channels, width << stage, kernel, stride))
                 channels = (width << stage) * block.expansion
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = _GLOBAL_POOL[dims](1)
         self.fc = nn.Linear(channels, num_classes)
         for module in self.modules():
-            if type(module) in _CONV.values():
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def features(self, x: Tensor) -> Tensor:
         """The last feature map (N, channels, *spatial), from which the logits are a mean and a linear map away."""
-        if x.dim() != self.dims + 2 or x.shape[1] != self.in_channels:
+        if not is_traced(x) and (x.dim() != self.dims + 2 or x.shape[1] != self.in_channels):
             raise ValueError(
                 f"expected an input (N, {self.in_channels}, {self.dims} spatial axes), got shape {tuple(x.shape)}"
             )

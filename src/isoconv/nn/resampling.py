@@ -15,6 +15,8 @@ class _Pool(nn.Module):
     dims: ClassVar[int]
 
     def _check(self, input: Tensor) -> Tensor:
+        if resampling.is_traced(input):
+            return input
         if input.dim() not in (self.dims + 1, self.dims + 2) or 0 in input.shape[-self.dims :]:
             raise ValueError(
                 f"{type(self).__name__} expects (N, C, {self.dims} non-empty spatial axes) or the same without N, got shape {tuple(input.shape)}"
@@ -40,7 +42,10 @@ class _Upsample(_Pool):
     """Linear up-sampling by 2 that commutes with flips and axis permutations; n becomes 2n, or what ``size`` says: 2n or 2n - 1 per axis."""
 
     def forward(self, input: Tensor, size: Sequence[int] | None = None) -> Tensor:
-        return resampling.symmetric_upsample(input, size or [2 * n for n in self._check(input).shape[-self.dims :]])
+        input = self._check(input)
+        if size is None:
+            size = [2 * input.shape[axis] for axis in range(-self.dims, 0)]
+        return resampling.symmetric_upsample(input, size)
 
 
 class CentreGrid(nn.Module):

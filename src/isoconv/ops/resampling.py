@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,9 +17,14 @@ _MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
+def is_traced(x: object) -> bool:
+    """Whether ``x`` stands for a tensor in a torch.fx trace: its shape can be computed with, but not looked at to take a branch."""
+    return isinstance(x, torch.fx.Proxy)
+
+
 def symmetric_avg_pool(input: Tensor, dims: int) -> Tensor:
     """Halve the last ``dims`` axes, n to ceil(n / 2): means of 2 samples where n is even, 1-2-1 means around every other sample where it is odd."""
-    if all(n % 2 == 0 for n in input.shape[-dims:]):
+    if not is_traced(input) and all(n % 2 == 0 for n in input.shape[-dims:]):
         return _AVG_POOL[dims](input, 2)
     return halve_any_size(input, dims)
 
@@ -39,6 +45,19 @@ def symmetric_max_pool(input: Tensor, dims: int) -> Tensor:
 
 def symmetric_upsample(input: Tensor, size: Sequence[int]) -> Tensor:
     """Linear interpolation of (N, C, *spatial) to ``size``, each axis n growing to 2n or to 2n - 1: the shapes that halving maps to n."""
+    dims, target = len(size), list(size)
+    if not is_traced(input):
+        _check_upsample(input, target)
+    current = [input.shape[axis] for axis in range(-dims, 0)]
+    halfway = [n + (t - n) * (1 - t % 2) for n, t in zip(current, target, strict=True)]  # the axes that become even
+    if is_traced(input) or halfway != current:
+        input = F.interpolate(input, halfway, mode=_LINEAR[dims], align_corners=False)
+    if is_traced(input) or halfway != target:
+        input = F.interpolate(input, target, mode=_LINEAR[dims], align_corners=True)
+    return input
+
+
+def _check_upsample(input: Tensor, size: list[int]) -> None:
     dims = len(size)
     if input.dim() != dims + 2:
         raise ValueError(f"expected an input (N, C, {dims} spatial axes), got shape {tuple(input.shape)}")
@@ -47,11 +66,6 @@ def symmetric_upsample(input: Tensor, size: Sequence[int]) -> Tensor:
         raise ValueError(
             f"each axis n can grow to 2n or 2n - 1: got size={tuple(size)} for an input of spatial shape {current}"
         )
-    for align, parity in ((False, 0), (True, 1)):
-        step = [target if target % 2 == parity else n for n, target in zip(input.shape[-dims:], size, strict=True)]
-        if step != list(input.shape[-dims:]):
-            input = F.interpolate(input, step, mode=_LINEAR[dims], align_corners=align)
-    return input
 
 
 def centre_grid(
@@ -68,14 +82,14 @@ def centre_grid(
     away, and the rest is cropped evenly from both ends. The windows are as many as before.
     """
     dims = len(stride)
-    sizes = input.shape[-dims:]
+    sizes = [input.shape[axis] for axis in range(-dims, 0)]
     left = [
         (n + 2 * p - d * (k - 1) - 1) % s
         for n, k, s, p, d in zip(sizes, kernel_size, stride, padding, dilation, strict=True)
     ]
-    if any(r % 2 for r in left):
+    if is_traced(input) or any(r % 2 for r in left):
         pool = _MAX_POOL if mode == "max" else _AVG_POOL
         input = pool[dims](input, [1 + r % 2 for r in left], 1)
-    if any(r > 1 for r in left):
+    if is_traced(input) or any(r > 1 for r in left):
         input = F.pad(input, [-(r // 2) for r in reversed(left) for _ in range(2)])
     return input

@@ -1,0 +1,322 @@
+"""What each kind of layer does to the symmetry of a network: the judgement that conversion and its report share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
+
+from isoconv import nn as iso
+from isoconv._checks import ntuple
+
+ISOTROPIC, CONVERTIBLE, UNAFFECTED = "isotropic", "convertible", "unaffected"
+DEPENDS, LEFT, BREAKS, UNKNOWN = "depends", "left", "breaks symmetry", "unknown"
+
+CONVS = {nn.Conv1d: iso.SREConv1d, nn.Conv2d: iso.SREConv2d, nn.Conv3d: iso.SREConv3d}
+TRANSPOSED = {
+    nn.ConvTranspose1d: iso.SREConvTranspose1d,
+    nn.ConvTranspose2d: iso.SREConvTranspose2d,
+    nn.ConvTranspose3d: iso.SREConvTranspose3d,
+}
+MAX_POOLS = {
+    nn.MaxPool1d: iso.SymmetricMaxPool1d,
+    nn.MaxPool2d: iso.SymmetricMaxPool2d,
+    nn.MaxPool3d: iso.SymmetricMaxPool3d,
+}
+AVG_POOLS = {
+    nn.AvgPool1d: iso.SymmetricAvgPool1d,
+    nn.AvgPool2d: iso.SymmetricAvgPool2d,
+    nn.AvgPool3d: iso.SymmetricAvgPool3d,
+}
+SYMMETRIC = {**CONVS, **TRANSPOSED, **MAX_POOLS, **AVG_POOLS}  # the symmetric counterpart of each layer of torch.nn
+DIMS = {layer: counterpart.dims for layer, counterpart in SYMMETRIC.items()} | {
+    conv: conv.dims for conv in (*CONVS.values(), *TRANSPOSED.values())
+}
+
+Module: TypeAlias = Any  # an nn.Module whose attributes are known from its type
+
+
+class Verdict(NamedTuple):
+    """The status of a layer, the reason for it, and what can be done."""
+
+    status: str
+    reason: str = ""
+    remedy: str = ""
+
+
+class Window(NamedTuple):
+    """The sliding window of a layer, one entry per axis; padding is a (before, after) pair."""
+
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+
+    @property
+    def pointwise(self) -> bool:
+        return max(self.kernel_size) == 1
+
+    @property
+    def strided(self) -> bool:
+        return max(self.stride) > 1
+
+    def grid(self, mode: str) -> iso.CentreGrid:
+        """What centres this window at every size."""
+        return iso.CentreGrid(
+            self.kernel_size, self.stride, [before for before, _ in self.padding], self.dilation, mode
+        )
+
+    def flaw(self) -> Verdict | None:
+        """Why the window is not symmetric, however it is centred."""
+        if any(before != after for before, after in self.padding):
+            return Verdict(BREAKS, "padding='same' of an even window pads one side more", "use an odd kernel size")
+        return _uneven(**self._asdict())
+
+
+class Layer(NamedTuple):
+    """A leaf of a network's module tree; ``centred`` if a fitting :class:`CentreGrid` comes right before it in a Sequential."""
+
+    name: str
+    module: Module
+    centred: bool
+
+    @property
+    def verdict(self) -> Verdict:
+        return judge(self.module, self.centred)
+
+
+def layers(net: nn.Module) -> Iterator[Layer]:
+    """The leaves of ``net``, each once; beside them modules with children that hold parameters of their own."""
+    return _leaves(net, "", None, set())
+
+
+def _leaves(module: nn.Module, name: str, before: nn.Module | None, seen: set[nn.Module]) -> Iterator[Layer]:
+    if module in seen:
+        return
+    seen.add(module)
+    children = {} if is_parametrized(module) or nested_kernel(module) else module._modules
+    if not children or module._parameters:
+        centred = isinstance(before, iso.CentreGrid) and kind(module) in DIMS and _fits(before, window(module))
+        yield Layer(name, module, centred)
+    before = None
+    for child_name, child in children.items():
+        if child is not None:
+            yield from _leaves(child, f"{name}.{child_name}" if name else child_name, before, seen)
+        before = child if isinstance(module, nn.Sequential) else None
+
+
+def nested_kernel(module: nn.Module) -> bool:
+    """Whether the children of a module are its implementation, no layers to convert one by one."""
+    return isinstance(module, nn.MultiheadAttention)
+
+
+def _fits(grid: iso.CentreGrid, window: Window) -> bool:
+    return repr(grid) == repr(window.grid(grid.mode))
+
+
+def kind(module: nn.Module) -> type[nn.Module] | None:
+    """The class with a rule that ``module`` is or derives from, if it computes what that class computes."""
+    for base in type(module).__mro__:
+        if base in RULES:
+            same = all(getattr(type(module), f, None) is getattr(base, f, None) for f in ("forward", "_conv_forward"))
+            return base if same else None
+    return None
+
+
+def judge(module: Module, centred: bool = False) -> Verdict:
+    """What ``module`` does to the symmetry, and whether :func:`isoconv.convert` can change it."""
+    base = kind(module)
+    if base is not None:
+        return RULES[base](module, centred)
+    if isinstance(module, (*CONVS, *TRANSPOSED)):
+        return Verdict(LEFT, "a subclass with a forward of its own", "replace it by the plain layer and explicit padding")
+    if type(module).__module__.startswith("torch.ao."):
+        return Verdict(LEFT, "a quantised layer", "convert the network before quantising it")
+    if module._modules and not isinstance(module, nn.MultiheadAttention):
+        return Verdict(UNKNOWN, "holds parameters itself: their use cannot be seen", _MEASURE)
+    return Verdict(UNKNOWN, "a layer without a rule here", _MEASURE)
+
+
+_MEASURE = "measure with isoconv.equivariance_error"
+
+
+def window(module: Module) -> Window:
+    """The window of a convolution or pooling layer of torch.nn or isoconv."""
+    n = DIMS[kind(module) or type(module)]
+    if isinstance(module, (*CONVS.values(), *TRANSPOSED.values())):
+        return Window(module.kernel_size, module.spec.stride, module.spec.padding, module.spec.dilation)
+    size, stride, dilation = (
+        ntuple(value, n, "window") for value in (module.kernel_size, module.stride, getattr(module, "dilation", 1))
+    )
+    if module.padding == "same":
+        total = [d * (k - 1) for k, d in zip(size, dilation, strict=True)]
+        return Window(size, stride, tuple((t // 2, t - t // 2) for t in total), dilation)
+    padding = ntuple(0 if module.padding == "valid" else module.padding, n, "padding")
+    return Window(size, stride, tuple((p, p) for p in padding), dilation)
+
+
+def recentred(padding: tuple[int, ...], extra: tuple[int, ...]) -> tuple[int, ...]:
+    """The padding of a transposed convolution that has an ``output_padding`` no more and whose output is as large or, if that is odd, larger by 1."""
+    return tuple(p - (e + 1) // 2 for p, e in zip(padding, extra, strict=True))
+
+
+def _uneven(**values: tuple) -> Verdict | None:
+    uneven = [f"{name}={v}" for name, v in values.items() if len(set(v)) > 1]
+    if not uneven:
+        return None
+    reason = f"{', '.join(uneven)} differs between the axes: symmetric to flips, not to rotations that swap those axes"
+    return Verdict(BREAKS, reason, "use the same along every axis, if the axes of your images are alike")
+
+
+def _conv(module: Module, centred: bool) -> Verdict:
+    view = window(module)
+    if view.pointwise:
+        return _centring(view, centred) or view.flaw() or Verdict(UNAFFECTED)
+    return _obstacle(module) or Verdict(CONVERTIBLE, *(view.flaw() or Verdict(CONVERTIBLE))[1:])
+
+
+def _transposed(module: Module, centred: bool) -> Verdict:  # noqa: ARG001 - the signature of all rules
+    view = window(module)
+    if view.pointwise:
+        return _lopsided(module.padding, module.output_padding) or view.flaw() or Verdict(UNAFFECTED)
+    return _obstacle(module) or Verdict(CONVERTIBLE, *(view.flaw() or Verdict(CONVERTIBLE))[1:])
+
+
+def _obstacle(module: Module) -> Verdict | None:
+    """Why the weights of a convolution cannot be projected."""
+    if is_parametrized(module) or set(module._parameters) != {"weight", "bias"} or module._buffers:
+        return Verdict(LEFT, "its weight is computed (weight_norm, spectral_norm, pruning ...)", "remove that, convert, apply it again")
+    if is_lazy(module.weight):
+        return Verdict(LEFT, "lazy, without weights yet", "run the network once before converting it")
+    if not module.weight.is_floating_point():
+        return Verdict(LEFT, f"its weight is {module.weight.dtype}", "use a floating-point dtype")
+    return None
+
+
+def _centring(view: Window, centred: bool) -> Verdict | None:
+    if view.strided and not centred:
+        return Verdict(CONVERTIBLE, "strided: its grid is off centre at some input sizes", "convert puts a CentreGrid before it")
+    return None
+
+
+def _lopsided(padding: tuple[int, ...], extra: tuple[int, ...]) -> Verdict | None:
+    if max(extra) == 0:
+        return None
+    if min(recentred(padding, extra)) >= 0:
+        return Verdict(CONVERTIBLE, "output_padding adds to one side only", "convert pads less and averages neighbours")
+    return Verdict(
+        BREAKS, "output_padding adds to one side only, and there is too little padding to take away", "up-sample with SymmetricUpsample"
+    )
+
+
+def _sre(module: Module, centred: bool) -> Verdict:
+    view = window(module)
+    if module.spec.transposed:
+        off_centre = _lopsided(tuple(before for before, _ in view.padding), module.spec.output_padding)
+    else:
+        off_centre = _centring(view, centred)
+    return off_centre or view.flaw() or _uneven(spacing=module.plan.spacing) or Verdict(ISOTROPIC)
+
+
+def _pool(module: Module, centred: bool) -> Verdict:
+    view = window(module)
+    if getattr(module, "return_indices", False):
+        return Verdict(LEFT, "its indices refer to its input as it is", "up-sample without indices (SymmetricUpsample)")
+    if not view.strided:
+        return view.flaw() or Verdict(UNAFFECTED)
+    if module.ceil_mode and not halves(module):
+        return Verdict(BREAKS, "ceil_mode: the last window hangs over unless it fits exactly", "ceil_mode=False, then convert; or SymmetricMaxPool")
+    if module.ceil_mode:
+        return Verdict(CONVERTIBLE, "ceil_mode: the last window hangs over at odd sizes", "convert uses symmetric pooling")
+    return _centring(view, centred) or view.flaw() or Verdict(UNAFFECTED)
+
+
+def halves(module: Module) -> bool:
+    """Whether a pooling layer with ``ceil_mode`` is, at even sizes, what symmetric pooling is."""
+    n = DIMS[kind(module) or type(module)]
+    plain = Window((2,) * n, (2,) * n, ((0, 0),) * n, (1,) * n)
+    return window(module) == plain and getattr(module, "divisor_override", None) is None
+
+
+def _adaptive_pool(module: Module, _: bool) -> Verdict:
+    size = module.output_size
+    return (_uneven(output_size=tuple(size)) if isinstance(size, tuple | list) else None) or Verdict(UNAFFECTED)
+
+
+def _upsample(module: Module, _: bool) -> Verdict:
+    size, scale, nearest = module.size, module.scale_factor, module.mode.startswith("nearest")
+    given = size if size is not None else scale
+    uneven = _uneven(size=tuple(given)) if isinstance(given, tuple | list) else None
+    factors = scale if isinstance(scale, tuple | list) else (scale or 0.5,)
+    whole = size is None and all(f == math.floor(f) for f in factors)
+    centred = not nearest and (module.align_corners or size is not None or module.recompute_scale_factor or module.mode == "area")
+    if uneven or whole or centred:
+        return uneven or Verdict(UNAFFECTED)
+    if nearest and size is None:
+        return Verdict(BREAKS, "repeats samples unevenly", "use a whole scale_factor or mode='bilinear'")
+    condition = "its output is a whole multiple of its input" if nearest else "its input size times scale_factor is whole"
+    return Verdict(DEPENDS, f"symmetric only if {condition}", "use a whole scale_factor or SymmetricUpsample")
+
+
+def _pad(module: Module, _: bool) -> Verdict:
+    pairs = tuple(zip(module.padding[::2], module.padding[1::2], strict=True))
+    if any(before != after for before, after in pairs):
+        return Verdict(BREAKS, "pads one side more than the other", "pad both sides alike")
+    return _uneven(padding=pairs) or Verdict(UNAFFECTED)
+
+
+def _along_axis(module: Module, _: bool) -> Verdict:
+    if module.dim == 1:
+        return Verdict(UNAFFECTED)
+    return Verdict(DEPENDS, f"works along axis {module.dim}: symmetric only if that is no spatial axis")
+
+
+def _layer_norm(module: Module, _: bool) -> Verdict:
+    if len(module.normalized_shape) > 1 and module.elementwise_affine:
+        return Verdict(BREAKS, "has parameters for every position", "use GroupNorm, or elementwise_affine=False")
+    return Verdict(UNAFFECTED)
+
+
+def _always(*verdict: str) -> Callable[[Module, bool], Verdict]:
+    return lambda _module, _centred: Verdict(*verdict)
+
+
+def _rules() -> dict[type[nn.Module], Callable[[Module, bool], Verdict]]:
+    modules = nn.modules
+    pointwise = (modules.activation, modules.batchnorm, modules.instancenorm, modules.dropout)
+    unaffected: list[Any] = [getattr(modules, name) for module in pointwise for name in module.__all__]
+    unaffected += [nn.Identity, nn.GroupNorm, nn.LocalResponseNorm, nn.CrossMapLRN2d, nn.ChannelShuffle, iso.CentreGrid]
+    unaffected += [*MAX_POOLS.values(), *AVG_POOLS.values()]
+    unaffected += [iso.SymmetricUpsample1d, iso.SymmetricUpsample2d, iso.SymmetricUpsample3d]
+    adaptive = [getattr(nn, f"Adaptive{mode}Pool{n}d") for mode in ("Avg", "Max") for n in (1, 2, 3)]
+    pads = [getattr(modules.padding, name) for name in modules.padding.__all__]
+    uncentred = "strided, its grid is off centre at some input sizes", "use MaxPool or AvgPool and convert"
+    position = "mixes channels with positions inside a block", "use SymmetricUpsample / SymmetricAvgPool and a convolution"
+    tokens = "symmetric only without positional embedding", "leave out or average what encodes the position"
+    flatten = "symmetric only if one pixel per channel is left here", "pool globally before it (AdaptiveAvgPool)"
+    features = "symmetric only on pooled features or channels last, not on a flattened map", "pool globally before it (AdaptiveAvgPool)"
+    return {
+        **dict.fromkeys(unaffected, _always(UNAFFECTED)),
+        **dict.fromkeys(CONVS, _conv),
+        **dict.fromkeys(TRANSPOSED, _transposed),
+        **dict.fromkeys([*CONVS.values(), *TRANSPOSED.values()], _sre),
+        **dict.fromkeys([*MAX_POOLS, *AVG_POOLS], _pool),
+        **dict.fromkeys(adaptive, _adaptive_pool),
+        **dict.fromkeys([nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d], _upsample),
+        **dict.fromkeys(pads, _pad),
+        **dict.fromkeys([nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.GLU], _along_axis),
+        **dict.fromkeys([nn.LayerNorm, nn.RMSNorm], _layer_norm),
+        **dict.fromkeys([nn.LPPool1d, nn.LPPool2d, nn.LPPool3d], _always(BREAKS, *uncentred)),
+        **dict.fromkeys([nn.FractionalMaxPool2d, nn.FractionalMaxPool3d], _always(BREAKS, *uncentred)),
+        **dict.fromkeys([nn.PixelShuffle, nn.PixelUnshuffle, nn.Unfold, nn.Fold], _always(BREAKS, *position)),
+        **dict.fromkeys([nn.Flatten, nn.Unflatten], _always(DEPENDS, *flatten)),
+        nn.Linear: _always(DEPENDS, *features),
+        nn.MultiheadAttention: _always(DEPENDS, *tokens),
+    }
+
+
+RULES = _rules()

@@ -1,0 +1,208 @@
+"""Scores of a classifier from its logits, for every kind of task, and what a test set of limited size says about them.
+
+Decision rules: the largest logit, or for a multilabel task every label whose logit is above 0. Multilabel accuracy is the mean over
+all images and labels, as in MedMNIST. A class that does not occur in the labels has no recall and no AUC (None): means over classes are
+over those that occur, and a note says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._extras import require
+
+__all__ = ["bootstrap", "classification_metrics", "correct", "decide", "interval", "mcnemar", "probabilities"]
+
+_CHUNK = 100  # resamples at once: bounds the memory on large test sets
+
+
+def decide(kind: str, logits: Tensor) -> Tensor:
+    """Decisions from logits (..., N, K): class numbers (..., N), or for a multilabel task zeros and ones (..., N, K)."""
+    return (logits > 0).long() if kind == "multilabel" else logits.argmax(-1)
+
+
+def probabilities(kind: str, logits: Tensor) -> Tensor:
+    """Probabilities, float64, shaped as the logits: a sigmoid per label of a multilabel task, else a softmax over classes."""
+    return logits.double().sigmoid() if kind == "multilabel" else logits.double().softmax(-1)
+
+
+def correct(kind: str, logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether each image (..., N) is decided as labelled; in a multilabel task all its labels have to be right."""
+    right = decide(kind, logits) == labels
+    return right.all(-1) if kind == "multilabel" else right
+
+
+def classification_metrics(
+    kind: str, logits: Tensor, labels: Tensor, names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """All scores of one pass over a test set.
+
+    Args:
+        kind: ``"multiclass"``, ``"binary"``, ``"ordinal"`` or ``"multilabel"``.
+        logits: (N, K), finite; K = 2 for a binary task.
+        labels: (N,) class numbers, or (N, K) of zeros and ones for a multilabel task.
+        names: of the K classes, for the notes.
+
+    Returns:
+        Plain JSON values: ``accuracy``, ``balanced_accuracy`` (mean recall; multilabel: mean of sensitivities and specificities),
+        ``macro_f1``, ``auc`` (one class against the rest, of probabilities, mean over classes), for an ordinal task also
+        ``mean_absolute_error`` and ``quadratic_kappa``; ``per_class`` lists of ``recall``, ``precision``, ``auc``, ``support``;
+        ``confusion`` (row: label, column: decision; multilabel: a 2 x 2 table per label); ``notes`` on what is undefined.
+
+    Raises:
+        ValueError: if shapes do not fit, the set is empty, a label is out of range or a logit is not finite.
+    """
+    _check(kind, logits, labels)
+    torchmetrics = require("torchmetrics.functional.classification", extra="study")
+    classes = logits.shape[1]
+    decisions = decide(kind, logits)
+    decided, truth = _one_hot(kind, decisions, classes), _one_hot(kind, labels, classes)
+    table = torchmetrics.multilabel_confusion_matrix(decided, truth, num_labels=classes)
+    tn, fp, fn, tp = table.flatten(1).double().unbind(1)
+
+    recall, precision, f1 = tp / (tp + fn), tp / (tp + fp), 2 * tp / (2 * tp + fp + fn)
+    hits, total = (tp + tn, tn + fp + fn + tp) if kind == "multilabel" else (tp, tp + fn)
+    recalls = torch.cat([recall, tn / (tn + fp)]) if kind == "multilabel" else recall
+    present = tp + fn > 0
+    comparable = present & (tn + fp > 0)
+    chances = probabilities(kind, logits)
+    auc = torch.full_like(recall, math.nan)
+    for c in comparable.nonzero().flatten().tolist():
+        auc[c] = torchmetrics.binary_auroc(chances[:, c], truth[:, c])
+
+    confusion = table
+    scores = {
+        "accuracy": hits.sum() / total.sum(),
+        "balanced_accuracy": recalls.nanmean(),
+        "macro_f1": f1[present].mean(),
+        "auc": auc.nanmean(),
+    }
+    if kind == "ordinal":
+        scores["mean_absolute_error"] = (decisions - labels).abs().double().mean()
+        scores["quadratic_kappa"] = torchmetrics.multiclass_cohen_kappa(decisions, labels, classes, weights="quadratic")
+    if kind != "multilabel":
+        confusion = torchmetrics.multiclass_confusion_matrix(decisions, labels, classes)
+    return {
+        **{name: _number(value.item()) for name, value in scores.items()},
+        "per_class": {
+            "recall": _numbers(recall),
+            "precision": _numbers(precision),
+            "auc": _numbers(auc),
+            "support": (tp + fn).long().tolist(),
+        },
+        "confusion": confusion.tolist(),
+        "notes": _notes(names or [str(c) for c in range(classes)], present.tolist(), comparable.tolist()),
+    }
+
+
+def bootstrap(
+    kind: str, logits: Tensor, labels: Tensor, resamples: int = 1000, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Accuracy and balanced accuracy on ``resamples`` sets of images drawn with replacement from the test set.
+
+    Args:
+        logits: (M, N, K): M passes over the N images, all resampled alike, so that differences between passes are paired.
+        labels: as for :func:`classification_metrics`.
+
+    Returns:
+        Two float64 tensors (resamples, M). The same N and seed always give the same resamples, so two networks can be paired too.
+    """
+    decisions, (m, n, classes) = decide(kind, logits), logits.shape
+    truth = _one_hot(kind, labels, classes)
+    right = decisions == labels
+    if kind == "multilabel":  # the images with and those without each label: sensitivity and specificity
+        groups, right = torch.cat([truth, 1 - truth], -1), torch.cat([right, right], -1)
+    else:
+        groups, right = truth, right[..., None]
+    groups = groups.float()
+    hits = (right * groups).transpose(0, 1).reshape(n, -1)
+
+    generator = torch.Generator().manual_seed(seed)
+    accuracy, balanced = [], []
+    for start in range(0, resamples, _CHUNK):
+        drawn = torch.randint(n, (min(_CHUNK, resamples - start), n), generator=generator).to(logits.device)
+        times = torch.zeros(drawn.shape, device=logits.device).scatter_add_(1, drawn, torch.ones_like(drawn).float())
+        hit = (times @ hits).view(len(drawn), m, -1).double()
+        size = (times @ groups)[:, None].double()
+        accuracy.append(hit.sum(-1) / size.sum(-1))
+        balanced.append((hit / size).nanmean(-1))
+    return torch.cat(accuracy).cpu(), torch.cat(balanced).cpu()
+
+
+def interval(samples: Tensor, level: float = 0.95) -> list[list[float]]:
+    """The central ``level`` of bootstrap samples (resamples, M), as M pairs [low, high]."""
+    tail = (1 - level) / 2
+    return samples.quantile(torch.tensor([tail, 1 - tail], dtype=samples.dtype), dim=0).T.tolist()
+
+
+def mcnemar(a: Tensor, b: Tensor) -> dict[str, Any]:
+    """Exact McNemar test of two classifiers on the same images.
+
+    Args:
+        a, b: boolean (N,), which images each got right.
+
+    Returns:
+        ``only_a`` and ``only_b``, the images that only one got right, and ``p``, two-sided: how likely a split of those images at least
+        this uneven is, if each fell to either side with probability 1/2.
+    """
+    if a.shape != b.shape:
+        raise ValueError(
+            f"a paired test needs the same images, got {len(a)} and {len(b)}; evaluate both on one test set"
+        )
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    n, few = only_a + only_b, min(only_a, only_b)
+    ways = term = 1
+    for i in range(few):
+        term = term * (n - i) // (i + 1)
+        ways += term
+    return {"only_a": only_a, "only_b": only_b, "p": min(1.0, 2 * ways / 2**n)}
+
+
+def _check(kind: str, logits: Tensor, labels: Tensor) -> None:
+    expected = logits.shape if kind == "multilabel" else logits.shape[:1]
+    if logits.dim() != 2 or labels.shape != expected or not len(labels):
+        raise ValueError(
+            f"{kind} metrics need logits (N, K) and labels {'(N, K)' if kind == 'multilabel' else '(N,)'} of at least one image, "
+            f"got {tuple(logits.shape)} and {tuple(labels.shape)}"
+        )
+    highest = 1 if kind == "multilabel" else logits.shape[1] - 1
+    if not 0 <= labels.min() <= labels.max() <= highest:
+        raise ValueError(
+            f"labels must lie in 0..{highest}, got {labels.min().item()}..{labels.max().item()}; check the data set"
+        )
+    if not logits.isfinite().all():
+        raise ValueError(
+            f"{(~logits.isfinite()).any(1).sum().item()} of {len(logits)} images have logits that are not finite; "
+            "the training diverged, train again with a lower --lr"
+        )
+
+
+def _one_hot(kind: str, labels: Tensor, classes: int) -> Tensor:
+    return labels if kind == "multilabel" else F.one_hot(labels, classes)
+
+
+def _notes(names: Sequence[str], present: Sequence[bool], comparable: Sequence[bool]) -> list[str]:
+    absent = [name for name, there in zip(names, present, strict=True) if not there]
+    alone = [name for name, there, fine in zip(names, present, comparable, strict=True) if there and not fine]
+    notes = []
+    if absent:
+        notes.append(
+            f"no image of the test set is labelled {', '.join(map(repr, absent))}: without recall and AUC, left out of means over classes"
+        )
+    if alone:
+        notes.append(f"every image of the test set is labelled {', '.join(map(repr, alone))}: without AUC")
+    return notes
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _numbers(values: Tensor) -> list[float | None]:
+    return [_number(value) for value in values.tolist()]

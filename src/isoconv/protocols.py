@@ -1,0 +1,131 @@
+"""The evaluation protocols: in which positions a network is shown the test images.
+
+- ``"standard"``: bilinear rotation with black outside, and everything outside of the inscribed disc (ball) black in every position, the
+  upright one too, so that positions differ in nothing but orientation. Images: 0, 10, ..., 350 degrees, each once. Volumes: 32 random
+  rotations, uniform over SO(3) and always the same ones, and the 24 rotations of the cube. Flips along each axis. The upright image
+  without the mask is measured beside.
+- ``"official"``: as the released code of SRE-Conv (arXiv 2501.09753): nearest neighbour, no mask, mid-grey outside (there, 0 after the
+  normalisation, which gives the same images). Images: 0, 10, ..., 360 degrees, so that the upright position counts twice. Volumes:
+  0, 30, ..., 360 degrees about each axis, upright counting six times. Flips along each axis.
+
+Images are rotated in the range [0, 1], at the size at which the network was trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ._checks import did_you_mean
+from .symmetry import Symmetry, circular_mask, random_rotations, resample, rotate, symmetry_group
+
+__all__ = ["PROTOCOLS", "Condition", "conditions"]
+
+PROTOCOLS = ("standard", "official")
+_RANDOM_ROTATIONS = 32
+_AXES = {2: "hw", 3: "dhw"}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A position in which images are shown.
+
+    Attributes:
+        name: unique in its protocol.
+        group: ``"rotation"``: counts in the mean over rotations; ``"cube"``: a rotation that only counts as a right angle;
+            ``"flip"``; ``"unmasked"``.
+        apply: images (N, C, *spatial) in [0, 1] to the same, on any device.
+        angle: degrees of a rotation, in 3D about whatever axis.
+        right_angle: whether it moves pixels to pixels and is not the identity.
+    """
+
+    name: str
+    group: str
+    apply: Callable[[Tensor], Tensor]
+    angle: float | None = None
+    right_angle: bool = False
+
+
+def conditions(protocol: str, dims: int) -> tuple[Condition, ...]:
+    """The positions of a protocol, the upright one first. Raises ValueError for an unknown protocol."""
+    if protocol not in PROTOCOLS:
+        raise ValueError(
+            f"unknown protocol {protocol!r}, there are {' and '.join(PROTOCOLS)}{did_you_mean(protocol, PROTOCOLS)}"
+        )
+    if protocol == "official":
+        return (*_official_rotations(dims), *_flips(dims, masked=False))
+    rotations = _standard_rotations_2d() if dims == 2 else _standard_rotations_3d()
+    return (*rotations, *_flips(dims, masked=True), Condition("upright_unmasked", "unmasked", _same))
+
+
+def _official_rotations(dims: int) -> list[Condition]:
+    planes = {"": (-2, -1)} if dims == 2 else {"d": (-2, -1), "h": (-3, -1), "w": (-3, -2)}
+    return [
+        Condition(
+            f"rot{axis}{angle}",
+            "rotation",
+            partial(rotate, degrees=angle, plane=plane, mode="nearest", fill=0.5),
+            angle,
+            _is_right(angle),
+        )
+        for axis, plane in planes.items()
+        for angle in range(0, 361, 10 if dims == 2 else 30)
+    ]
+
+
+def _standard_rotations_2d() -> list[Condition]:
+    return [
+        Condition(f"rot{angle}", "rotation", partial(_masked, partial(rotate, degrees=angle)), angle, _is_right(angle))
+        for angle in range(0, 360, 10)
+    ]
+
+
+def _standard_rotations_3d() -> list[Condition]:
+    cube = [g for g in symmetry_group(3) if g.proper]
+    matrices = random_rotations(_RANDOM_ROTATIONS, torch.Generator().manual_seed(0))
+    return [
+        *(
+            Condition(f"cube{i}", "cube", partial(_masked, g), _angle(_cube_matrix(g)), i > 0)
+            for i, g in enumerate(cube)
+        ),
+        *(
+            Condition(f"random{i}", "rotation", partial(_masked, partial(resample, matrix=m)), _angle(m))
+            for i, m in enumerate(matrices)
+        ),
+    ]
+
+
+def _flips(dims: int, masked: bool) -> list[Condition]:
+    flips = {f"flip_{axis}": Symmetry(tuple(range(dims)), _at(i, dims)) for i, axis in enumerate(_AXES[dims])}
+    return [Condition(name, "flip", partial(_masked, flip) if masked else flip) for name, flip in flips.items()]
+
+
+def _masked(transform: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return transform(x) * circular_mask(x.shape[2:], device=x.device)
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _is_right(angle: int) -> bool:
+    return angle % 360 in (90, 180, 270)
+
+
+def _at(index: int, length: int) -> tuple[bool, ...]:
+    return tuple(i == index for i in range(length))
+
+
+def _cube_matrix(g: Symmetry) -> Tensor:
+    signs = torch.tensor([-1.0 if flipped else 1.0 for flipped in g.flips], dtype=torch.float64)
+    return signs[:, None] * torch.eye(3, dtype=torch.float64)[list(g.perm)]
+
+
+def _angle(matrix: Tensor) -> float:
+    """Degrees by which a rotation matrix of SO(3) turns."""
+    return math.degrees(math.acos(max(-1.0, min(1.0, (matrix.trace().item() - 1) / 2))))
