@@ -47,10 +47,14 @@ def test_config_of_another_version_is_refused(config: TrainConfig, change: dict)
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("epochs", 0), ("width", 0), ("batch_size", -1), ("seed", -1), ("threads", 0), ("size", 0), ("lr", 0.0), ("lr", -1.0),
-        ("lr", float("nan")), ("lr", float("inf")), ("recipe", "oficial"), ("precision", "16"), ("device", "gpu"),
+        *((name, 0) for name in ("epochs", "width", "batch_size", "threads", "size", "lr")),
+        *(("lr", value) for value in (-1.0, float("nan"), float("inf"))),
+        ("seed", -1),
+        ("recipe", "oficial"),
+        ("precision", "16"),
+        ("device", "gpu"),
     ],
-)  # fmt: skip
+)
 def test_impossible_option_is_refused(config: TrainConfig, option: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{option} must be .*, got "):
         replace(config, **{option: value})

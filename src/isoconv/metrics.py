@@ -101,9 +101,7 @@ def classification_metrics(
     }
 
 
-def bootstrap(
-    kind: str, logits: Tensor, labels: Tensor, resamples: int = 1000, seed: int = 0
-) -> tuple[Tensor, Tensor]:
+def bootstrap(kind: str, logits: Tensor, labels: Tensor, resamples: int = 1000, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Accuracy and balanced accuracy on ``resamples`` sets of images drawn with replacement from the test set.
 
     Args:

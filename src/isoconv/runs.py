@@ -105,7 +105,7 @@ class RunDir:
 
     @property
     def model_info(self) -> dict[str, Any]:
-        """The best network: ``model`` (arguments of `isoconv.create_model`), ``task``, ``input_size`` and ``epoch``."""
+        """The best network: ``model`` (arguments of `create_model`), ``task``, ``input_size`` and ``epoch``."""
         return self._json("model.json", "the training has not finished an epoch yet; continue it with --resume")
 
     def load_model(self) -> nn.Module:

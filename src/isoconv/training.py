@@ -34,6 +34,7 @@ from ._extras import require
 from .config import TrainConfig
 from .data import DeviceBatches, Task, get_task, load
 from .data.augment import augmentation, input_size
+from .metrics import classification_metrics
 from .models import create_model, model_config
 from .runs import Normalized, RunDir, atomic_write, check_state, resolve_device
 
@@ -232,12 +233,15 @@ class Recorder(pl.Callback):
         logits, labels = (torch.cat([batch[name] for batch in self.outputs]) for name in ("logits", "labels"))
         val_loss = pl_module.loss(logits, labels).item()
         self._check_finite(val_loss, f"validation loss at epoch {trainer.current_epoch}")
+        scores = classification_metrics(pl_module.task.kind, logits, labels)
         line = {
             "epoch": trainer.current_epoch,
             "lr": self.lr,
             "train_loss": self.train_loss,
             "val_loss": val_loss,
-            **{f"val_{name}": value for name, value in scores(pl_module.task.kind, logits, labels).items()},
+            "val_auc": scores["auc"],
+            "val_acc": scores["accuracy"],
+            "val_balanced_acc": scores["balanced_accuracy"],
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.images / self.seconds, 1),
         }
@@ -285,31 +289,8 @@ class Recorder(pl.Callback):
 
 
 def goodness(line: Mapping[str, Any]) -> tuple[float, float]:
-    """Order of epochs: validation AUC, or accuracy where a class is absent and there is no AUC; then the loss."""
+    """Order of epochs: validation AUC, or accuracy where all images have one label so that there is no AUC; loss."""
     return (line["val_acc"] if line["val_auc"] is None else line["val_auc"]), -line["val_loss"]
-
-
-def scores(kind: str, logits: Tensor, labels: Tensor) -> dict[str, float | None]:
-    """``auc`` (None if a class is absent), ``acc`` and ``balanced_acc`` of logits."""
-    from torchmetrics.functional import classification as metrics
-
-    outputs = logits.shape[1]
-    if kind == "multilabel":
-        decisions, truth = logits > 0, labels == 1
-        defined = bool((truth.any(0) & ~truth.all(0)).all())
-        auc = metrics.multilabel_auroc(logits.sigmoid(), labels, num_labels=outputs) if defined else None
-        recalls = [(decisions == truth)[truth == c].float().mean() for c in (False, True)]
-    else:
-        decisions, truth = logits.argmax(1), labels
-        present = labels.unique().tolist()
-        defined = len(present) == outputs
-        auc = metrics.multiclass_auroc(logits.softmax(1), labels, num_classes=outputs) if defined else None
-        recalls = [(decisions == c)[truth == c].float().mean() for c in present]
-    return {
-        "auc": None if auc is None else auc.item(),
-        "acc": (decisions == truth).float().mean().item(),
-        "balanced_acc": torch.stack(recalls).nanmean().item(),
-    }
 
 
 class AtomicCheckpointIO(pl.plugins.TorchCheckpointIO):

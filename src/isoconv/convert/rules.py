@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
@@ -90,7 +91,7 @@ class Layer(NamedTuple):
 
 
 def layers(net: nn.Module) -> Iterator[Layer]:
-    """The leaves of ``net``, each once; beside them modules with children that hold parameters of their own."""
+    """The leaves of ``net``, each once, and the modules that beside their children hold parameters of their own."""
     return _leaves(net, "", None, set())
 
 
@@ -98,10 +99,9 @@ def _leaves(module: nn.Module, name: str, before: nn.Module | None, seen: set[nn
     if module in seen:
         return
     seen.add(module)
-    children = {} if is_parametrized(module) or nested_kernel(module) else module._modules
-    if not children or module._parameters:
-        centred = isinstance(before, iso.CentreGrid) and kind(module) in DIMS and _fits(before, window(module))
-        yield Layer(name, module, centred)
+    children = {} if opaque(module) else module._modules
+    if not children or any(p is not None for p in module._parameters.values()):
+        yield Layer(name, module, isinstance(before, iso.CentreGrid) and _centres(before, module))
     before = None
     for child_name, child in children.items():
         if child is not None:
@@ -109,13 +109,13 @@ def _leaves(module: nn.Module, name: str, before: nn.Module | None, seen: set[nn
         before = child if isinstance(module, nn.Sequential) else None
 
 
-def nested_kernel(module: nn.Module) -> bool:
-    """Whether the children of a module are its implementation, no layers to convert one by one."""
-    return isinstance(module, nn.MultiheadAttention)
+def opaque(module: nn.Module) -> bool:
+    """Whether the children of ``module`` are its implementation, not layers of their own."""
+    return is_parametrized(module) or isinstance(module, nn.MultiheadAttention | torch.jit.ScriptModule)
 
 
-def _fits(grid: iso.CentreGrid, window: Window) -> bool:
-    return repr(grid) == repr(window.grid(grid.mode))
+def _centres(grid: iso.CentreGrid, module: nn.Module) -> bool:
+    return kind(module) in DIMS and window(module).grid(grid.mode).extra_repr() == grid.extra_repr()
 
 
 def kind(module: nn.Module) -> type[nn.Module] | None:
@@ -133,15 +133,11 @@ def judge(module: Module, centred: bool = False) -> Verdict:
     if base is not None:
         return RULES[base](module, centred)
     if isinstance(module, (*CONVS, *TRANSPOSED)):
-        return Verdict(LEFT, "a subclass with a forward of its own", "replace it by the plain layer and explicit padding")
+        return Verdict(LEFT, "a subclass with a forward of its own", "use the plain layer, with explicit padding")
     if type(module).__module__.startswith("torch.ao."):
         return Verdict(LEFT, "a quantised layer", "convert the network before quantising it")
-    if module._modules and not isinstance(module, nn.MultiheadAttention):
-        return Verdict(UNKNOWN, "holds parameters itself: their use cannot be seen", _MEASURE)
-    return Verdict(UNKNOWN, "a layer without a rule here", _MEASURE)
-
-
-_MEASURE = "measure with isoconv.equivariance_error"
+    reason = "holds parameters, whose use cannot be seen" if module._modules else "no rule for layers of this type"
+    return Verdict(UNKNOWN, reason, "measure with isoconv.equivariance_error")
 
 
 def window(module: Module) -> Window:
@@ -159,9 +155,9 @@ def window(module: Module) -> Window:
     return Window(size, stride, tuple((p, p) for p in padding), dilation)
 
 
-def recentred(padding: tuple[int, ...], extra: tuple[int, ...]) -> tuple[int, ...]:
-    """The padding of a transposed convolution that has an ``output_padding`` no more and whose output is as large or, if that is odd, larger by 1."""
-    return tuple(p - (e + 1) // 2 for p, e in zip(padding, extra, strict=True))
+def recentred(module: Module) -> tuple[int, ...]:
+    """Padding that, without ``output_padding``, makes the output of a transposed convolution as large, or larger by 1 where that is odd."""
+    return tuple(p - (e + 1) // 2 for p, e in zip(module.padding, module.output_padding, strict=True))
 
 
 def _uneven(**values: tuple) -> Verdict | None:
@@ -176,50 +172,52 @@ def _conv(module: Module, centred: bool) -> Verdict:
     view = window(module)
     if view.pointwise:
         return _centring(view, centred) or view.flaw() or Verdict(UNAFFECTED)
-    return _obstacle(module) or Verdict(CONVERTIBLE, *(view.flaw() or Verdict(CONVERTIBLE))[1:])
+    return _obstacle(module) or _projection(view.flaw())
 
 
 def _transposed(module: Module, centred: bool) -> Verdict:  # noqa: ARG001 - the signature of all rules
-    view = window(module)
+    view, extra = window(module), max(module.output_padding) > 0
     if view.pointwise:
-        return _lopsided(module.padding, module.output_padding) or view.flaw() or Verdict(UNAFFECTED)
-    return _obstacle(module) or Verdict(CONVERTIBLE, *(view.flaw() or Verdict(CONVERTIBLE))[1:])
+        return _LOPSIDED if extra else view.flaw() or Verdict(UNAFFECTED)
+    if extra and min(recentred(module)) >= 0:
+        return _obstacle(module) or Verdict(CONVERTIBLE, _LOPSIDED.reason, "convert pads less and averages neighbours")
+    return _obstacle(module) or _projection(_LOPSIDED if extra else view.flaw())
+
+
+def _sre(module: Module, centred: bool) -> Verdict:
+    view = window(module)
+    if module.spec.transposed:
+        off_centre = _LOPSIDED if max(module.spec.output_padding) > 0 else None
+    else:
+        off_centre = _centring(view, centred)
+    return off_centre or view.flaw() or _uneven(spacing=module.plan.spacing) or Verdict(ISOTROPIC)
+
+
+def _projection(flaw: Verdict | None) -> Verdict:
+    """Convertible; what is wrong beside the kernel stays."""
+    return Verdict(CONVERTIBLE, *flaw[1:]) if flaw else Verdict(CONVERTIBLE)
+
+
+_LOPSIDED = Verdict(
+    BREAKS, "output_padding adds to one side only", "output_padding=0 with an even kernel, or SymmetricUpsample"
+)
 
 
 def _obstacle(module: Module) -> Verdict | None:
-    """Why the weights of a convolution cannot be projected."""
+    """Why the weight of a convolution cannot be projected."""
     if is_parametrized(module) or set(module._parameters) != {"weight", "bias"} or module._buffers:
-        return Verdict(LEFT, "its weight is computed (weight_norm, spectral_norm, pruning ...)", "remove that, convert, apply it again")
+        return Verdict(LEFT, "its weight is computed (weight_norm, pruning, ...)", "make that permanent, then convert")
     if is_lazy(module.weight):
-        return Verdict(LEFT, "lazy, without weights yet", "run the network once before converting it")
+        return Verdict(LEFT, "lazy, without weights yet", "run the network once, then convert")
     if not module.weight.is_floating_point():
         return Verdict(LEFT, f"its weight is {module.weight.dtype}", "use a floating-point dtype")
     return None
 
 
 def _centring(view: Window, centred: bool) -> Verdict | None:
-    if view.strided and not centred:
-        return Verdict(CONVERTIBLE, "strided: its grid is off centre at some input sizes", "convert puts a CentreGrid before it")
-    return None
-
-
-def _lopsided(padding: tuple[int, ...], extra: tuple[int, ...]) -> Verdict | None:
-    if max(extra) == 0:
+    if not view.strided or centred:
         return None
-    if min(recentred(padding, extra)) >= 0:
-        return Verdict(CONVERTIBLE, "output_padding adds to one side only", "convert pads less and averages neighbours")
-    return Verdict(
-        BREAKS, "output_padding adds to one side only, and there is too little padding to take away", "up-sample with SymmetricUpsample"
-    )
-
-
-def _sre(module: Module, centred: bool) -> Verdict:
-    view = window(module)
-    if module.spec.transposed:
-        off_centre = _lopsided(tuple(before for before, _ in view.padding), module.spec.output_padding)
-    else:
-        off_centre = _centring(view, centred)
-    return off_centre or view.flaw() or _uneven(spacing=module.plan.spacing) or Verdict(ISOTROPIC)
+    return Verdict(CONVERTIBLE, "strided: off centre at some input sizes", "convert puts a CentreGrid before it")
 
 
 def _pool(module: Module, centred: bool) -> Verdict:
@@ -229,9 +227,15 @@ def _pool(module: Module, centred: bool) -> Verdict:
     if not view.strided:
         return view.flaw() or Verdict(UNAFFECTED)
     if module.ceil_mode and not halves(module):
-        return Verdict(BREAKS, "ceil_mode: the last window hangs over unless it fits exactly", "ceil_mode=False, then convert; or SymmetricMaxPool")
+        return Verdict(
+            BREAKS,
+            "ceil_mode: the last window hangs over unless it fits exactly",
+            "ceil_mode=False, then convert; or SymmetricMaxPool",
+        )
     if module.ceil_mode:
-        return Verdict(CONVERTIBLE, "ceil_mode: the last window hangs over at odd sizes", "convert uses symmetric pooling")
+        return Verdict(
+            CONVERTIBLE, "ceil_mode: the last window hangs over at odd sizes", "convert uses symmetric pooling"
+        )
     return _centring(view, centred) or view.flaw() or Verdict(UNAFFECTED)
 
 
@@ -253,12 +257,16 @@ def _upsample(module: Module, _: bool) -> Verdict:
     uneven = _uneven(size=tuple(given)) if isinstance(given, tuple | list) else None
     factors = scale if isinstance(scale, tuple | list) else (scale or 0.5,)
     whole = size is None and all(f == math.floor(f) for f in factors)
-    centred = not nearest and (module.align_corners or size is not None or module.recompute_scale_factor or module.mode == "area")
+    centred = not nearest and (
+        module.align_corners or size is not None or module.recompute_scale_factor or module.mode == "area"
+    )
     if uneven or whole or centred:
         return uneven or Verdict(UNAFFECTED)
     if nearest and size is None:
         return Verdict(BREAKS, "repeats samples unevenly", "use a whole scale_factor or mode='bilinear'")
-    condition = "its output is a whole multiple of its input" if nearest else "its input size times scale_factor is whole"
+    condition = (
+        "its output is a whole multiple of its input" if nearest else "its input size times scale_factor is whole"
+    )
     return Verdict(DEPENDS, f"symmetric only if {condition}", "use a whole scale_factor or SymmetricUpsample")
 
 
@@ -295,10 +303,16 @@ def _rules() -> dict[type[nn.Module], Callable[[Module, bool], Verdict]]:
     adaptive = [getattr(nn, f"Adaptive{mode}Pool{n}d") for mode in ("Avg", "Max") for n in (1, 2, 3)]
     pads = [getattr(modules.padding, name) for name in modules.padding.__all__]
     uncentred = "strided, its grid is off centre at some input sizes", "use MaxPool or AvgPool and convert"
-    position = "mixes channels with positions inside a block", "use SymmetricUpsample / SymmetricAvgPool and a convolution"
+    position = (
+        "mixes channels with positions inside a block",
+        "use SymmetricUpsample / SymmetricAvgPool and a convolution",
+    )
     tokens = "symmetric only without positional embedding", "leave out or average what encodes the position"
     flatten = "symmetric only if one pixel per channel is left here", "pool globally before it (AdaptiveAvgPool)"
-    features = "symmetric only on pooled features or channels last, not on a flattened map", "pool globally before it (AdaptiveAvgPool)"
+    features = (
+        "symmetric only on pooled features or channels last, not on a flattened map",
+        "pool globally before it (AdaptiveAvgPool)",
+    )
     return {
         **dict.fromkeys(unaffected, _always(UNAFFECTED)),
         **dict.fromkeys(CONVS, _conv),

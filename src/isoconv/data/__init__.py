@@ -10,6 +10,7 @@ from isoconv.data import medmnist, synthetic
 from isoconv.data.augment import RECIPES, augmentation, input_size
 from isoconv.data.batches import DeviceBatches, resize
 from isoconv.data.dataset import Dataset, Kind, Split, Task
+from isoconv.data.files import read_images
 from isoconv.data.medmnist import MEDMNIST
 from isoconv.data.synthetic import SYNTHETIC
 
@@ -27,6 +28,7 @@ __all__ = [
     "get_task",
     "input_size",
     "load",
+    "read_images",
     "resize",
 ]
 

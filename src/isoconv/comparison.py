@@ -1,0 +1,172 @@
+"""Evaluated runs side by side: seeds taken together, and paired tests between runs on the same test images."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import fields
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+
+from .config import TrainConfig
+from .metrics import bootstrap, correct, interval, mcnemar
+from .protocols import PROTOCOLS, conditions
+from .runs import RunDir
+
+__all__ = ["compare", "labels_of", "load_predictions"]
+
+_SCORES = (
+    "upright",
+    "rotated_mean",
+    "rotated_std",
+    "rotated_worst",
+    "right_angles",
+    "flips",
+    "consistency",
+    "always_right",
+)
+_COSTS = ("parameters", "multiply_adds_dense", "multiply_adds_banded", "training_seconds")
+
+
+def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | None = None) -> dict[str, Any]:
+    """Set evaluated runs side by side.
+
+    Args:
+        runs: run directories, evaluated by one protocol on the same test images.
+        protocol: which results to take; None takes the first protocol by which all were evaluated.
+
+    Returns:
+        Plain JSON values, the rows of a table having the same keys:
+
+        - ``runs``: a row per run, with its scores (shares of 1) and costs;
+        - ``groups``: a row per configuration, its runs differing in nothing but the seed: mean and standard deviation over seeds (None
+          for one seed);
+        - ``pairs``: a row per pair of runs of different groups, a minus b: the difference upright with the exact McNemar test; the
+          difference of the means over rotations with the 95 % interval of a bootstrap over images; the test of ``always_right``,
+          whether an image is decided rightly in every rotation. These account for the chance in the test images, not for the seeds.
+
+    Raises:
+        FileNotFoundError: a run was not evaluated.
+        ValueError: fewer than two runs, no common protocol, or other test images.
+    """
+    opened = [run if isinstance(run, RunDir) else RunDir(run) for run in runs]
+    if len(opened) < 2:
+        raise ValueError(f"comparing needs at least two run directories, got {len(opened)}")
+    results = [run.results() for run in opened]
+    protocol = protocol or _common_protocol(opened, results)
+    for run, result in zip(opened, results, strict=True):
+        if protocol not in result:
+            raise ValueError(
+                f"{run.path} was not evaluated by protocol {protocol!r}; do: isoconv evaluate {run.path} --protocol {protocol}"
+            )
+    entries = [result[protocol] for result in results]
+    scored = [_Scored(run, protocol) for run in opened]
+    for run, entry, one in zip(opened[1:], entries[1:], scored[1:], strict=True):
+        if _data(entry) != _data(entries[0]) or not torch.equal(one.labels, scored[0].labels):
+            raise ValueError(
+                f"{run.path} was evaluated on {_describe(entry)}, {opened[0].path} on {_describe(entries[0])}; "
+                "compare runs on the same test images"
+            )
+    labels = labels_of([run.config for run in opened])
+    rows = [
+        {
+            "run": str(run.path),
+            "network": label,
+            "seed": run.config.seed,
+            **{name: entry["summary"][name] for name in _SCORES},
+            **{name: entry["cost"][name] for name in _COSTS},
+        }
+        for run, label, entry in zip(opened, labels, entries, strict=True)
+    ]
+    pairs = [
+        {
+            "a": str(opened[i].path),
+            "b": str(opened[j].path),
+            **{f"{name}_difference": rows[i][name] - rows[j][name] for name in ("upright", "rotated_mean")},
+            **_paired(scored[i], scored[j]),
+        }
+        for i, j in itertools.combinations(range(len(opened)), 2)
+        if labels[i] != labels[j]
+    ]
+    groups = [_group([row for row in rows if row["network"] == label]) for label in dict.fromkeys(labels)]
+    return {"protocol": protocol, "data": entries[0]["data"], "groups": groups, "runs": rows, "pairs": pairs}
+
+
+def labels_of(configs: Sequence[TrainConfig]) -> list[str]:
+    """What to call each run among the others: its model, and what differs between them and is not the default, but for seed and place."""
+    defaults = {f.name: f.default for f in fields(TrainConfig)}
+    ignored = {"model", "seed", "out", "data_root", "device", "threads"}
+    values = [{name: getattr(config, name) for name in defaults if name not in ignored} for config in configs]
+    differing = [name for name in values[0] if len({v[name] for v in values}) > 1]
+    return [
+        " ".join([config.model, *(f"{name}={v[name]}" for name in differing if v[name] != defaults[name])])
+        for config, v in zip(configs, values, strict=True)
+    ]
+
+
+def load_predictions(run: RunDir) -> dict[str, np.ndarray]:
+    """All arrays of ``predictions.npz``, by protocol: ``{protocol}_logits`` (positions, N, K), ``_labels``, ``_conditions``; empty if
+    the run was not evaluated. Raises ValueError if the file is damaged."""
+    path = run.path / "predictions.npz"
+    if not path.exists():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and evaluate again") from None
+
+
+class _Scored:
+    """What the paired tests need of an evaluated run."""
+
+    def __init__(self, run: RunDir, protocol: str) -> None:
+        arrays = load_predictions(run)
+        if f"{protocol}_logits" not in arrays:
+            raise ValueError(f"{run.path}/predictions.npz has no protocol {protocol!r}; evaluate the run again")
+        task = run.model_info["task"]
+        rotated = [i for i, position in enumerate(conditions(protocol, task["dims"])) if position.group == "rotation"]
+        logits = torch.from_numpy(arrays[f"{protocol}_logits"])
+        self.labels = torch.from_numpy(arrays[f"{protocol}_labels"])
+        self.upright = correct(task["kind"], logits[0], self.labels)
+        self.always = correct(task["kind"], logits[rotated], self.labels).all(0)
+        self.rotated_mean = bootstrap(task["kind"], logits[rotated], self.labels)[0].mean(1)  # (resamples,)
+
+
+def _paired(a: _Scored, b: _Scored) -> dict[str, Any]:
+    return {
+        **{f"upright_{name}": value for name, value in mcnemar(a.upright, b.upright).items()},
+        "rotated_mean_difference_ci": interval((a.rotated_mean - b.rotated_mean)[:, None])[0],
+        **{f"always_right_{name}": value for name, value in mcnemar(a.always, b.always).items()},
+    }
+
+
+def _group(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    group: dict[str, Any] = {"network": rows[0]["network"], "seeds": [row["seed"] for row in rows]}
+    for name in (*_SCORES, "training_seconds"):
+        values = [row[name] for row in rows]
+        group[name] = mean(values)
+        group[f"{name}_sd"] = stdev(values) if len(values) > 1 else None
+    return group | {name: rows[0][name] for name in _COSTS if name != "training_seconds"}
+
+
+def _common_protocol(runs: Sequence[RunDir], results: Sequence[dict[str, Any]]) -> str:
+    for protocol in PROTOCOLS:
+        if all(protocol in result for result in results):
+            return protocol
+    evaluated = "; ".join(f"{run.path}: {', '.join(result)}" for run, result in zip(runs, results, strict=True))
+    raise ValueError(f"the runs were evaluated by no common protocol ({evaluated}); evaluate them by the same one")
+
+
+def _data(entry: dict[str, Any]) -> tuple[Any, ...]:
+    return entry["data"]["name"], entry["data"]["size"], entry["data"]["test_images"]
+
+
+def _describe(entry: dict[str, Any]) -> str:
+    name, size, count = _data(entry)
+    return f"{count} test images of {name} at {size} pixels"

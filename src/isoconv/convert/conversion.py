@@ -1,0 +1,176 @@
+"""Conversion of a network's convolutions to isotropic ones."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from isoconv.bands import BandPlan, band_plan
+from isoconv.convert.rules import (
+    AVG_POOLS,
+    CONVERTIBLE,
+    CONVS,
+    LEFT,
+    MAX_POOLS,
+    SYMMETRIC,
+    TRANSPOSED,
+    Layer,
+    Module,
+    kind,
+    layers,
+    recentred,
+    window,
+)
+from isoconv.ops import check_engine
+from isoconv.ops.reference import expand_kernel
+
+log = logging.getLogger(__name__)
+
+
+class BandOptions(NamedTuple):
+    """How the bands of every converted layer are made, see :func:`isoconv.bands.band_plan`."""
+
+    bands: int | None
+    profile: str
+    circular: bool
+
+    def plan(self, layer: Layer) -> BandPlan:
+        try:
+            return band_plan(layer.module.kernel_size, **self._asdict())
+        except ValueError as error:
+            raise ValueError(f"layer {layer.name!r}: {error}") from None
+
+
+def convert(
+    net: nn.Module,
+    *,
+    bands: int | None = None,
+    profile: str = "hard",
+    circular: bool = True,
+    engine: str = "auto",
+) -> nn.Module:
+    """A copy of ``net`` whose convolutions are isotropic; ``net`` stays as it is.
+
+    - ``nn.ConvNd`` and ``nn.ConvTransposeNd`` wider than 1 become ``SREConvNd``, their weights projected on the bands: the isotropic kernel closest
+      to the trained one in the least squares sense. A kernel that is isotropic already is kept exactly.
+    - A stride samples off centre at some input sizes. Before a strided convolution (1x1 too) or pooling layer goes a ``CentreGrid``, which leaves
+      its output shape as it is; ``output_padding`` becomes less padding and a mean of neighbours; ``ceil_mode`` becomes symmetric pooling.
+    - Everything else is copied: other layers, mode, device, dtype, ``requires_grad``, hooks. A module or weight that is used twice stays shared.
+
+    The copy has parameters of its own: build the optimiser from them. Where a layer became a ``Sequential``, its parameters' names have gained an index.
+    What is done to each layer, what cannot be converted and what still breaks the symmetry tells :func:`isoconv.conversion_report`.
+
+    Args:
+        net: any module; a single convolution too.
+        bands, profile, circular: of every converted layer, see :func:`isoconv.bands.band_plan`.
+        engine: of every converted layer, see :mod:`isoconv.ops`.
+
+    Raises:
+        ValueError: for options that do not fit a layer, naming it.
+    """
+    options, engine = BandOptions(bands, profile, circular), check_engine(engine)
+    found = list(layers(check_module(net)))
+    memo: dict[
+        Any, Any
+    ] = {}  # of deepcopy: by the identity of an old object, what takes its place wherever it is referred to
+    heirs = []
+    for layer in found:
+        if layer.verdict.status == CONVERTIBLE:
+            heir, whole = _replace(layer, options, engine, memo)
+            heirs.append((layer.module, heir))
+            memo[id(layer.module)] = whole.train(layer.module.training)
+    for module, heir in heirs:  # once all places are known, since a hook can refer to any of them
+        vars(heir).update(copy.deepcopy({k: v for k, v in vars(module).items() if "_hook" in k}, memo))
+    converted = copy.deepcopy(net, memo)
+    for module in converted.modules() if heirs else ():
+        vars(module).pop("_isoconv_config", None)  # create_model would not build this network from it
+    if left := [layer.name for layer in found if layer.verdict.status == LEFT]:
+        log.warning("layers left as they are: %s; isoconv.conversion_report tells why", ", ".join(left))
+    return converted
+
+
+def check_module(net: object) -> nn.Module:
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"expected a torch.nn.Module, got {type(net).__name__}")
+    return net
+
+
+def project(kernel: Tensor, plan: BandPlan) -> Tensor:
+    """Banded weight (..., bands) whose kernel is closest to ``kernel`` (..., *plan.kernel_size) in the least squares sense."""
+    inverse = np.linalg.pinv(plan.basis.reshape(plan.bands, -1))
+    exact = kernel.detach().to("meta" if kernel.is_meta else "cpu", torch.float64)
+    return (exact.flatten(-plan.dims) @ torch.from_numpy(inverse).to(exact)).to(kernel)
+
+
+def retained_energy(kernel: Tensor, plan: BandPlan) -> float:
+    """Share of the sum of squares of ``kernel`` that its projection on the bands keeps, 0 to 1."""
+    exact = kernel.detach().double()
+    total = exact.square().sum().item()
+    return expand_kernel(project(exact, plan), plan).square().sum().item() / total if total else 1.0
+
+
+def _replace(layer: Layer, options: BandOptions, engine: str, memo: dict[Any, Any]) -> tuple[nn.Module, nn.Module]:
+    """The layer that does the work of ``layer`` in the converted network, yet without hooks; and the same with what centres it."""
+    module, base, view = layer.module, kind(layer.module), window(layer.module)
+    if base in TRANSPOSED:
+        return _replace_transposed(layer, options, engine, memo)
+    if base in SYMMETRIC and base not in CONVS and module.ceil_mode:
+        pool = SYMMETRIC[base]()
+        return pool, pool
+    if base in CONVS and not view.pointwise:
+        heir = _banded(layer, options, engine, memo, module.padding)
+    else:
+        heir = _unhooked(module, memo)
+    return heir, nn.Sequential(view.grid("max" if base in MAX_POOLS else "avg"), heir) if view.strided else heir
+
+
+def _replace_transposed(
+    layer: Layer, options: BandOptions, engine: str, memo: dict[Any, Any]
+) -> tuple[nn.Module, nn.Module]:
+    module, padding = layer.module, recentred(layer.module)
+    if min(padding) < 0:
+        heir = _banded(layer, options, engine, memo, module.padding, output_padding=module.output_padding)
+        return heir, heir
+    heir = _banded(layer, options, engine, memo, padding)
+    odd = [1 + e % 2 for e in module.output_padding]
+    mean = list(AVG_POOLS)[len(odd) - 1]
+    return heir, nn.Sequential(heir, mean(odd, 1)) if max(odd) > 1 else heir
+
+
+def _banded(
+    layer: Layer, options: BandOptions, engine: str, memo: dict[Any, Any], padding: Any, **extra: Any
+) -> nn.Module:
+    module, plan = layer.module, options.plan(layer)
+    banded = SYMMETRIC[kind(module)](
+        module.in_channels,
+        module.out_channels,
+        module.kernel_size,
+        module.stride,
+        padding,
+        dilation=module.dilation,
+        groups=module.groups,
+        bias=module.bias is not None,
+        padding_mode=module.padding_mode,
+        device="meta",  # neither time nor random numbers go into weights that are replaced at once
+        dtype=module.weight.dtype,
+        engine=engine,
+        **options._asdict(),
+        **extra,
+    )
+    tied = id(module.weight), plan
+    if tied not in memo:
+        memo[tied] = nn.Parameter(project(module.weight, plan), module.weight.requires_grad)
+    banded.weight, banded.bias = memo[tied], copy.deepcopy(module.bias, memo)
+    return banded
+
+
+def _unhooked(module: nn.Module, memo: dict[Any, Any]) -> nn.Module:
+    bare = copy.copy(module)
+    vars(bare).update({k: OrderedDict() for k in vars(bare) if k.endswith("_hooks")})
+    return copy.deepcopy(bare, memo)

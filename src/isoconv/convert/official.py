@@ -1,0 +1,136 @@
+"""Checkpoints of the official SRE-Conv code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from isoconv.convert.rules import CONVS, TRANSPOSED, Module
+
+_INDEX = "weight_index_mat"  # the basis, which the official layers keep in their state dict
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+_SHOWN = 3
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def load_official_checkpoint(checkpoint: str | os.PathLike[str] | Mapping[str, Any], model: Net) -> Net:
+    """Load weights that the official SRE-Conv code saved into ``model``, in place.
+
+    Args:
+        checkpoint: a ``.pt``, ``.pth`` or ``.safetensors`` file, or a state dict. A dict around it (``{"state_dict": ...}``, ``{"model": ...}``) and the
+            prefix ``module.`` of DistributedDataParallel are taken off.
+        model: a network of the same layers, e.g. ``create_model("sre_resnet18", ...)``.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file cannot be read, or its weights or bands do not fit ``model``, which then is unchanged.
+    """
+    state = _unwrapped(checkpoint if isinstance(checkpoint, Mapping) else _read(Path(checkpoint)))
+    modules = dict(model.named_modules())
+    weights = {}
+    for key, value in state.items():
+        layer, _, name = key.rpartition(".")
+        if name != _INDEX:
+            weights[key] = value
+        elif isinstance(modules.get(layer), (*CONVS.values(), *TRANSPOSED.values())):
+            _check_bands(layer, modules[layer], value)
+    _check_fit(weights, model)
+    model.load_state_dict(weights)
+    return model
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}: expected a .pt, .pth or .safetensors file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path} holds more than weights and is not loaded, since that could run code ({reason}); "
+            "if you trust it, save its state dict alone and load that"
+        ) from None
+    except (RuntimeError, EOFError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read, it may be cut short: {str(error).splitlines()[0]}") from None
+
+
+def _unwrapped(state: Any) -> dict[str, Any]:
+    while isinstance(state, Mapping) and (
+        inner := next((w for w in _WRAPPERS if isinstance(state.get(w), Mapping)), "")
+    ):
+        state = state[inner]
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        known = ", ".join(map(repr, _WRAPPERS))
+        raise ValueError(f"expected a state dict (names to tensors), alone or under {known}, got {_described(state)}")
+    if all(key.startswith("module.") for key in state):
+        return {key.removeprefix("module."): value for key, value in state.items()}
+    return dict(state)
+
+
+def _described(state: Any) -> str:
+    if not isinstance(state, Mapping):
+        return f"a {type(state).__name__}"
+    other = [f"{key!r}: {type(value).__name__}" for key, value in state.items() if not isinstance(value, Tensor)]
+    return f"a dict with {_some(other)}" if other else "an empty dict"
+
+
+def _check_bands(layer: str, module: Module, index: Tensor) -> None:
+    """Refuse a layer whose taps the checkpoint assigns to bands in another way."""
+    plan = module.plan
+    bands, taps = index.shape[-2:]
+    ours = plan.basis.reshape(plan.bands, -1)
+    if taps != ours.shape[1]:
+        size = round(taps ** (1 / plan.dims))
+        shape = (size,) * plan.dims if size**plan.dims == taps else f"{taps} taps"
+        wrong = f"kernel_size {shape}", f"{plan.kernel_size}", "kernel_sizes (or stem_kernel)"
+    elif bands != plan.bands:
+        wrong = f"{bands} bands", f"{plan.bands}", "bands (or circular)"
+    elif not np.allclose(index.reshape(bands, taps).double().cpu().numpy(), ours, atol=1e-6):
+        kind = f"profile={plan.profile!r}, circular={plan.circular}, spacing={plan.spacing}"
+        wrong = (
+            "bands that group the taps otherwise",
+            f"{kind}",
+            "profile='hard' (the official one), circular or spacing",
+        )
+    else:
+        return
+    theirs, got, option = wrong
+    raise ValueError(
+        f"layer {layer!r}: the checkpoint has {theirs}, the model {got}; build the model with other {option}"
+    )
+
+
+def _check_fit(weights: dict[str, Tensor], model: nn.Module) -> None:
+    expected = model.state_dict()
+    missing = [key for key in expected if key not in weights]
+    unexpected = [key for key in weights if key not in expected]
+    shapes = [
+        f"{key} {tuple(value.shape)} instead of {tuple(expected[key].shape)}"
+        for key, value in weights.items()
+        if key in expected and value.shape != expected[key].shape
+    ]
+    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if any(wrong.values()):
+        told = "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in wrong.items() if keys)
+        raise ValueError(
+            f"the checkpoint does not fit this {type(model).__name__}, build the model it was saved from: {told}"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

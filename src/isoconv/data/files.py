@@ -1,0 +1,187 @@
+"""Users' own image files, as a network wants them: uint8, square, channels first.
+
+What is read: PNG and JPEG, TIFF, NumPy's npy and npz. For a 2D network a file holds an image ``(H, W)`` or a stack
+``(N, H, W)``, for a 3D network a volume ``(D, H, W)`` or a stack of them. A last axis of length 1, 3 or 4 besides these
+always means colours: grey, RGB, RGBA. Of an npz archive the arrays count whose names end in "images"; if none does, its
+only array.
+
+What is done to them:
+
+- Numbers. uint8 is taken as it is, floats from 0 to 1 are multiplied by 255. Other types and ranges have no agreed
+  meaning (a 12-bit camera fills a sixteenth of a 16-bit file): a file's smallest and largest values become 0 and 255.
+- Colour. A grey image is repeated for an RGB network, an RGB image with three equal channels is taken as grey. An alpha
+  channel is dropped. Real colour for a grey network is refused.
+- Size. An image is cropped to its central square, as MedMNIST's were, a volume is not, its voxels are often no cubes;
+  then every side is resized linearly, antialiased.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isoconv._extras import require
+from isoconv.data.batches import resize
+
+__all__ = ["SUFFIXES", "read_images"]
+
+PathLike = str | os.PathLike[str]
+
+
+def read_images(
+    paths: PathLike | Iterable[PathLike], *, channels: int, size: int, dims: int
+) -> tuple[list[str], Tensor]:
+    """Read image files for a network of ``channels`` inputs that was trained at ``size`` pixels a side.
+
+    Args:
+        paths: files and folders, one or several. A folder is walked through, in sorted order; files of another kind are
+            left out with a warning that names them, hidden ones silently.
+        channels: 1 or 3.
+        size: side in pixels.
+        dims: 2 for images, 3 for volumes.
+
+    Returns:
+        The images' names, ``"cell.png"``, ``"stack.npy[7]"`` or ``"set.npz:test_images[7]"``, and uint8 images
+        ``(N, channels, *spatial)``.
+
+    Raises:
+        FileNotFoundError: a path does not exist, or a folder holds no image.
+        ValueError: a file cannot be read, is of another kind, rank or colour than the network needs, or holds NaN,
+            infinity, or an image whose pixels are all equal.
+    """
+    names, images = [], []
+    for path in _walk([Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(p) for p in paths]):
+        for name, array in _read(path):
+            stack, is_stack = _as_stack(name, _as_uint8(name, array), channels, dims)
+            for i, image in enumerate(stack):
+                names.append(f"{name}[{i}]" if is_stack else name)
+                images.append(_fit(_channels_first(names[-1], image, channels), size))
+    return names, torch.stack(images)
+
+
+def _walk(paths: list[Path]) -> list[Path]:
+    if not paths:
+        raise ValueError("expected image files or a folder of them, got no path")
+    found: list[Path] = []
+    for path in paths:
+        if path.is_file():
+            if path.suffix.lower() not in _READERS:
+                raise ValueError(f"{path} is none of {', '.join(SUFFIXES)}; convert it to one of them")
+            found.append(path)
+            continue
+        if not path.is_dir():
+            raise FileNotFoundError(f"there is no file or folder {path}")
+        files = [p for p in sorted(path.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+        images = [p for p in files if p.suffix.lower() in _READERS]
+        if not images:
+            raise FileNotFoundError(f"the folder {path} holds no image, that is none of {', '.join(SUFFIXES)}")
+        if others := [str(p.relative_to(path)) for p in files if p not in set(images)]:
+            warnings.warn(f"left out of {path}, not images: {', '.join(others)}", stacklevel=3)
+        found += images
+    return found
+
+
+def _read(path: Path) -> list[tuple[str, np.ndarray]]:
+    """The named arrays in a file, colours in the last axis."""
+    try:
+        arrays = _READERS[path.suffix.lower()](path)
+    except (OSError, ValueError, SyntaxError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"cannot read {path} ({error}); save it anew or leave it out") from None
+    return [(f"{path}:{key}" if key else str(path), array) for key, array in arrays.items()]
+
+
+def _picture(path: Path) -> dict[str, np.ndarray]:
+    pil, ops = require("PIL.Image", "study"), require("PIL.ImageOps", "study")
+    with pil.open(path) as file:
+        image = ops.exif_transpose(file)
+        if image.mode.startswith("I"):  # 16-bit grey
+            return {"": np.asarray(image)}
+        return {"": np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))}
+
+
+def _tiff(path: Path) -> dict[str, np.ndarray]:
+    with require("tifffile", "study").TiffFile(path) as file:
+        series = file.series[0]
+        array, channel = series.asarray(), max(series.axes.find("S"), series.axes.find("C"))
+    return {"": array if channel < 0 else np.moveaxis(array, channel, -1)}
+
+
+def _npy(path: Path) -> dict[str, np.ndarray]:
+    return {"": np.load(path, allow_pickle=False)}
+
+
+def _npz(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as archive:
+        keys = [key for key in archive.files if key.endswith("images")] or archive.files
+        if len(keys) != 1 and not keys[0].endswith("images"):
+            raise ValueError(f"of its arrays {', '.join(keys)} none ends in 'images'")
+        return {key: archive[key] for key in keys}
+
+
+_READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
+    **dict.fromkeys((".png", ".jpg", ".jpeg"), _picture),
+    **dict.fromkeys((".tif", ".tiff"), _tiff),
+    ".npy": _npy,
+    ".npz": _npz,
+}
+SUFFIXES = tuple(_READERS)
+
+
+def _as_uint8(name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"{name} holds {array.dtype}; an image is an array of real numbers")
+    if array.size == 0:
+        raise ValueError(f"{name} is empty, its shape is {array.shape}; leave it out")
+    values = array.astype(np.float64)
+    low, high = values.min(), values.max()
+    if not np.isfinite(high - low):
+        raise ValueError(f"{name} holds NaN or infinity; replace them by numbers")
+    if array.dtype.kind == "b" or (array.dtype.kind == "f" and low >= 0 and high <= 1):
+        low, high = 0.0, 1.0
+    return np.round(255 * (values - low) / max(high - low, np.finfo(float).tiny)).astype(np.uint8)
+
+
+def _as_stack(name: str, array: np.ndarray, channels: int, dims: int) -> tuple[np.ndarray, bool]:
+    """``(N, *spatial, 1 or 3)``, and whether the array was a stack rather than one image."""
+    coloured = array.ndim > dims and array.shape[-1] in (1, 3, 4)
+    rank = array.ndim - coloured
+    if rank not in (dims, dims + 1) or (rank > dims and not coloured and array.shape[0] == channels == 3):
+        kind = "an image (H, W) or a stack of them" if dims == 2 else "a volume (D, H, W) or a stack of them"
+        raise ValueError(f"{name} has shape {array.shape}; the network expects {kind}, colours in the last axis")
+    if not coloured:
+        array = array[..., None]
+    array = array[..., :3]
+    return (array, True) if rank == dims + 1 else (array[None], False)
+
+
+def _channels_first(name: str, image: np.ndarray, channels: int) -> Tensor:
+    """uint8 ``(channels, *spatial)`` of an image ``(*spatial, 1 or 3)``."""
+    if image.shape[-1] == 3 and channels == 1:
+        if (image != image[..., :1]).any():
+            raise ValueError(f"{name} is RGB, the network expects 1 channel; convert it to grey")
+        image = image[..., :1]
+    if image.shape[-1] == 1 and channels == 3:
+        image = image.repeat(3, axis=-1)
+    if image.size == 0 or image.min() == image.max():
+        raise ValueError(
+            f"{name} is {'empty' if image.size == 0 else 'constant, all its pixels are equal'}; leave it out"
+        )
+    return torch.tensor(np.moveaxis(image, -1, 0))
+
+
+def _fit(image: Tensor, size: int) -> Tensor:
+    if image.ndim == 3:
+        side = min(image.shape[1:])
+        top, left = ((s - side) // 2 for s in image.shape[1:])
+        image = image[:, top : top + side, left : left + side]
+    return resize(image[None].float(), size)[0].round().clamp(0, 255).to(torch.uint8)
