@@ -81,6 +81,9 @@ def _traced(module: nn.Module) -> nn.Module:
     except (torch.fx.proxy.TraceError, RuntimeError, TypeError) as error:
         log.debug("torch.fx cannot trace %s: %s", type(module).__name__, error)
         return module
+    for node in traced.graph.nodes:
+        node.type = None  # an annotation that is a string cannot be pickled
+    traced.recompile()
     for name, part in traced.named_modules():
         part.training = module.get_submodule(name).training
     return traced
