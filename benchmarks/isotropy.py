@@ -23,7 +23,9 @@ WEIGHTS, WAVES = 256, 4096
 def anisotropy(k: int, profile: str, circular: bool, length: float) -> float:
     rng = np.random.default_rng(0)
     basis = band_plan((k, k), profile=profile, circular=circular).basis
-    kernels = np.tensordot(rng.standard_normal((WEIGHTS, len(basis))) / basis.sum(axis=(1, 2)), basis, axes=1).reshape(WEIGHTS, -1)
+    kernels = np.tensordot(rng.standard_normal((WEIGHTS, len(basis))) / basis.sum(axis=(1, 2)), basis, axes=1).reshape(
+        WEIGHTS, -1
+    )
     offset = np.stack(np.meshgrid(*[np.arange(k) - (k - 1) / 2] * 2, indexing="ij")).reshape(2, -1)
     waves = rng.standard_normal((WAVES, 2)) / length  # wave vectors of a Gaussian correlation, radians per pixel
 
@@ -37,8 +39,12 @@ def anisotropy(k: int, profile: str, circular: bool, length: float) -> float:
 
 def main() -> None:
     print("# Anisotropy of kernels by profile\n")
-    print("Largest relative change of the response over 15 to 60 degrees; 0 is isotropic. `python benchmarks/isotropy.py`,")
-    print(f"numpy {np.__version__}, {platform.machine()}. The figures depend on arithmetic alone, not on the machine's speed.\n")
+    print(
+        "Largest relative change of the response over 15 to 60 degrees; 0 is isotropic. `python benchmarks/isotropy.py`,"
+    )
+    print(
+        f"numpy {np.__version__}, {platform.machine()}. The figures depend on arithmetic alone, not on the machine's speed.\n"
+    )
     for length in LENGTHS:
         print(f"\n## Images that correlate over {length:g} pixel{'s' if length > 1 else ''}\n")
         print("| kernel | bands | " + " | ".join(PROFILES) + " |\n|---|---|" + "---|" * len(PROFILES))

@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import hypothesis
+import numpy as np
 import pytest
 import torch
 
@@ -37,8 +37,11 @@ def golden() -> Callable[[str], np.lib.npyio.NpzFile]:
 
 @pytest.fixture(scope="session")
 def medmnist_dir() -> Path:
-    """Folder of real MedMNIST files: ``ISOCONV_DATA`` or the one beside the checkout; the test is skipped where neither is there."""
+    """Folder of real MedMNIST files: ``ISOCONV_DATA`` or the one beside the checkout; the test is skipped where neither
+    is there."""
     path = Path(os.environ.get("ISOCONV_DATA", SHARED / "data" / "medmnist"))
     if not (path / "breastmnist.npz").is_file():
-        pytest.skip(f"real MedMNIST files not at hand: no breastmnist.npz in {path}; set ISOCONV_DATA to the folder that holds it")
+        pytest.skip(
+            f"real MedMNIST files not at hand: no breastmnist.npz in {path}; set ISOCONV_DATA to the folder that holds it"
+        )
     return path

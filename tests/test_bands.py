@@ -30,7 +30,13 @@ def test_the_papers_code_convention(k: int, expected: list[int]) -> None:
 
 @pytest.mark.parametrize(
     ("k", "expected"),
-    [(3, [1, 4, 4]), (5, [1, 8, 12, 4]), (7, [5, 8, 24, 8, 4]), (9, [5, 16, 16, 32, 8, 4]), (11, [5, 16, 16, 32, 40, 8, 4])],
+    [
+        (3, [1, 4, 4]),
+        (5, [1, 8, 12, 4]),
+        (7, [5, 8, 24, 8, 4]),
+        (9, [5, 16, 16, 32, 8, 4]),
+        (11, [5, 16, 16, 32, 40, 8, 4]),
+    ],
 )
 def test_the_papers_text_convention(k: int, expected: list[int]) -> None:
     assert taps(k, circular=False) == expected
@@ -44,7 +50,8 @@ def test_index_matrices_equal_the_official_ones(golden) -> None:
 
 
 def test_gaussian_rings_are_close_to_the_mixture_of_gmr(golden) -> None:
-    """GMR-Conv smooths the hard rings over their index; ours are Gaussians of the radius. They agree in where each ring lies."""
+    """GMR-Conv smooths the hard rings over their index; ours are Gaussians of the radius. They agree in where each ring
+    lies."""
     layers = golden("official_gmr_layers")
     for i, case in enumerate(json.loads(str(layers["meta"]))):
         k = case["kernel_size"]
@@ -84,7 +91,8 @@ def test_an_even_kernel_is_centred_between_its_taps() -> None:
 
 
 def test_spacing_makes_distances_physical() -> None:
-    """With slices 2.5 apart and rings 1.25 wide, the next slice begins in the third ring, where in-plane offsets of 2 are in the second."""
+    """With slices 2.5 apart and rings 1.25 wide, the next slice begins in the third ring, where in-plane offsets of 2
+    are in the second."""
     band = band_plan((3, 5, 5), spacing=(2.5, 1, 1)).basis.argmax(axis=0)
     assert band[1, 2].tolist() == [1, 0, 0, 0, 1]
     assert band[0, 2, 2] == band[2, 2, 2] == 2

@@ -58,7 +58,9 @@ def test_2d_and_3d_networks_are_initialised_alike() -> None:
 def test_each_option_of_a_network_has_an_effect() -> None:
     base = {n: p.shape for n, p in create_model("sre_resnet18", 1, 2, width=2).state_dict().items()}
     for option in ({"width": 4}, {"kernel_sizes": (5, 5, 5, 5)}, {"stem_kernel": 9}, {"bands": 2}, {"circular": False}):
-        assert {n: p.shape for n, p in create_model("sre_resnet18", 1, 2, **{"width": 2, **option}).state_dict().items()} != base
+        assert {
+            n: p.shape for n, p in create_model("sre_resnet18", 1, 2, **{"width": 2, **option}).state_dict().items()
+        } != base
     x = torch.rand(1, 1, 16, 16)
     state = create_model("sre_resnet18", 1, 2, width=2).state_dict()
     outputs = []
@@ -83,7 +85,21 @@ def test_everything_public_is_exported() -> None:
 
 
 def test_importing_needs_the_core_dependencies_only() -> None:
-    optional = ["torchvision", "torchio", "timm", "medmnist", "lightning", "torchmetrics", "kornia", "pooch", "tyro", "rich", "matplotlib", "PIL", "scipy"]
+    optional = [
+        "torchvision",
+        "torchio",
+        "timm",
+        "medmnist",
+        "lightning",
+        "torchmetrics",
+        "kornia",
+        "pooch",
+        "tyro",
+        "rich",
+        "matplotlib",
+        "PIL",
+        "scipy",
+    ]
     code = f"import sys; sys.modules.update(dict.fromkeys({optional})); import isoconv; isoconv.SREConv2d(1, 1, 3); print(isoconv.__version__)"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -74,7 +74,11 @@ class TestEquivarianceError:
 
     @pytest.mark.parametrize(
         "module",
-        [nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2, ceil_mode=True), nn.Sequential(nn.Flatten(), nn.Linear(2 * 12 * 12, 4))],
+        [
+            nn.MaxPool2d(3, 2, 1),
+            nn.AvgPool2d(2, ceil_mode=True),
+            nn.Sequential(nn.Flatten(), nn.Linear(2 * 12 * 12, 4)),
+        ],
         ids=["strided pooling", "ceil pooling", "flatten"],
     )
     def test_layers_that_break_the_symmetry_fail(self, module: nn.Module) -> None:
@@ -86,7 +90,9 @@ class TestEquivarianceError:
 
     def test_free_angles_are_measured_within_the_disc(self) -> None:
         x = nn.functional.avg_pool2d(torch.randn(2, 2, 40, 40), 9, 1)
-        iso = isoconv.equivariance_error(isoconv.SREConv2d(2, 3, 5, padding=2, bias=False), x, angles=(30,), flips=False)
+        iso = isoconv.equivariance_error(
+            isoconv.SREConv2d(2, 3, 5, padding=2, bias=False), x, angles=(30,), flips=False
+        )
         plain = isoconv.equivariance_error(nn.Conv2d(2, 3, 5, padding=2, bias=False), x, angles=(30,), flips=False)
         assert set(iso) == {"rot30"}
         assert 0 < iso["rot30"] < 0.3 * plain["rot30"]
@@ -112,6 +118,8 @@ class TestEquivarianceError:
             (nn.Threshold(100, 0), (1, 2, 4, 4), ValueError, "zero everywhere"),
         ],
     )
-    def test_bad_input_is_refused_with_a_reason(self, module: nn.Module, shape: tuple, error: type[Exception], message: str) -> None:
+    def test_bad_input_is_refused_with_a_reason(
+        self, module: nn.Module, shape: tuple, error: type[Exception], message: str
+    ) -> None:
         with pytest.raises(error, match=message):
             isoconv.equivariance_error(module, torch.randn(shape))

@@ -68,24 +68,27 @@ def band_plan(
 ) -> BandPlan:
     """The bands of a kernel.
 
-    With ``k`` the largest kernel size, ``r`` the distance of a tap and ``R`` the reach of the kernel (half its largest side, or the distance
-    of its farthest tap if not ``circular``), the profiles are
+    With ``k`` the largest kernel size, ``r`` the distance of a tap and ``R`` the reach of the kernel (half its largest
+    side, or the distance of its farthest tap if not ``circular``), the profiles are
 
-    - ``"hard"``: half-open rings of width ``R / bands``, as in the paper's code. ``circular=False``: the rings divide ``[0, R)`` and the last
-      band is the corners at ``R``, as in the paper's text.
+    - ``"hard"``: half-open rings of width ``R / bands``, as in the paper's code. ``circular=False``: the rings divide
+      ``[0, R)`` and the last band is the corners at ``R``, as in the paper's text.
     - ``"area"``: the same rings, a tap belonging to each by the share of its pixel that the ring covers.
     - ``"linear"``: hat functions around equidistant radii, so that a tap interpolates between two bands.
     - ``"gaussian"``: Gaussians of half the ring spacing around the same radii, normalised to sum to 1 at every tap.
 
     Args:
         kernel_size: taps per axis. The centre of an even size lies between two taps.
-        bands: number of bands; by default ``(k + 1) // 2``, one more if not ``circular``, less where a band would be empty.
+        bands: number of bands; by default ``(k + 1) // 2``, one more if not ``circular``, less where a band would be
+            empty.
         profile: one of :data:`PROFILES`.
         circular: taps at ``r >= R`` are zero; otherwise the corners of the kernel are in use.
-        spacing: physical size of a voxel along each axis, in any unit: distances become physical, so that anisotropic volumes get round kernels.
+        spacing: physical size of a voxel along each axis, in any unit: distances become physical, so that anisotropic
+            volumes get round kernels.
 
     Raises:
-        ValueError: for an unknown profile, a size or spacing that is not positive, or so many bands that one of them would have no tap of its own.
+        ValueError: for an unknown profile, a size or spacing that is not positive, or so many bands that one of them
+            would have no tap of its own.
     """
     if profile not in PROFILES:
         raise ValueError(
@@ -157,7 +160,8 @@ def _area(size: tuple[int, ...], bands: int, circular: bool, spacing: tuple[floa
 def _radii(
     size: tuple[int, ...], bands: int, circular: bool, spacing: tuple[float, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distance of every tap in units of the ring spacing, the radii being 0, 1, ..., bands - 1; and which taps are in reach."""
+    """Distance of every tap in units of the ring spacing, the radii being 0, 1, ..., bands - 1; and which taps are in
+    reach."""
     r = _distance(size, spacing)
     reach = _reach(size, spacing)
     last = reach * (bands - 1) / (bands - 0.5) if circular else r.max()

@@ -44,11 +44,12 @@ def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | Non
         Plain JSON values, the rows of a table having the same keys:
 
         - ``runs``: a row per run, with its scores (shares of 1) and costs;
-        - ``groups``: a row per configuration, its runs differing in nothing but the seed: mean and standard deviation over seeds (None
-          for one seed);
-        - ``pairs``: a row per pair of runs of different groups, a minus b: the difference upright with the exact McNemar test; the
-          difference of the means over rotations with the 95 % interval of a bootstrap over images; the test of ``always_right``,
-          whether an image is decided rightly in every rotation. These account for the chance in the test images, not for the seeds.
+        - ``groups``: a row per configuration, its runs differing in nothing but the seed: mean and standard deviation
+          over seeds (None for one seed);
+        - ``pairs``: a row per pair of runs of different groups, a minus b: the difference upright with the exact
+          McNemar test; the difference of the means over rotations with the 95 % interval of a bootstrap over images;
+          the test of ``always_right``, whether an image is decided rightly in every rotation. These account for the
+          chance in the test images, not for the seeds.
 
     Raises:
         FileNotFoundError: a run was not evaluated.
@@ -98,7 +99,8 @@ def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | Non
 
 
 def labels_of(configs: Sequence[TrainConfig]) -> list[str]:
-    """What to call each run among the others: its model, and what differs between them and is not the default, but for seed and place."""
+    """What to call each run among the others: its model, and what differs between them and is not the default, but for
+    seed and place."""
     defaults = {f.name: f.default for f in fields(TrainConfig)}
     ignored = {"model", "seed", "out", "data_root", "device", "threads"}
     values = [{name: getattr(config, name) for name in defaults if name not in ignored} for config in configs]
@@ -110,8 +112,8 @@ def labels_of(configs: Sequence[TrainConfig]) -> list[str]:
 
 
 def load_predictions(run: RunDir) -> dict[str, np.ndarray]:
-    """All arrays of ``predictions.npz``, by protocol: ``{protocol}_logits`` (positions, N, K), ``_labels``, ``_conditions``; empty if
-    the run was not evaluated. Raises ValueError if the file is damaged."""
+    """All arrays of ``predictions.npz``, by protocol: ``{protocol}_logits`` (positions, N, K), ``_labels``,
+    ``_conditions``; empty if the run was not evaluated. Raises ValueError if the file is damaged."""
     path = run.path / "predictions.npz"
     if not path.exists():
         return {}

@@ -41,8 +41,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure the network of a run on its test split.
 
-    The run directory gets an entry under the protocol's name in ``results.json``, the logits in ``predictions.npz``, and pictures in
-    ``figures/``; what another protocol found stays.
+    The run directory gets an entry under the protocol's name in ``results.json``, the logits in ``predictions.npz``,
+    and pictures in ``figures/``; what another protocol found stays.
 
     Args:
         run: a run directory.
@@ -52,8 +52,9 @@ def evaluate(
         limit: only the first so many test images, for a quick look.
 
     Returns:
-        The entry, plain JSON values: ``summary``, ``conditions``, ``upright`` and ``notes`` as :func:`measure` gives them, ``cost``
-        (``parameters``, ``training_seconds``, and what :func:`multiply_adds` counts), and what was evaluated.
+        The entry, plain JSON values: ``summary``, ``conditions``, ``upright`` and ``notes`` as :func:`measure` gives
+        them, ``cost`` (``parameters``, ``training_seconds``, and what :func:`multiply_adds` counts), and what was
+        evaluated.
 
     Raises:
         FileNotFoundError: no run there, or it has no network yet.
@@ -131,14 +132,16 @@ def measure(
     Returns:
         Logits, float32 (positions, N, K) on the CPU, and with them plain JSON values:
 
-        - ``conditions``: for each position its name, group, angle, scores, the recall of each class, 95 % bootstrap intervals (over
-          images) of accuracy and balanced accuracy, and ``consistency``: the share of images that are decided as when upright;
+        - ``conditions``: for each position its name, group, angle, scores, the recall of each class, 95 % bootstrap
+          intervals (over images) of accuracy and balanced accuracy, and ``consistency``: the share of images that are
+          decided as when upright;
         - ``upright``: all of :func:`isoconv.metrics.classification_metrics` of the upright position;
-        - ``summary``: ``upright``, and over all rotations with equal weights ``rotated_mean``, ``rotated_std``, ``rotated_worst`` are
-          accuracies; ``right_angles`` (without the identity) and ``flips`` mean accuracies; ``drop`` is upright minus rotated mean;
-          ``consistency`` its mean over rotations; ``constant`` the share of images decided alike, ``always_right`` of those decided
-          rightly, in every rotation; AUC and balanced accuracy upright and rotated. In the official protocol each accuracy is
-          rounded to 0.01 % before averaging, as its code does.
+        - ``summary``: ``upright``, and over all rotations with equal weights ``rotated_mean``, ``rotated_std``,
+          ``rotated_worst`` are accuracies; ``right_angles`` (without the identity) and ``flips`` mean accuracies;
+          ``drop`` is upright minus rotated mean; ``consistency`` its mean over rotations; ``constant`` the share of
+          images decided alike, ``always_right`` of those decided rightly, in every rotation; AUC and balanced accuracy
+          upright and rotated. In the official protocol each accuracy is rounded to 0.01 % before averaging, as its code
+          does.
         - ``notes``: what is undefined and why.
 
     Raises:
@@ -185,9 +188,8 @@ def measure(
 def multiply_adds(model: nn.Module, images: Tensor) -> dict[str, int]:
     """Multiply-adds of the convolutions and linear layers for ``images``.
 
-    ``multiply_adds_dense`` counts every tap of a kernel, as for the fused plain network; ``multiply_adds_banded`` counts an isotropic
-    layer as channels x bands per output, what is left once the taps of a band are summed first.
-    """
+    ``multiply_adds_dense`` counts every tap of a kernel, as for the fused plain network; ``multiply_adds_banded``
+    counts an isotropic layer as channels x bands per output, what is left once the taps of a band are summed first."""
     counts = {"multiply_adds_dense": 0, "multiply_adds_banded": 0}
 
     def count(layer: nn.Module, _: Any, output: Tensor) -> None:

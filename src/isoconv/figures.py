@@ -52,9 +52,10 @@ _DPI = 150
 def rotation_accuracy(runs: Sequence[RunDir], protocol: str = "standard") -> Figure:
     """Test accuracy against the angle of rotation, one line per configuration.
 
-    For one run the band is the 95 % interval of the bootstrap over test images, for several seeds one standard deviation over seeds.
-    Images: on a circle and along an axis. Volumes: along the axis only, rotations by the same angle about different axes averaged.
-    """
+    For one run the band is the 95 % interval of the bootstrap over test images, for several seeds one standard
+    deviation over seeds.
+    Images: on a circle and along an axis. Volumes: along the axis only, rotations by the same angle about different
+    axes averaged."""
     with _style():
         results = [run.results()[protocol] for run in runs]
         two_dimensional = runs[0].model_info["task"]["dims"] == 2
@@ -103,10 +104,11 @@ def rotation_accuracy(runs: Sequence[RunDir], protocol: str = "standard") -> Fig
 
 
 def kernels(model: nn.Module, layers: int = 5, columns: int = 8) -> Figure:
-    """Dense kernels of a network: of some layers from the first to the last, the ``columns`` kernels of the largest norm.
+    """Dense kernels of a network: of some layers from the first to the last, the ``columns`` kernels of the largest
+    norm.
 
-    Each is scaled by its own largest weight: blue negative, white zero, red positive. A volume's kernel is cut through its centre.
-    """
+    Each is scaled by its own largest weight: blue negative, white zero, red positive. A volume's kernel is cut through
+    its centre."""
     found = [(name, kernel) for name, module in model.named_modules() if (kernel := _kernel(module)) is not None]
     if not found:
         raise ValueError(f"{type(model).__name__} has no convolution of more than one tap whose kernels could be shown")
@@ -133,10 +135,12 @@ def kernels(model: nn.Module, layers: int = 5, columns: int = 8) -> Figure:
 def feature_maps(
     models: Mapping[str, nn.Module], image: Tensor, angles: Sequence[float] = (0, 30, 60, 90, 135, 180)
 ) -> Figure:
-    """A turning image, and below it, for each network, a feature map of the first stage turned back to the upright position.
+    """A turning image, and below it, for each network, a feature map of the first stage turned back to the upright
+    position.
 
-    An invariant network shows the same map at every angle. Shown is the channel that varies most in the upright image; the percentage is
-    the difference of all channels from the upright ones, ``|g^-1 f(g x) - f(x)| / |f(x)|`` within the inscribed disc.
+    An invariant network shows the same map at every angle. Shown is the channel that varies most in the upright image;
+    the percentage is the difference of all channels from the upright ones, ``|g^-1 f(g x) - f(x)| / |f(x)|`` within the
+    inscribed disc.
 
     Args:
         models: networks with a stage ``layer1``, by the name to show, in eval mode.
@@ -186,7 +190,8 @@ def save_all(run: RunDir, protocol: str = "standard", image: Tensor | None = Non
 
 
 def save_comparison(runs: Sequence[RunDir], folder: Path, protocol: str = "standard") -> list[Path]:
-    """Write the accuracy of evaluated runs against the angle, and the feature maps of one run per configuration, into ``folder``."""
+    """Write the accuracy of evaluated runs against the angle, and the feature maps of one run per configuration, into
+    ``folder``."""
     labels = labels_of([run.config for run in runs])
     first = {label: run for label, run in reversed(list(zip(labels, runs, strict=True)))}
     models = {label: first[label].load_model() for label in dict.fromkeys(labels)}

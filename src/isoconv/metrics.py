@@ -23,12 +23,14 @@ _CHUNK = 100  # resamples at once: bounds the memory on large test sets
 
 
 def decide(kind: str, logits: Tensor) -> Tensor:
-    """Decisions from logits (..., N, K): class numbers (..., N), or for a multilabel task zeros and ones (..., N, K)."""
+    """Decisions from logits (..., N, K): class numbers (..., N), or for a multilabel task zeros and ones (..., N,
+    K)."""
     return (logits > 0).long() if kind == "multilabel" else logits.argmax(-1)
 
 
 def probabilities(kind: str, logits: Tensor) -> Tensor:
-    """Probabilities, float64, shaped as the logits: a sigmoid per label of a multilabel task, else a softmax over classes."""
+    """Probabilities, float64, shaped as the logits: a sigmoid per label of a multilabel task, else a softmax over
+    classes."""
     return logits.double().sigmoid() if kind == "multilabel" else logits.double().softmax(-1)
 
 
@@ -50,10 +52,11 @@ def classification_metrics(
         names: of the K classes, for the notes.
 
     Returns:
-        Plain JSON values: ``accuracy``, ``balanced_accuracy`` (mean recall; multilabel: mean of sensitivities and specificities),
-        ``macro_f1``, ``auc`` (one class against the rest, of probabilities, mean over classes), for an ordinal task also
-        ``mean_absolute_error`` and ``quadratic_kappa``; ``per_class`` lists of ``recall``, ``precision``, ``auc``, ``support``;
-        ``confusion`` (row: label, column: decision; multilabel: a 2 x 2 table per label); ``notes`` on what is undefined.
+        Plain JSON values: ``accuracy``, ``balanced_accuracy`` (mean recall; multilabel: mean of sensitivities and
+        specificities), ``macro_f1``, ``auc`` (one class against the rest, of probabilities, mean over classes), for an
+        ordinal task also ``mean_absolute_error`` and ``quadratic_kappa``; ``per_class`` lists of ``recall``,
+        ``precision``, ``auc``, ``support``; ``confusion`` (row: label, column: decision; multilabel: a 2 x 2 table per
+        label); ``notes`` on what is undefined.
 
     Raises:
         ValueError: if shapes do not fit, the set is empty, a label is out of range or a logit is not finite.
@@ -105,11 +108,13 @@ def bootstrap(kind: str, logits: Tensor, labels: Tensor, resamples: int = 1000, 
     """Accuracy and balanced accuracy on ``resamples`` sets of images drawn with replacement from the test set.
 
     Args:
-        logits: (M, N, K): M passes over the N images, all resampled alike, so that differences between passes are paired.
+        logits: (M, N, K): M passes over the N images, all resampled alike, so that differences between passes are
+            paired.
         labels: as for :func:`classification_metrics`.
 
     Returns:
-        Two float64 tensors (resamples, M). The same N and seed always give the same resamples, so two networks can be paired too.
+        Two float64 tensors (resamples, M). The same N and seed always give the same resamples, so two networks can be
+        paired too.
     """
     decisions, (m, n, classes) = decide(kind, logits), logits.shape
     truth = _one_hot(kind, labels, classes)
@@ -146,8 +151,8 @@ def mcnemar(a: Tensor, b: Tensor) -> dict[str, Any]:
         a, b: boolean (N,), which images each got right.
 
     Returns:
-        ``only_a`` and ``only_b``, the images that only one got right, and ``p``, two-sided: how likely a split of those images at least
-        this uneven is, if each fell to either side with probability 1/2.
+        ``only_a`` and ``only_b``, the images that only one got right, and ``p``, two-sided: how likely a split of those
+        images at least this uneven is, if each fell to either side with probability 1/2.
     """
     if a.shape != b.shape:
         raise ValueError(

@@ -37,8 +37,8 @@ class Condition:
 
     Attributes:
         name: unique in its protocol.
-        group: ``"rotation"``: counts in the mean over rotations; ``"cube"``: a rotation that only counts as a right angle;
-            ``"flip"``; ``"unmasked"``.
+        group: ``"rotation"``: counts in the mean over rotations; ``"cube"``: a rotation that only counts as a right
+            angle; ``"flip"``; ``"unmasked"``.
         apply: images (N, C, *spatial) in [0, 1] to the same, on any device.
         angle: degrees of a rotation, in 3D about whatever axis.
         right_angle: whether it moves pixels to pixels and is not the identity.

@@ -54,7 +54,8 @@ def symmetry_group(dims: int) -> tuple[Symmetry, ...]:
 
 
 def plane_rotation(dims: int, degrees: float, plane: tuple[int, int] = (-2, -1)) -> Tensor:
-    """Matrix (dims, dims), float64, of a rotation within the plane of two axes, from the first towards the second negative: as ``torch.rot90``."""
+    """Matrix (dims, dims), float64, of a rotation within the plane of two axes, from the first towards the second
+    negative: as ``torch.rot90``."""
     a, b = (axis % dims for axis in plane)
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     matrix = torch.eye(dims, dtype=torch.float64)
@@ -75,10 +76,11 @@ def random_rotations(count: int, generator: torch.Generator | None = None) -> Te
 
 
 def resample(x: Tensor, matrix: Tensor, *, mode: str = "bilinear", fill: float = 0.0) -> Tensor:
-    """Turn every image of ``x`` (N, C, *spatial) about its centre by a rotation ``matrix`` (dims, dims) over the axes in their order.
+    """Turn every image of ``x`` (N, C, *spatial) about its centre by a rotation ``matrix`` (dims, dims) over the axes
+    in their order.
 
-    Lengths are in pixels, so that axes of different size are not distorted. What comes from outside the image is ``fill``.
-    """
+    Lengths are in pixels, so that axes of different size are not distorted. What comes from outside the image is
+    ``fill``."""
     dims = x.dim() - 2
     if matrix.shape != (dims, dims):
         raise ValueError(
@@ -97,8 +99,8 @@ def rotate(
 ) -> Tensor:
     """Turn every image of ``x`` (N, C, *spatial) counter-clockwise (row axis down) within a plane of two spatial axes.
 
-    The shape stays. Multiples of 90 degrees are exact (``torch.rot90``) where the shape allows it, other angles resample.
-    """
+    The shape stays. Multiples of 90 degrees are exact (``torch.rot90``) where the shape allows it, other angles
+    resample."""
     quarters, rest = divmod(degrees, 90)
     if rest == 0 and (quarters % 2 == 0 or x.shape[plane[0]] == x.shape[plane[1]]):
         return torch.rot90(x, int(quarters) % 4, plane)
@@ -109,7 +111,8 @@ def rotate(
 
 
 def circular_mask(shape: Sequence[int], *, device: torch.device | str | None = None) -> Tensor:
-    """Boolean mask of the largest disc (ball) inside an image of ``shape``: the part that stays in view at every angle."""
+    """Boolean mask of the largest disc (ball) inside an image of ``shape``: the part that stays in view at every
+    angle."""
     axes = [torch.arange(n, device=device, dtype=torch.float64) - (n - 1) / 2 for n in shape]
     squared = sum(axis.pow(2) for axis in torch.meshgrid(*axes, indexing="ij"))
     return torch.as_tensor(squared <= (min(shape) / 2) ** 2)
@@ -119,11 +122,14 @@ def circular_mask(shape: Sequence[int], *, device: torch.device | str | None = N
 def equivariance_error(
     module: nn.Module, x: Tensor, angles: Iterable[float] = (90, 180, 270), flips: bool = True
 ) -> dict[str, float]:
-    """How far ``module`` is from commuting with rotations and reflections of its input: ``|f(g x) - g f(x)| / |f(x)|`` in the 2-norm.
+    """How far ``module`` is from commuting with rotations and reflections of its input: ``|f(g x) - g f(x)| / |f(x)|``
+    in the 2-norm.
 
-    The output may be a map with as many axes as the input (equivariance) or have lost its spatial axes, like logits (invariance: ``g f(x) = f(x)``).
-    Multiples of 90 degrees move samples exactly. Other angles resample input and output bilinearly, and compare within the inscribed disc, outside of
-    which the input is zero: what is then measured includes the error of the resampling, so compare it with that of another module on the same input.
+    The output may be a map with as many axes as the input (equivariance) or have lost its spatial axes, like logits
+    (invariance: ``g f(x) = f(x)``). Multiples of 90 degrees move samples exactly. Other angles resample input and
+    output bilinearly, and compare within the inscribed disc, outside of
+    which the input is zero: what is then measured includes the error of the resampling, so compare it with that of
+        another module on the same input.
 
     Args:
         module: evaluated in eval mode, its mode restored afterwards.
@@ -132,7 +138,8 @@ def equivariance_error(
         flips: whether to try the reflections: all elements of D4 or of the cube group that are not rotations.
 
     Returns:
-        ``{"rot90": error, ..., "flip": error}``: for each angle the worst over the planes, for ``"flip"`` the worst over the reflections. 0 is exact.
+        ``{"rot90": error, ..., "flip": error}``: for each angle the worst over the planes, for ``"flip"`` the worst
+        over the reflections. 0 is exact.
 
     Raises:
         TypeError: if the module does not return one tensor.
@@ -178,8 +185,12 @@ def _output(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def _rotation_error(module: nn.Module, x: Tensor, output: Tensor, angle: float, plane: tuple[int, int]) -> float:
-    exact = angle % 90 == 0  # a quarter turn of a rectangle is a rectangle: rotate() would keep its shape and lose its ends
-    turn = partial(torch.rot90, k=round(angle / 90), dims=plane) if exact else partial(rotate, degrees=angle, plane=plane)
+    exact = (
+        angle % 90 == 0
+    )  # a quarter turn of a rectangle is a rectangle: rotate() would keep its shape and lose its ends
+    turn = (
+        partial(torch.rot90, k=round(angle / 90), dims=plane) if exact else partial(rotate, degrees=angle, plane=plane)
+    )
     turned = _output(module, turn(x))
     if output.dim() != x.dim():
         return _distance(turned, output)

@@ -74,7 +74,8 @@ def test_the_deeper_networks_are_invariant_too(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"stem_stride": 2}, {"profile": "gaussian"}, {"circular": False}, {"bands": 2, "kernel_sizes": (5, 5, 3, 3)}]
+    "options",
+    [{"stem_stride": 2}, {"profile": "gaussian"}, {"circular": False}, {"bands": 2, "kernel_sizes": (5, 5, 3, 3)}],
 )
 def test_options_keep_the_symmetry(options: dict) -> None:
     net = create_model("sre_resnet18", 1, 4, width=4, **options)
@@ -99,7 +100,9 @@ def test_twins_have_the_same_resolutions_and_widths(size: int) -> None:
             shapes = []
             for net in (sre, plain):
                 with torch.no_grad():
-                    handle = getattr(net, stage).register_forward_hook(lambda _m, _i, output: shapes.append(output.shape))
+                    handle = getattr(net, stage).register_forward_hook(
+                        lambda _m, _i, output: shapes.append(output.shape)
+                    )
                     net(x)
                     handle.remove()
             assert shapes[0] == shapes[1]
@@ -114,7 +117,9 @@ def test_twins_have_the_same_resolutions_and_widths(size: int) -> None:
         ("sre_resnet50", 3, 9, {}, 16_128_457),
     ],
 )
-def test_parameter_counts_of_the_official_networks(name: str, channels: int, classes: int, options: dict, parameters: int) -> None:
+def test_parameter_counts_of_the_official_networks(
+    name: str, channels: int, classes: int, options: dict, parameters: int
+) -> None:
     with torch.device("meta"):
         net = create_model(name, channels, classes, **options)
     assert sum(p.numel() for p in net.parameters()) == parameters
@@ -123,10 +128,16 @@ def test_parameter_counts_of_the_official_networks(name: str, channels: int, cla
 def test_official_logits(golden) -> None:
     numbers = golden("official_sre_resnet18_narrow")
     meta = json.loads(str(numbers["meta"]))
-    net = create_model("sre_resnet18", 3, meta["num_classes"], width=meta["inplanes"], kernel_sizes=tuple(meta["sre_conv_size"])).eval()
-    net.load_state_dict({k[3:]: torch.from_numpy(numbers[k]) for k in numbers if k.startswith("sd_") and not k.endswith("index_mat")})
+    net = create_model(
+        "sre_resnet18", 3, meta["num_classes"], width=meta["inplanes"], kernel_sizes=tuple(meta["sre_conv_size"])
+    ).eval()
+    net.load_state_dict(
+        {k[3:]: torch.from_numpy(numbers[k]) for k in numbers if k.startswith("sd_") and not k.endswith("index_mat")}
+    )
     expected = torch.from_numpy(numbers["logits"])
-    torch.testing.assert_close(net(torch.from_numpy(numbers["x"])), expected, atol=1e-4 * expected.abs().max().item(), rtol=0)
+    torch.testing.assert_close(
+        net(torch.from_numpy(numbers["x"])), expected, atol=1e-4 * expected.abs().max().item(), rtol=0
+    )
 
 
 def test_activations_keep_their_scale_at_initialisation() -> None:
@@ -138,12 +149,28 @@ def test_activations_keep_their_scale_at_initialisation() -> None:
     ("make", "error", "message"),
     [
         (lambda: create_model("sre_resnet81"), ValueError, "unknown model 'sre_resnet81'.*did you mean 'sre_resnet18"),
-        (lambda: create_model("sre_resnet18", sre_conv_sizes=[9]), TypeError, "has no option 'sre_conv_sizes'.*kernel_sizes"),
+        (
+            lambda: create_model("sre_resnet18", sre_conv_sizes=[9]),
+            TypeError,
+            "has no option 'sre_conv_sizes'.*kernel_sizes",
+        ),
         (lambda: create_model("resnet18", profile="gaussian"), TypeError, "model 'resnet18' has no option 'profile'"),
-        (lambda: create_model("sre_resnet18", kernel_sizes=(9, 9, 5)), ValueError, "kernel_sizes must be one number or 4"),
+        (
+            lambda: create_model("sre_resnet18", kernel_sizes=(9, 9, 5)),
+            ValueError,
+            "kernel_sizes must be one number or 4",
+        ),
         (lambda: create_model("sre_resnet18", kernel_sizes=4), ValueError, "must be odd"),
-        (lambda: create_model("sre_resnet18", in_channels=0), ValueError, "in_channels must be a whole number of at least 1"),
-        (lambda: create_model("sre_resnet18", width=2)(torch.zeros(1, 1, 8, 8)), ValueError, r"expected an input \(N, 3, 2 spatial axes\)"),
+        (
+            lambda: create_model("sre_resnet18", in_channels=0),
+            ValueError,
+            "in_channels must be a whole number of at least 1",
+        ),
+        (
+            lambda: create_model("sre_resnet18", width=2)(torch.zeros(1, 1, 8, 8)),
+            ValueError,
+            r"expected an input \(N, 3, 2 spatial axes\)",
+        ),
         (lambda: model_config(torch.nn.Linear(1, 1)), ValueError, "was not built by isoconv.create_model"),
     ],
 )

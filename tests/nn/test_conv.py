@@ -37,7 +37,11 @@ def twin(layer: _BandedConv, plain: nn.Module) -> nn.Module:
 def conv_arguments(draw: st.DrawFn, transposed: bool = False) -> tuple[int, dict, dict, tuple[int, ...]]:
     dims = draw(st.integers(1, 3))
     groups = draw(st.integers(1, 2))
-    kernel = draw(st.integers(1, 5 if dims < 3 else 3)) if draw(st.booleans()) else draw(st.tuples(*[st.integers(1, 3)] * dims))
+    kernel = (
+        draw(st.integers(1, 5 if dims < 3 else 3))
+        if draw(st.booleans())
+        else draw(st.tuples(*[st.integers(1, 3)] * dims))
+    )
     common = {
         "in_channels": groups * draw(st.integers(1, 3)),
         "out_channels": groups * draw(st.integers(1, 3)),
@@ -110,7 +114,9 @@ def test_official_layers_match(golden) -> None:
         arguments = {k: v for k, v in case.items() if k not in ("kind", "sre_k")}
         layer = CONVS[int(case["kind"][0])][0](**arguments, bands=case.get("sre_k"))
         layer.load_state_dict({name: torch.from_numpy(layers[f"{i}_sd_{name}"]) for name in layer.state_dict()})
-        torch.testing.assert_close(layer(torch.from_numpy(layers[f"{i}_x"])), torch.from_numpy(layers[f"{i}_y"]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            layer(torch.from_numpy(layers[f"{i}_x"])), torch.from_numpy(layers[f"{i}_y"]), atol=1e-5, rtol=0
+        )
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -124,7 +130,9 @@ def test_functional_form(dims: int) -> None:
 def test_gradcheck() -> None:
     layer = isoconv.SREConv2d(2, 4, 5, padding=2, groups=2, dtype=torch.float64)
     x = torch.randn(2, 2, 6, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, w, b: F.silu(torch.func.functional_call(layer, {"weight": w, "bias": b}, x)), (x, *layer.parameters()))
+    assert torch.autograd.gradcheck(
+        lambda x, w, b: F.silu(torch.func.functional_call(layer, {"weight": w, "bias": b}, x)), (x, *layer.parameters())
+    )
 
 
 class TestState:
@@ -224,7 +232,9 @@ def test_every_parameter_gets_a_gradient() -> None:
 
 
 def test_repr_rebuilds_the_layer() -> None:
-    layer = isoconv.SREConv2d(4, 6, (3, 5), 2, padding=1, groups=2, bias=False, padding_mode="reflect", profile="area", circular=False)
+    layer = isoconv.SREConv2d(
+        4, 6, (3, 5), 2, padding=1, groups=2, bias=False, padding_mode="reflect", profile="area", circular=False
+    )
     again = eval(repr(layer), {"SREConv2d": isoconv.SREConv2d})  # noqa: S307 - the text was made two words ago
     assert repr(again) == repr(layer)
     assert again.plan is layer.plan
@@ -238,12 +248,20 @@ X = torch.zeros(1, 3, 8, 8)
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: isoconv.SREConv2d(3, 8, (3, 3, 3)), ValueError, "kernel_size must be one number or 2 of them, one per axis, got 3"),
+        (
+            lambda: isoconv.SREConv2d(3, 8, (3, 3, 3)),
+            ValueError,
+            "kernel_size must be one number or 2 of them, one per axis, got 3",
+        ),
         (lambda: isoconv.SREConv2d(3, 8, 3, stride=0), ValueError, "stride must be at least 1"),
         (lambda: isoconv.SREConv2d(3, 8, 0), ValueError, "kernel_size must be at least 1"),
         (lambda: isoconv.SREConv2d(3, 8, 3.5), TypeError, "kernel_size must be whole numbers, got 3.5"),
         (lambda: isoconv.SREConv2d(3, 8, 3, padding=-1), ValueError, "padding must not be negative"),
-        (lambda: isoconv.SREConv2d(3, 8, 3, padding="full"), ValueError, "padding must be numbers, 'same' or 'valid', got 'full'"),
+        (
+            lambda: isoconv.SREConv2d(3, 8, 3, padding="full"),
+            ValueError,
+            "padding must be numbers, 'same' or 'valid', got 'full'",
+        ),
         (lambda: isoconv.SREConv2d(3, 8, 3, 2, padding="same"), ValueError, "padding='same' needs stride 1"),
         (lambda: isoconv.SREConv2d(3, 8, 3, padding_mode="reflekt"), ValueError, "did you mean 'reflect'"),
         (lambda: isoconv.SREConv2d(3, 8, 3, groups=2), ValueError, "in_channels=3 must be a multiple of groups=2"),
@@ -256,9 +274,21 @@ X = torch.zeros(1, 3, 8, 8)
         (lambda: isoconv.SREConvTranspose2d(3, 8, 3, output_padding=1), ValueError, "output_padding must be smaller"),
         (lambda: isoconv.SREConv2d(4, 8, 3)(X), ValueError, "expected an input of 4 channels, got 3"),
         (lambda: isoconv.SREConv2d(3, 8, 3)(X[0, 0]), ValueError, "expected an input of 4 dimensions"),
-        (lambda: isoconv.SREConv2d(3, 8, 3)(X.double()), TypeError, "input is torch.float64 but weight is torch.float32"),
-        (lambda: functional.sre_conv2d(X, torch.zeros(8, 3, 3, 3), kernel_size=3), ValueError, "expected a banded weight of 3 axes"),
-        (lambda: functional.sre_conv2d(X, torch.zeros(8, 3, 2), torch.zeros(3), kernel_size=3), ValueError, "expected a bias of shape"),
+        (
+            lambda: isoconv.SREConv2d(3, 8, 3)(X.double()),
+            TypeError,
+            "input is torch.float64 but weight is torch.float32",
+        ),
+        (
+            lambda: functional.sre_conv2d(X, torch.zeros(8, 3, 3, 3), kernel_size=3),
+            ValueError,
+            "expected a banded weight of 3 axes",
+        ),
+        (
+            lambda: functional.sre_conv2d(X, torch.zeros(8, 3, 2), torch.zeros(3), kernel_size=3),
+            ValueError,
+            "expected a bias of shape",
+        ),
     ],
 )
 def test_bad_arguments_are_refused_with_a_reason(make, error: type[Exception], message: str) -> None:

@@ -79,7 +79,9 @@ def test_upsampling_keeps_constants_and_undoes_the_shape_of_pooling() -> None:
     st.sampled_from(["avg", "max"]),
 )
 @settings(max_examples=60)
-def test_a_centred_grid_makes_a_strided_convolution_symmetric(h: int, w: int, k: int, s: int, p: int, d: int, mode: str) -> None:
+def test_a_centred_grid_makes_a_strided_convolution_symmetric(
+    h: int, w: int, k: int, s: int, p: int, d: int, mode: str
+) -> None:
     if min(h, w) + 2 * p < d * (k - 1) + 1:
         return
     x = torch.randn(1, 2, h, w, dtype=torch.float64)
@@ -107,7 +109,10 @@ def test_a_grid_that_is_centred_already_is_left_alone() -> None:
     [
         (lambda: iso.SymmetricAvgPool2d()(torch.zeros(4, 4)), r"SymmetricAvgPool2d expects .* got shape \(4, 4\)"),
         (lambda: iso.SymmetricMaxPool2d()(torch.zeros(1, 1, 0, 4)), "non-empty spatial axes"),
-        (lambda: iso.SymmetricUpsample2d()(torch.zeros(1, 1, 4, 4), size=(9, 8)), "each axis n can grow to 2n or 2n - 1"),
+        (
+            lambda: iso.SymmetricUpsample2d()(torch.zeros(1, 1, 4, 4), size=(9, 8)),
+            "each axis n can grow to 2n or 2n - 1",
+        ),
         (lambda: iso.SymmetricUpsample2d()(torch.zeros(1, 4, 4), size=(8, 8)), "expected an input"),
         (lambda: iso.CentreGrid((3, 3), (2, 2), (1, 1), (1, 1), mode="sum"), "mode must be 'avg' or 'max', got 'sum'"),
     ],

@@ -21,7 +21,6 @@ from isoconv.convert.rules import (
     SYMMETRIC,
     TRANSPOSED,
     Layer,
-    Module,
     kind,
     layers,
     recentred,
@@ -57,14 +56,18 @@ def convert(
 ) -> nn.Module:
     """A copy of ``net`` whose convolutions are isotropic; ``net`` stays as it is.
 
-    - ``nn.ConvNd`` and ``nn.ConvTransposeNd`` wider than 1 become ``SREConvNd``, their weights projected on the bands: the isotropic kernel closest
-      to the trained one in the least squares sense. A kernel that is isotropic already is kept exactly.
-    - A stride samples off centre at some input sizes. Before a strided convolution (1x1 too) or pooling layer goes a ``CentreGrid``, which leaves
-      its output shape as it is; ``output_padding`` becomes less padding and a mean of neighbours; ``ceil_mode`` becomes symmetric pooling.
-    - Everything else is copied: other layers, mode, device, dtype, ``requires_grad``, hooks. A module or weight that is used twice stays shared.
+    - ``nn.ConvNd`` and ``nn.ConvTransposeNd`` wider than 1 become ``SREConvNd``, their weights projected on the bands:
+      the isotropic kernel closest to the trained one in the least squares sense. A kernel that is isotropic already is
+      kept exactly.
+    - A stride samples off centre at some input sizes. Before a strided convolution (1x1 too) or pooling layer goes a
+      ``CentreGrid``, which leaves its output shape as it is; ``output_padding`` becomes less padding and a mean of
+      neighbours; ``ceil_mode`` becomes symmetric pooling.
+    - Everything else is copied: other layers, mode, device, dtype, ``requires_grad``, hooks. A module or weight that is
+      used twice stays shared.
 
-    The copy has parameters of its own: build the optimiser from them. Where a layer became a ``Sequential``, its parameters' names have gained an index.
-    What is done to each layer, what cannot be converted and what still breaks the symmetry tells :func:`isoconv.conversion_report`.
+    The copy has parameters of its own: build the optimiser from them. Where a layer became a ``Sequential``, its
+    parameters' names have gained an index. What is done to each layer, what cannot be converted and what still breaks
+    the symmetry tells :func:`isoconv.conversion_report`.
 
     Args:
         net: any module; a single convolution too.
@@ -102,7 +105,8 @@ def check_module(net: object) -> nn.Module:
 
 
 def project(kernel: Tensor, plan: BandPlan) -> Tensor:
-    """Banded weight (..., bands) whose kernel is closest to ``kernel`` (..., *plan.kernel_size) in the least squares sense."""
+    """Banded weight (..., bands) whose kernel is closest to ``kernel`` (..., *plan.kernel_size) in the least squares
+    sense."""
     inverse = np.linalg.pinv(plan.basis.reshape(plan.bands, -1))
     exact = kernel.detach().to("meta" if kernel.is_meta else "cpu", torch.float64)
     return (exact.flatten(-plan.dims) @ torch.from_numpy(inverse).to(exact)).to(kernel)
@@ -116,7 +120,8 @@ def retained_energy(kernel: Tensor, plan: BandPlan) -> float:
 
 
 def _replace(layer: Layer, options: BandOptions, engine: str, memo: dict[Any, Any]) -> tuple[nn.Module, nn.Module]:
-    """The layer that does the work of ``layer`` in the converted network, yet without hooks; and the same with what centres it."""
+    """The layer that does the work of ``layer`` in the converted network, yet without hooks; and the same with what
+    centres it."""
     module, base, view = layer.module, kind(layer.module), window(layer.module)
     if base in TRANSPOSED:
         return _replace_transposed(layer, options, engine, memo)

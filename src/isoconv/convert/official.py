@@ -27,8 +27,8 @@ def load_official_checkpoint(checkpoint: str | os.PathLike[str] | Mapping[str, A
     """Load weights that the official SRE-Conv code saved into ``model``, in place.
 
     Args:
-        checkpoint: a ``.pt``, ``.pth`` or ``.safetensors`` file, or a state dict. A dict around it (``{"state_dict": ...}``, ``{"model": ...}``) and the
-            prefix ``module.`` of DistributedDataParallel are taken off.
+        checkpoint: a ``.pt``, ``.pth`` or ``.safetensors`` file, or a state dict. A dict around it (``{"state_dict":
+            ...}``, ``{"model": ...}``) and the prefix ``module.`` of DistributedDataParallel are taken off.
         model: a network of the same layers, e.g. ``create_model("sre_resnet18", ...)``.
 
     Returns:

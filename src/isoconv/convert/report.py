@@ -26,12 +26,14 @@ class Row:
     Attributes:
         name: its place in the network, as in ``named_modules``; of its first place if it is shared.
         type: name of its class.
-        status: ``"isotropic"``, ``"convertible"`` (by :func:`isoconv.convert`), ``"unaffected"`` (keeps the symmetry as it is), ``"depends"``,
-            ``"left"`` (convert does not touch it), ``"breaks symmetry"`` or ``"unknown"``.
+        status: ``"isotropic"``, ``"convertible"`` (by :func:`isoconv.convert`), ``"unaffected"`` (keeps the symmetry as
+            it is), ``"depends"``, ``"left"`` (convert does not touch it), ``"breaks symmetry"`` or ``"unknown"``.
         reason, remedy: why, and what can be done; empty if there is nothing to say.
         parameters: numbers in its own parameters.
-        dense_weights, banded_weights: weights of the convolution with one per tap and with one per band; 0 if it has no bands.
-        retained: share of the kernel's energy (sum of squares) that projection on the bands keeps, 0 to 1; None unless it is to be projected.
+        dense_weights, banded_weights: weights of the convolution with one per tap and with one per band; 0 if it has no
+            bands.
+        retained: share of the kernel's energy (sum of squares) that projection on the bands keeps, 0 to 1; None unless
+            it is to be projected.
     """
 
     name: str
@@ -51,7 +53,8 @@ class ConversionReport:
 
     Attributes:
         rows: one per layer.
-        parameters, parameters_converted: of the network as it is and as :func:`isoconv.convert` makes it, shared ones counted once.
+        parameters, parameters_converted: of the network as it is and as :func:`isoconv.convert` makes it, shared ones
+            counted once.
     """
 
     rows: tuple[Row, ...]
@@ -104,10 +107,11 @@ class ConversionReport:
 def conversion_report(
     net: nn.Module, *, bands: int | None = None, profile: str = "hard", circular: bool = True
 ) -> ConversionReport:
-    """Judge every layer of ``net``, converted or not: what :func:`isoconv.convert` with the same options makes of it, and what breaks the symmetry.
+    """Judge every layer of ``net``, converted or not: what :func:`isoconv.convert` with the same options makes of it,
+    and what breaks the symmetry.
 
-    The symmetry meant is that of the square or cube (flips and 90-degree rotations) at every input size. Layers are judged one by one by their type and
-    hyperparameters, nothing is run; :func:`isoconv.equivariance_error` measures.
+    The symmetry meant is that of the square or cube (flips and 90-degree rotations) at every input size. Layers are
+    judged one by one by their type and hyperparameters, nothing is run; :func:`isoconv.equivariance_error` measures.
     """
     options, found = BandOptions(bands, profile, circular), list(layers(check_module(net)))
     rows = tuple(_row(layer, options) for layer in found)

@@ -79,7 +79,8 @@ class Window(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """A leaf of a network's module tree; ``centred`` if a fitting :class:`CentreGrid` comes right before it in a Sequential."""
+    """A leaf of a network's module tree; ``centred`` if a fitting :class:`CentreGrid` comes right before it in a
+    Sequential."""
 
     name: str
     module: Module
@@ -156,7 +157,8 @@ def window(module: Module) -> Window:
 
 
 def recentred(module: Module) -> tuple[int, ...]:
-    """Padding that, without ``output_padding``, makes the output of a transposed convolution as large, or larger by 1 where that is odd."""
+    """Padding that, without ``output_padding``, makes the output of a transposed convolution as large, or larger by 1
+    where that is odd."""
     return tuple(p - (e + 1) // 2 for p, e in zip(module.padding, module.output_padding, strict=True))
 
 

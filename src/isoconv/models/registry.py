@@ -17,7 +17,8 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {}
 
 
 def register_model(name: str, build: Callable[..., nn.Module]) -> None:
-    """Make ``create_model(name, in_channels, num_classes, **options)`` call ``build``, whose signature declares the options."""
+    """Make ``create_model(name, in_channels, num_classes, **options)`` call ``build``, whose signature declares the
+    options."""
     if name in _MODELS:
         raise ValueError(f"a model named {name!r} is registered already")
     _MODELS[name] = build
@@ -35,8 +36,9 @@ def create_model(name: str, in_channels: int = 3, num_classes: int = 10, **optio
         name: one of :func:`list_models`.
         in_channels: channels of the input image.
         num_classes: number of logits.
-        options: of the model; ``width``, ``kernel_sizes``, ``stem_kernel``, ``stem_stride`` of every ResNet, and ``bands``, ``profile``,
-            ``circular``, ``spacing``, ``init``, ``engine`` of the isotropic ones. See :func:`isoconv.models.resnet.sre_resnet`.
+        options: of the model; ``width``, ``kernel_sizes``, ``stem_kernel``, ``stem_stride`` of every ResNet, and
+            ``bands``, ``profile``, ``circular``, ``spacing``, ``init``, ``engine`` of the isotropic ones. See
+            :func:`isoconv.models.resnet.sre_resnet`.
 
     Raises:
         ValueError: for an unknown name, with near matches.
@@ -56,7 +58,8 @@ def create_model(name: str, in_channels: int = 3, num_classes: int = 10, **optio
 
 
 def model_config(model: nn.Module) -> dict[str, Any]:
-    """The arguments with which :func:`create_model` built ``model``: ``create_model(**model_config(model))`` builds its like."""
+    """The arguments with which :func:`create_model` built ``model``: ``create_model(**model_config(model))`` builds its
+    like."""
     config = getattr(model, "_isoconv_config", None)
     if not isinstance(config, dict):
         raise ValueError(

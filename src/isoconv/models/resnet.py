@@ -126,10 +126,11 @@ _BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, 
 
 
 class ResNet(nn.Module):
-    """Residual network over images (N, C, H, W) or volumes (N, C, D, H, W): stem, four stages, global mean, linear head.
+    """Residual network over images (N, C, H, W) or volumes (N, C, D, H, W): stem, four stages, global mean, linear
+    head.
 
-    Built by :func:`sre_resnet` and :func:`plain_resnet`. No max pooling; stages 2 to 4 halve the resolution, n to ceil(n / 2).
-    """
+    Built by :func:`sre_resnet` and :func:`plain_resnet`. No max pooling; stages 2 to 4 halve the resolution, n to
+    ceil(n / 2)."""
 
     def __init__(
         self,
@@ -208,13 +209,15 @@ def sre_resnet(
     init: str = "default",
     engine: str = "auto",
 ) -> ResNet:
-    """SRE-ResNet: logits invariant to the square's (cube's) whole symmetry group at every input size, nearly so to any rotation.
+    """SRE-ResNet: logits invariant to the square's (cube's) whole symmetry group at every input size, nearly so to any
+    rotation.
 
     Args:
         variant: ``"resnet18"``, ``"resnet34"`` or ``"resnet50"``.
         dims: 2 or 3.
         width: channels of the first stage, doubled by each following one.
-        kernel_sizes: odd kernel size of each of the four stages; by default (9, 9, 5, 5) in 2D and (5, 5, 5, 5) in 3D, the paper's.
+        kernel_sizes: odd kernel size of each of the four stages; by default (9, 9, 5, 5) in 2D and (5, 5, 5, 5) in 3D,
+            the paper's.
         stem_kernel, stem_stride: of the first convolution.
         bands, profile, circular, spacing, init, engine: of the isotropic layers, see :class:`isoconv.nn.SREConv2d`.
     """
@@ -236,7 +239,8 @@ def plain_resnet(
     stem_kernel: int = 5,
     stem_stride: int = 1,
 ) -> ResNet:
-    """The plain twin of :func:`sre_resnet`: the same stem, resolutions and widths, ordinary strided convolutions, by default 3 wide."""
+    """The plain twin of :func:`sre_resnet`: the same stem, resolutions and widths, ordinary strided convolutions, by
+    default 3 wide."""
     return ResNet(
         variant,
         dims,

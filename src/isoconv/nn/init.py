@@ -29,11 +29,13 @@ def check_init(init: str) -> str:
 def init_bands_(weight: Tensor, bias: Tensor | None, plan: BandPlan, init: str) -> None:
     """Fill a banded ``weight`` (out, in / groups, bands) and its ``bias`` in place.
 
-    Taps that share a weight add up coherently: on a smooth image a ring of n equal taps responds up to n times as strongly, in variance, as n
-    independent ones. The official initialisation ignores this, and its activations grow 2 to 3 fold in scale with every layer.
+    Taps that share a weight add up coherently: on a smooth image a ring of n equal taps responds up to n times as
+    strongly, in variance, as n independent ones. The official initialisation ignores this, and its activations grow 2
+    to 3 fold in scale with every layer.
 
-    - ``"default"``: uniform, the bound of each band such that all bands contribute the same to the output's second moment and together as much
-      as a plain convolution initialised by PyTorch, for an input whose neighbouring pixels correlate (:func:`ring_energy`).
+    - ``"default"``: uniform, the bound of each band such that all bands contribute the same to the output's second
+      moment and together as much as a plain convolution initialised by PyTorch, for an input whose neighbouring pixels
+      correlate (:func:`ring_energy`).
     - ``"official"``: uniform within ``1 / sqrt(fan_in of the dense kernel)`` for every band, as SRE-Conv does.
 
     The bias is uniform within ``1 / sqrt(fan_in of the dense kernel)`` in both, as in ``torch.nn.ConvNd``.
@@ -55,8 +57,8 @@ def init_bands_(weight: Tensor, bias: Tensor | None, plan: BandPlan, init: str) 
 def ring_energy(plan: BandPlan) -> tuple[float, ...]:
     """Expected squared response of each band to an input of unit second moment.
 
-    The input's correlation at distance d is modelled as ``f + (1 - f) exp(-d^2 / 2 l^2)``, f being 0.6 and l 2.5 pixels.
-    """
+    The input's correlation at distance d is modelled as ``f + (1 - f) exp(-d^2 / 2 l^2)``, f being 0.6 and l 2.5
+    pixels."""
     basis = plan.basis
     size = [2 * k - 1 for k in plan.kernel_size]  # all differences of two taps
     lag = np.ix_(*(np.arange(n) - n // 2 for n in size))

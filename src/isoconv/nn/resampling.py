@@ -39,7 +39,8 @@ class _MaxPool(_Pool):
 
 
 class _Upsample(_Pool):
-    """Linear up-sampling by 2 that commutes with flips and axis permutations; n becomes 2n, or what ``size`` says: 2n or 2n - 1 per axis."""
+    """Linear up-sampling by 2 that commutes with flips and axis permutations; n becomes 2n, or what ``size`` says: 2n
+    or 2n - 1 per axis."""
 
     def forward(self, input: Tensor, size: Sequence[int] | None = None) -> Tensor:
         input = self._check(input)
@@ -49,7 +50,8 @@ class _Upsample(_Pool):
 
 
 class CentreGrid(nn.Module):
-    """Put before a strided layer of the same hyperparameters, makes it symmetric at every size, its output shape unchanged.
+    """Put before a strided layer of the same hyperparameters, makes it symmetric at every size, its output shape
+    unchanged.
 
     Args:
         kernel_size, stride, padding, dilation: of the layer that follows, one number per axis.

@@ -17,10 +17,12 @@ from isoconv.bands import BandPlan
 
 @dataclass(frozen=True)
 class FoldPlan:
-    """The ring sums of one geometry as tables. Kernels of fewer than three axes are seen as three-dimensional ones of size 1.
+    """The ring sums of one geometry as tables. Kernels of fewer than three axes are seen as three-dimensional ones of
+    size 1.
 
     Attributes:
-        rows: int64 (row folds, 5): planes ``z`` and ``z'``, rows ``y`` and ``y'``, and the row class the fold is summed into.
+        rows: int64 (row folds, 5): planes ``z`` and ``z'``, rows ``y`` and ``y'``, and the row class the fold is summed
+            into.
         columns: int64 (column folds, 4): the row class, columns ``x`` and ``x'``, and the band the fold is summed into.
         coefficients: float64 (column folds,): the basis there.
         classes: number of row classes.

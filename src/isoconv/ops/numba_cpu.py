@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 
 import numba
 import numpy as np
@@ -96,8 +95,8 @@ def _add_pair(total, scale, a, b):  # noqa: ANN001, ANN202
 def _ring_sums(x, sums, first, last, before, kernel, rows, columns, coefficients, classes):  # noqa: ANN001, ANN202
     """Ring sums of the planes ``first`` to ``last`` of ``x`` (N, C, D, H, W) into ``sums`` (C, bands, N, D', H', W').
 
-    A few rows of the output at a time are one vector of the pitch of the padded input, so that rows, however short, cost no loop of their own.
-    """
+    A few rows of the output at a time are one vector of the pitch of the padded input, so that rows, however short,
+    cost no loop of their own."""
     N, C, D, H, W = x.shape
     B, Do, Ho, Wo = sums.shape[1], sums.shape[3], sums.shape[4], sums.shape[5]
     Dp, Hp, Wp = Do + kernel[0] - 1, Ho + kernel[1] - 1, Wo + kernel[2] - 1

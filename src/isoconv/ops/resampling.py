@@ -18,12 +18,14 @@ _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def is_traced(x: object) -> bool:
-    """Whether ``x`` stands for a tensor in a torch.fx trace: its shape can be computed with, but not looked at to take a branch."""
+    """Whether ``x`` stands for a tensor in a torch.fx trace: its shape can be computed with, but not looked at to take
+    a branch."""
     return isinstance(x, torch.fx.Proxy)
 
 
 def symmetric_avg_pool(input: Tensor, dims: int) -> Tensor:
-    """Halve the last ``dims`` axes, n to ceil(n / 2): means of 2 samples where n is even, 1-2-1 means around every other sample where it is odd."""
+    """Halve the last ``dims`` axes, n to ceil(n / 2): means of 2 samples where n is even, 1-2-1 means around every
+    other sample where it is odd."""
     if not is_traced(input) and all(n % 2 == 0 for n in input.shape[-dims:]):
         return _AVG_POOL[dims](input, 2)
     return halve_any_size(input, dims)
@@ -38,13 +40,15 @@ def halve_any_size(input: Tensor, dims: int) -> Tensor:
 
 
 def symmetric_max_pool(input: Tensor, dims: int) -> Tensor:
-    """Halve the last ``dims`` axes, n to ceil(n / 2): the maximum of 2 samples where n is even, of 3 around every other sample where it is odd."""
+    """Halve the last ``dims`` axes, n to ceil(n / 2): the maximum of 2 samples where n is even, of 3 around every other
+    sample where it is odd."""
     odd = [input.shape[axis] % 2 for axis in range(-dims, 0)]
     return _MAX_POOL[dims](input, [2 + o for o in odd], 2, odd)
 
 
 def symmetric_upsample(input: Tensor, size: Sequence[int]) -> Tensor:
-    """Linear interpolation of (N, C, *spatial) to ``size``, each axis n growing to 2n or to 2n - 1: the shapes that halving maps to n."""
+    """Linear interpolation of (N, C, *spatial) to ``size``, each axis n growing to 2n or to 2n - 1: the shapes that
+    halving maps to n."""
     dims, target = len(size), list(size)
     if not is_traced(input):
         _check_upsample(input, target)
@@ -76,10 +80,11 @@ def centre_grid(
     dilation: Sequence[int],
     mode: str,
 ) -> Tensor:
-    """``input`` changed as little as possible so that a sliding window of these hyperparameters covers it symmetrically.
+    """``input`` changed as little as possible so that a sliding window of these hyperparameters covers it
+    symmetrically.
 
-    Along an axis where the windows leave r samples over, neighbours are averaged (``mode="max"``: maximised) if r is odd, which takes one sample
-    away, and the rest is cropped evenly from both ends. The windows are as many as before.
+    Along an axis where the windows leave r samples over, neighbours are averaged (``mode="max"``: maximised) if r is
+    odd, which takes one sample away, and the rest is cropped evenly from both ends. The windows are as many as before.
     """
     dims = len(stride)
     sizes = [input.shape[axis] for axis in range(-dims, 0)]

@@ -50,7 +50,8 @@ class ConvSpec:
         return replace(self, output_padding=extra)
 
     def pad(self, input: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        """``input`` with the padding applied that a convolution cannot do itself, and the rest, per axis, for it to do."""
+        """``input`` with the padding applied that a convolution cannot do itself, and the rest, per axis, for it to
+        do."""
         if self.padding_mode == "zeros" and all(before == after for before, after in self.padding):
             return input, tuple(before for before, _ in self.padding)
         widths = [width for pair in reversed(self.padding) for width in pair]
