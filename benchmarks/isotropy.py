@@ -1,8 +1,10 @@
-"""How far from isotropic the kernels of each profile are: the share of a response that changes when the image is turned.
+"""How far from isotropic the kernels of each profile are: the share of a response that changes when the image is
+turned.
 
-A smooth random image is a sum of plane waves, and turning it turns their wave vectors, exactly: no resampling blurs the measure. A kernel answers a
-wave of vector q with its transfer function H(q). The figure is the largest, over 15 to 60 degrees, of |H(R q) - H(q)| / |H(q)| in the 2-norm over the
-waves of the image and over random weights, all bands contributing equally.
+A smooth random image is a sum of plane waves, and turning it turns their wave vectors, exactly: no resampling blurs the
+measure. A kernel answers a wave of vector q with its transfer function H(q). The figure is the largest, over 15 to 60
+degrees, of |H(R q) - H(q)| / |H(q)| in the 2-norm over the waves of the image and over random weights, all bands
+contributing equally.
 
     python benchmarks/isotropy.py > benchmarks/results/isotropy.md
 """
@@ -40,10 +42,12 @@ def anisotropy(k: int, profile: str, circular: bool, length: float) -> float:
 def main() -> None:
     print("# Anisotropy of kernels by profile\n")
     print(
-        "Largest relative change of the response over 15 to 60 degrees; 0 is isotropic. `python benchmarks/isotropy.py`,"
+        "Largest relative change of the response over 15 to 60 degrees; 0 is isotropic. `python "
+        "benchmarks/isotropy.py`,"
     )
     print(
-        f"numpy {np.__version__}, {platform.machine()}. The figures depend on arithmetic alone, not on the machine's speed.\n"
+        f"numpy {np.__version__}, {platform.machine()}. The figures depend on arithmetic alone, not on the machine's "
+        "speed.\n"
     )
     for length in LENGTHS:
         print(f"\n## Images that correlate over {length:g} pixel{'s' if length > 1 else ''}\n")

@@ -42,6 +42,7 @@ def medmnist_dir() -> Path:
     path = Path(os.environ.get("ISOCONV_DATA", SHARED / "data" / "medmnist"))
     if not (path / "breastmnist.npz").is_file():
         pytest.skip(
-            f"real MedMNIST files not at hand: no breastmnist.npz in {path}; set ISOCONV_DATA to the folder that holds it"
+            f"real MedMNIST files not at hand: no breastmnist.npz in {path}; set ISOCONV_DATA to the folder that "
+            "holds it"
         )
     return path

@@ -1,4 +1,5 @@
-"""Defects of the official SRE-Conv code about layers, networks and packaging that no other test speaks of: the same call works here.
+"""Defects of the official SRE-Conv code about layers, networks and packaging that no other test speaks of: the same
+call works here.
 
 docs/official-defects.md lists all of them with the test that covers each.
 """
@@ -100,7 +101,8 @@ def test_importing_needs_the_core_dependencies_only() -> None:
         "PIL",
         "scipy",
     ]
-    code = f"import sys; sys.modules.update(dict.fromkeys({optional})); import isoconv; isoconv.SREConv2d(1, 1, 3); print(isoconv.__version__)"
+    without = f"import sys; sys.modules.update(dict.fromkeys({optional}))"
+    code = f"{without}; import isoconv; isoconv.SREConv2d(1, 1, 3); print(isoconv.__version__)"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == isoconv.__version__

@@ -3,6 +3,10 @@
 from isoconv import functional as functional
 from isoconv import models as models
 from isoconv import nn as nn
+from isoconv.convert import conversion_report as conversion_report
+from isoconv.convert import convert as convert
+from isoconv.convert import fuse as fuse
+from isoconv.convert import load_official_checkpoint as load_official_checkpoint
 from isoconv.models import create_model as create_model
 from isoconv.models import list_models as list_models
 from isoconv.nn import SREConv1d as SREConv1d
@@ -22,10 +26,14 @@ __all__ = [
     "SREConvTranspose1d",
     "SREConvTranspose2d",
     "SREConvTranspose3d",
+    "conversion_report",
+    "convert",
     "create_model",
     "equivariance_error",
     "functional",
+    "fuse",
     "list_models",
+    "load_official_checkpoint",
     "models",
     "nn",
 ]

@@ -1,9 +1,8 @@
 """Geometry of isotropic kernels: which tap of a kernel belongs to which band.
 
-A kernel of an SRE convolution is ``K[o, i, tap] = sum_b weight[o, i, b] * basis[b, tap]`` (SRE-Conv, arXiv 2501.09753, ``K = M_I * Theta``).
-The basis depends on nothing but the distance of a tap from the centre of the kernel, hence the symmetry. This module computes it once per
-geometry and knows nothing of layers.
-"""
+A kernel of an SRE convolution is ``K[o, i, tap] = sum_b weight[o, i, b] * basis[b, tap]`` (SRE-Conv, arXiv 2501.09753,
+``K = M_I * Theta``). The basis depends on nothing but the distance of a tap from the centre of the kernel, hence the
+symmetry. This module computes it once per geometry and knows nothing of layers."""
 
 from __future__ import annotations
 
@@ -115,8 +114,10 @@ def _cached_plan(
             break
     if bands not in (None, count):
         raise ValueError(
-            f"bands={bands} is too many for kernel_size={size} with profile={profile!r}, circular={circular}, spacing={spacing}: "
-            f"at least one band would have no tap of its own and its weights would be dead; use bands={count} or a larger kernel"
+            f"bands={bands} is too many for kernel_size={size} with profile={profile!r}, circular={circular}, "
+            f"spacing={spacing}: "
+            f"at least one band would have no tap of its own and its weights would be dead; use bands={count} or a "
+            "larger kernel"
         )
     if bands is None:  # one object per geometry, however it was asked for
         return _cached_plan(size, count, profile, circular, spacing)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from .config import TrainConfig
-from .metrics import bootstrap, correct, interval, mcnemar
-from .protocols import PROTOCOLS, conditions
-from .runs import RunDir
+from isoconv.config import TrainConfig
+from isoconv.metrics import bootstrap, correct, interval, mcnemar
+from isoconv.protocols import PROTOCOLS, conditions
+from isoconv.runs import RunDir
 
 __all__ = ["compare", "labels_of", "load_predictions"]
 

@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import nn as iso
-from ._extras import require
-from .comparison import compare as compare
-from .comparison import load_predictions
-from .data import DeviceBatches, Split, Task, load, resize
-from .metrics import bootstrap, classification_metrics, correct, decide, interval
-from .protocols import Condition, conditions
-from .runs import RunDir, atomic_write, resolve_device, write_json
+from isoconv import nn as iso
+from isoconv._extras import require
+from isoconv.comparison import compare as compare
+from isoconv.comparison import load_predictions
+from isoconv.data import DeviceBatches, Split, Task, load, resize
+from isoconv.metrics import bootstrap, classification_metrics, correct, decide, interval
+from isoconv.protocols import Condition, conditions
+from isoconv.runs import RunDir, atomic_write, resolve_device, write_json
 
-__all__ = ["compare", "evaluate", "measure", "multiply_adds"]
+__all__ = ["compare", "evaluate", "measure", "multiply_adds", "position_logits"]
 
 BATCH_SIZE = {2: 256, 3: 16}
 _SRE = (iso.SREConv1d, iso.SREConv2d, iso.SREConv3d)
@@ -61,7 +61,7 @@ def evaluate(
         ValueError: unknown protocol; weights, earlier results or test images that are not as they should be.
         PermissionError: the run directory cannot be written; nothing is computed then.
     """
-    from .figures import save_all
+    from isoconv.figures import save_all
 
     run = run if isinstance(run, RunDir) else RunDir(run)
     info, config = run.model_info, run.config
@@ -153,11 +153,9 @@ def measure(
     batches = DeviceBatches(
         split, batch_size or BATCH_SIZE[task.dims], device=device, seed=0, shuffle=False, resize=size
     )
-    logits, labels = _logits(model, batches, positions), split.labels.cpu()
+    logits, labels = position_logits(model, batches, positions), split.labels.cpu()
     passes = [classification_metrics(task.kind, each, labels, task.labels) for each in logits]
-    decisions = decide(task.kind, logits)
-    same = decisions == decisions[0]
-    same = same.all(-1) if task.kind == "multilabel" else same
+    same = correct(task.kind, logits, decide(task.kind, logits[0]))
     accuracy, balanced = bootstrap(task.kind, logits, labels)
     table = [
         {
@@ -209,7 +207,8 @@ def multiply_adds(model: nn.Module, images: Tensor) -> dict[str, int]:
 
 
 @torch.inference_mode()
-def _logits(model: nn.Module, batches: DeviceBatches, positions: Sequence[Condition]) -> Tensor:
+def position_logits(model: nn.Module, batches: DeviceBatches, positions: Sequence[Condition]) -> Tensor:
+    """Logits, float32 (positions, N, K) on the CPU, of images in each of the positions; the model in eval mode."""
     training = [m for m in model.modules() if m.training]
     model.eval()
     try:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from . import nn as iso
-from ._extras import require
-from .comparison import labels_of
-from .data import load, resize
-from .runs import RunDir
-from .symmetry import circular_mask, rotate
+from isoconv import nn as iso
+from isoconv._extras import require
+from isoconv.comparison import labels_of
+from isoconv.data import load, resize
+from isoconv.runs import RunDir
+from isoconv.symmetry import circular_mask, rotate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

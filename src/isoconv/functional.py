@@ -116,7 +116,8 @@ def _named(function: Callable[..., Tensor], name: str, twin: str, layer: str) ->
     function.__name__ = function.__qualname__ = name
     function.__doc__ = (
         f"``{twin}`` with a banded ``weight``: the functional form of :class:`isoconv.nn.{layer}`.\n\n"
-        "The number of bands is the weight's last axis; ``kernel_size`` and the other keyword-only arguments say which taps they stand for."
+        "The number of bands is the weight's last axis; ``kernel_size`` and the other keyword-only arguments say "
+        "which taps they stand for."
     )
     return function
 

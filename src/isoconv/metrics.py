@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._extras import require
+from isoconv._extras import require
 
 __all__ = ["bootstrap", "classification_metrics", "correct", "decide", "interval", "mcnemar", "probabilities"]
 

@@ -21,10 +21,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ._checks import did_you_mean
-from .symmetry import Symmetry, circular_mask, random_rotations, resample, rotate, symmetry_group
+from isoconv._checks import did_you_mean
+from isoconv.symmetry import Symmetry, circular_mask, random_rotations, resample, rotate, symmetry_group
 
-__all__ = ["PROTOCOLS", "Condition", "conditions"]
+__all__ = ["AS_IS", "PROTOCOLS", "Condition", "conditions"]
 
 PROTOCOLS = ("standard", "official")
 _RANDOM_ROTATIONS = 32
@@ -51,6 +51,10 @@ class Condition:
     right_angle: bool = False
 
 
+AS_IS = Condition("upright_unmasked", "unmasked", lambda images: images)
+"""Images as they are, for the standard protocol, whose upright position is masked."""
+
+
 def conditions(protocol: str, dims: int) -> tuple[Condition, ...]:
     """The positions of a protocol, the upright one first. Raises ValueError for an unknown protocol."""
     if protocol not in PROTOCOLS:
@@ -60,7 +64,7 @@ def conditions(protocol: str, dims: int) -> tuple[Condition, ...]:
     if protocol == "official":
         return (*_official_rotations(dims), *_flips(dims, masked=False))
     rotations = _standard_rotations_2d() if dims == 2 else _standard_rotations_3d()
-    return (*rotations, *_flips(dims, masked=True), Condition("upright_unmasked", "unmasked", _same))
+    return (*rotations, *_flips(dims, masked=True), AS_IS)
 
 
 def _official_rotations(dims: int) -> list[Condition]:
@@ -107,10 +111,6 @@ def _flips(dims: int, masked: bool) -> list[Condition]:
 
 def _masked(transform: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return transform(x) * circular_mask(x.shape[2:], device=x.device)
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
 
 
 def _is_right(angle: int) -> bool:

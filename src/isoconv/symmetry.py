@@ -1,4 +1,5 @@
-"""The symmetries of images and volumes: group actions, rotation by any angle, and how far a module is from commuting with them."""
+"""The symmetries of images and volumes: group actions, rotation by any angle, and how far a module is from commuting
+with them."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 import isoconv
 from isoconv.models import create_model, list_models, model_config
@@ -91,21 +92,22 @@ def test_the_plain_twin_is_not_invariant() -> None:
     assert isoconv.equivariance_error(net, torch.randn(2, 3, 28, 28))["rot90"] > 1e-2
 
 
+def shape_after(net: nn.Module, stage: str, x: torch.Tensor) -> torch.Size:
+    shapes: list[torch.Size] = []
+    handle = net.get_submodule(stage).register_forward_hook(lambda _m, _i, output: shapes.append(output.shape))
+    with torch.no_grad():
+        net(x)
+    handle.remove()
+    return shapes[0]
+
+
 @pytest.mark.parametrize("size", [27, 28, 32])
 def test_twins_have_the_same_resolutions_and_widths(size: int) -> None:
     for stride in (1, 2):
         x = torch.randn(1, 3, size, size)
         sre, plain = (create_model(n, 3, 5, width=4, stem_stride=stride) for n in ("sre_resnet18", "resnet18"))
         for stage in ("bn1", "layer1", "layer2", "layer3", "layer4"):
-            shapes = []
-            for net in (sre, plain):
-                with torch.no_grad():
-                    handle = getattr(net, stage).register_forward_hook(
-                        lambda _m, _i, output: shapes.append(output.shape)
-                    )
-                    net(x)
-                    handle.remove()
-            assert shapes[0] == shapes[1]
+            assert shape_after(sre, stage, x) == shape_after(plain, stage, x)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,8 @@ def create_model(name: str, in_channels: int = 3, num_classes: int = 10, **optio
     for option in options:
         if option not in known:
             raise TypeError(
-                f"model {name!r} has no option {option!r}: its options are {', '.join(known)}{did_you_mean(option, known)}"
+                f"model {name!r} has no option {option!r}: its options are "
+                f"{', '.join(known)}{did_you_mean(option, known)}"
             )
     model = _MODELS[name](in_channels, num_classes, **options)
     model._isoconv_config = {"name": name, "in_channels": in_channels, "num_classes": num_classes, **options}  # type: ignore[assignment]

@@ -1,9 +1,9 @@
 """One residual network for 2D and 3D, isotropic or plain.
 
-The isotropic network is that of SRE-Conv (arXiv 2501.09753): 3x3 convolutions become isotropic ones of larger kernels, strides become mean
-pooling. Unlike the official code its logits are invariant to all flips and 90-degree rotations at every input size, since the pooling is
-symmetric at odd sizes too. The plain twin differs in nothing but those layers: same stem, same resolutions, same widths.
-"""
+The isotropic network is that of SRE-Conv (arXiv 2501.09753): 3x3 convolutions become isotropic ones of larger kernels,
+strides become mean pooling. Unlike the official code its logits are invariant to all flips and 90-degree rotations at
+every input size, since the pooling is symmetric at odd sizes too. The plain twin differs in nothing but those layers:
+same stem, same resolutions, same widths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Isotropic convolutions as modules: the interface of ``torch.nn.ConvNd``, one weight per band instead of one per tap."""
+"""Isotropic convolutions as modules: the interface of ``torch.nn.ConvNd``, one weight per band instead of one per
+tap."""
 
 from __future__ import annotations
 
@@ -81,7 +82,8 @@ class _BandedConv(nn.Module):
             "init": (self.init, "default"),
             "engine": (self.engine, "auto"),
         }
-        text = f"{self.in_channels}, {self.out_channels}, kernel_size={plan.kernel_size}, stride={spec.stride}, bands={plan.bands}"
+        channels = f"{self.in_channels}, {self.out_channels}"
+        text = f"{channels}, kernel_size={plan.kernel_size}, stride={spec.stride}, bands={plan.bands}"
         return text + "".join(f", {name}={value!r}" for name, (value, usual) in optional.items() if value != usual)
 
 
@@ -160,14 +162,16 @@ class _SREConvTranspose(_BandedConv):
         return sre_conv(input, self.weight, self.bias, spec, engine=self.engine)
 
 
-_CONV_DOC = """Isotropic convolution: ``torch.nn.Conv{n}d`` with one weight per band of taps instead of one per tap (SRE-Conv, arXiv 2501.09753).
+_CONV_DOC = """Isotropic convolution: ``torch.nn.Conv{n}d`` with one weight per band of taps instead of one per tap.
 
-Equivariant exactly to flips and 90-degree rotations (stride 1 and symmetric padding provided), approximately to other rotations. Positional
-arguments, their order and their meaning are those of ``torch.nn.Conv{n}d``; the state dict holds ``weight`` and ``bias``.
+It is SRE-Conv (arXiv 2501.09753): equivariant exactly to flips and 90-degree rotations (stride 1 and symmetric padding
+provided), approximately to other rotations. Positional arguments, their order and their meaning are those of
+``torch.nn.Conv{n}d``; the state dict holds ``weight`` and ``bias``.
 
 Args:
     bands, profile, circular, spacing: the kernel's bands, see :func:`isoconv.bands.band_plan`.
-    init: ``"default"`` keeps the output at the scale of ``torch.nn.Conv{n}d``, ``"official"`` is that of SRE-Conv; see :mod:`isoconv.nn.init`.
+    init: ``"default"`` keeps the output at the scale of ``torch.nn.Conv{n}d``, ``"official"`` is that of SRE-Conv; see
+        :mod:`isoconv.nn.init`.
     engine: how it is computed, see :mod:`isoconv.ops`.
 
 Shape:
@@ -182,7 +186,8 @@ Example:
 """
 _TRANSPOSE_DOC = """Isotropic transposed convolution: ``torch.nn.ConvTranspose{n}d`` with one weight per band of taps.
 
-Arguments as in ``torch.nn.ConvTranspose{n}d``, the keyword-only ones as in :class:`SREConv{n}d`. Weight: (in_channels, out_channels / groups, bands).
+Arguments as in ``torch.nn.ConvTranspose{n}d``, the keyword-only ones as in :class:`SREConv{n}d`. Weight:
+(in_channels, out_channels / groups, bands).
 """
 
 

@@ -19,7 +19,8 @@ class _Pool(nn.Module):
             return input
         if input.dim() not in (self.dims + 1, self.dims + 2) or 0 in input.shape[-self.dims :]:
             raise ValueError(
-                f"{type(self).__name__} expects (N, C, {self.dims} non-empty spatial axes) or the same without N, got shape {tuple(input.shape)}"
+                f"{type(self).__name__} expects (N, C, {self.dims} non-empty spatial axes) or the same without N, got "
+                f"shape {tuple(input.shape)}"
             )
         return input
 
@@ -78,7 +79,8 @@ class CentreGrid(nn.Module):
         return resampling.centre_grid(input, self.kernel_size, self.stride, self.padding, self.dilation, self.mode)
 
     def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, dilation={self.dilation}, mode={self.mode!r}"
+        names = ("kernel_size", "stride", "padding", "dilation", "mode")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
 class SymmetricAvgPool1d(_AvgPool):

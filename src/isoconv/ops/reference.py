@@ -1,4 +1,5 @@
-"""The reference engine: expand the kernel, let PyTorch convolve. Always there; every other engine is held against it."""
+"""The reference engine: expand the kernel, let PyTorch convolve. Always there; every other engine is held against
+it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Down- and up-sampling that commutes with every flip and every permutation of the axes, at every size.
 
-A grid of every s-th sample is symmetric only if it leaves as many samples over before its first point as behind its last. Where that number is
-odd the grid cannot be centred on samples; averaging neighbours first moves the samples by half a step, and then it can.
-"""
+A grid of every s-th sample is symmetric only if it leaves as many samples over before its first point as behind its
+last. Where that number is odd the grid cannot be centred on samples; averaging neighbours first moves the samples by
+half a step, and then it can."""
 
 from __future__ import annotations
 

@@ -45,7 +45,8 @@ class ConvSpec:
         if any(not 0 <= e < s for e, s in zip(extra, self.stride, strict=True)):
             most = [b + s - 1 for b, s in zip(base, self.stride, strict=True)]
             raise ValueError(
-                f"output_size must lie between {tuple(base)} and {tuple(most)} for an input of spatial size {tuple(input_size)}, got {target}"
+                f"output_size must lie between {tuple(base)} and {tuple(most)} for an input of spatial size "
+                f"{tuple(input_size)}, got {target}"
             )
         return replace(self, output_padding=extra)
 
@@ -86,7 +87,8 @@ def conv_spec(
         raise ValueError(f"groups must be a whole number of at least 1, got {groups!r}")
     if padding_mode not in PADDING_MODES:
         raise ValueError(
-            f"unknown padding_mode {padding_mode!r}: expected one of {', '.join(PADDING_MODES)}{did_you_mean(str(padding_mode), PADDING_MODES)}"
+            f"unknown padding_mode {padding_mode!r}: expected one of "
+            f"{', '.join(PADDING_MODES)}{did_you_mean(str(padding_mode), PADDING_MODES)}"
         )
     if transposed and padding_mode != "zeros":
         raise ValueError(f"a transposed convolution supports padding_mode='zeros' only, got {padding_mode!r}")
@@ -94,7 +96,8 @@ def conv_spec(
         raise ValueError(f"output_padding is an argument of transposed convolutions only, got {extra}")
     if transposed and any(e >= max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True)):
         raise ValueError(
-            f"output_padding must be smaller than stride or dilation along every axis, got {extra} with stride {strides}"
+            f"output_padding must be smaller than stride or dilation along every axis, got {extra} with stride "
+            f"{strides}"
         )
     return ConvSpec(
         plan,
@@ -114,7 +117,8 @@ def _pairs(
     if isinstance(padding, str):
         if padding not in ("same", "valid") or transposed:
             raise ValueError(
-                f"padding must be {'numbers' if transposed else 'numbers, ' + repr('same') + ' or ' + repr('valid')}, got {padding!r}"
+                f"padding must be {'numbers' if transposed else 'numbers, ' + repr('same') + ' or ' + repr('valid')}, "
+                f"got {padding!r}"
             )
         if padding == "same" and max(stride) > 1:
             raise ValueError(f"padding='same' needs stride 1, got {stride}")

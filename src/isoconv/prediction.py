@@ -1,0 +1,142 @@
+"""What a trained network makes of a user's own images, and whether turning one changes its mind."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isoconv.data import DeviceBatches, Split, read_images
+from isoconv.evaluation import BATCH_SIZE, position_logits
+from isoconv.metrics import correct, decide, probabilities
+from isoconv.protocols import AS_IS, conditions
+from isoconv.runs import RunDir, atomic_write, resolve_device
+
+__all__ = ["check_output", "predict", "write_predictions"]
+
+log = logging.getLogger(__name__)
+
+
+def predict(
+    run: RunDir | str | os.PathLike[str],
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    batch_size: int | None = None,
+    device: str = "auto",
+    rotations: bool = True,
+) -> list[dict[str, Any]]:
+    """Let the network of a run decide on image files, resized to the size that it was trained at.
+
+    Args:
+        run: a run directory.
+        paths: PNG, JPEG, TIFF, npy or npz files, or folders of them; :mod:`isoconv.data.files` says what they may hold.
+        batch_size: images per forward pass; None stands for 256 in 2D, 16 in 3D.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        rotations: also measure ``consistency``, for which each image is decided some 35 times more.
+
+    Returns:
+        A row per image, plain JSON values: ``source``, the file (of an npz archive with ``:array``); ``index`` in a
+        stack, None for a single image; ``label``, the name of the class, or for a multilabel task the list of all
+        labels whose probability exceeds 1/2; ``probabilities`` by label; and ``consistency``, the share of the rotations
+        of the standard protocol in which the image is decided as upright, all of them within the inscribed disc (ball).
+        Its mean over a test set is the ``consistency`` that :func:`isoconv.evaluation.evaluate` finds.
+
+    Raises:
+        FileNotFoundError: no run or no network there, a path does not exist, or a folder holds no image.
+        ValueError: an image that cannot be read or that the network cannot take, named; or logits that are not finite.
+    """
+    run = run if isinstance(run, RunDir) else RunDir(run)
+    info = run.model_info
+    task, size = info["task"], info["input_size"]
+    target = resolve_device(device)
+    model = run.load_model().to(target)
+    names, images = read_images(paths, channels=task["channels"], size=size, dims=task["dims"])
+    if task["channels"] == 3 and (grey := (images == images[:, :1]).flatten(1).all(1).sum().item()):
+        log.info("%d of %d images are grey: repeated in red, green and blue", grey, len(images))
+
+    unlabelled = Split(images, torch.zeros(len(images), dtype=torch.int64))
+    batches = DeviceBatches(unlabelled, batch_size or BATCH_SIZE[task["dims"]], device=target, seed=0, shuffle=False)
+    upright, *others = conditions("standard", task["dims"])
+    turned = [upright, *(p for p in others if p.group == "rotation")] if rotations else []
+    logits = position_logits(model, batches, [AS_IS, *turned])
+    if not logits.isfinite().all():
+        raise ValueError(f"the network of {run.path} gives logits that are not finite; train again with a lower --lr")
+
+    kind, labels = task["kind"], task["labels"]
+    rows = []
+    for name, decision, chances in zip(names, decide(kind, logits[0]), probabilities(kind, logits[0]), strict=True):
+        source, index = _split_index(name)
+        chosen = [labels[i] for i in decision.nonzero().flatten()] if kind == "multilabel" else labels[int(decision)]
+        by_label = dict(zip(labels, chances.tolist(), strict=True))
+        rows.append({"source": source, "index": index, "label": chosen, "probabilities": by_label})
+    if rotations:
+        same = correct(kind, logits[1:], decide(kind, logits[1]))
+        counted = [i for i, position in enumerate(turned) if position.group == "rotation"]
+        for row, share in zip(rows, same[counted].double().mean(0).tolist(), strict=True):
+            row["consistency"] = share
+    return rows
+
+
+def check_output(path: Path) -> None:
+    """Refuse a file that :func:`write_predictions` would refuse, before the work."""
+    if path.suffix.lower() not in _WRITERS:
+        raise ValueError(f"predictions are written as {' or '.join(_WRITERS)}, got {path}; choose one of these endings")
+    if path.exists():
+        raise FileExistsError(f"{path} exists and is not overwritten; choose another name or delete it")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into; make it first")
+
+
+def write_predictions(rows: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> None:
+    """Write the rows of :func:`predict` to a new file: ``.json`` as they are, ``.csv`` as a table.
+
+    In the table, several labels of an image are joined by semicolons, and the probability of each label has a column
+    ``p(label)``.
+
+    Raises:
+        ValueError: another ending.
+        FileExistsError: the file exists; it stays as it is.
+        OSError: it cannot be written; nothing is left of it then.
+    """
+    path = Path(path)
+    check_output(path)
+    content = _WRITERS[path.suffix.lower()](rows).encode()
+    atomic_write(path, lambda f: f.write(content))
+
+
+def _json(rows: Sequence[dict[str, Any]]) -> str:
+    return json.dumps(rows, indent=2, allow_nan=False) + "\n"
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    flat = [
+        {
+            **{name: value for name, value in row.items() if name != "probabilities"},
+            "label": "; ".join(row["label"]) if isinstance(row["label"], list) else row["label"],
+            **{f"p({label})": chance for label, chance in row["probabilities"].items()},
+        }
+        for row in rows
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(flat[0]) if flat else ["source", "index", "label"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+_WRITERS = {".csv": _csv, ".json": _json}
+
+
+def _split_index(name: str) -> tuple[str, int | None]:
+    """``"stack.npy[7]"`` to the file and 7; a file's ending leaves no doubt about what is a place in a stack."""
+    if not name.endswith("]"):
+        return name, None
+    source, _, index = name[:-1].rpartition("[")
+    return source, int(index)
