@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 demo: $(READY)
-	$(BIN)/isoconv demo --out runs/demo --overwrite
+	$(BIN)/isoconv demo
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 -m 'not slow'

@@ -63,7 +63,8 @@ def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | Non
     for run, result in zip(opened, results, strict=True):
         if protocol not in result:
             raise ValueError(
-                f"{run.path} was not evaluated by protocol {protocol!r}; do: isoconv evaluate {run.path} --protocol {protocol}"
+                f"{run.path} was not evaluated by protocol {protocol!r}; "
+                f"do that first: isoconv evaluate {run.path} --protocol {protocol}"
             )
     entries = [result[protocol] for result in results]
     scored = [_Scored(run, protocol) for run in opened]

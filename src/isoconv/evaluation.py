@@ -1,7 +1,7 @@
-"""How a trained network does on the test images, upright and in every other position of a protocol, and how runs compare.
+"""How a trained network does on the test images, upright and in every other position of a protocol.
 
-What is scored is the network chosen on the validation split; test images are used here only. See :mod:`isoconv.protocols` for the
-positions and :mod:`isoconv.metrics` for the scores.
+What is scored is the network chosen on the validation split; test images are used here only. See
+:mod:`isoconv.protocols` for the positions and :mod:`isoconv.metrics` for the scores.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ def save_comparison(runs: Sequence[RunDir], folder: Path, protocol: str = "stand
     """Write the accuracy of evaluated runs against the angle, and the feature maps of one run per configuration, into
     ``folder``."""
     labels = labels_of([run.config for run in runs])
-    first = {label: run for label, run in reversed(list(zip(labels, runs, strict=True)))}
+    first = dict(reversed(list(zip(labels, runs, strict=True))))
     models = {label: first[label].load_model() for label in dict.fromkeys(labels)}
     figures = {
         f"rotation_accuracy_{protocol}": rotation_accuracy(runs, protocol),
@@ -211,7 +211,7 @@ def _curve(results: Sequence[dict[str, Any]]) -> list[tuple[float, float, float,
             if row["angle"] is not None:
                 own[round(row["angle"], 6)].append((row["accuracy"], *row["accuracy_ci"]))
         for angle, values in own.items():
-            at[angle].append(tuple(map(mean, zip(*values, strict=True))))  # type: ignore[arg-type]
+            at[angle].append(tuple(map(mean, zip(*values, strict=True))))
     curve = []
     for angle in sorted(at):
         centre = mean(value for value, _, _ in at[angle])

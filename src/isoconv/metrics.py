@@ -1,8 +1,8 @@
 """Scores of a classifier from its logits, for every kind of task, and what a test set of limited size says about them.
 
-Decision rules: the largest logit, or for a multilabel task every label whose logit is above 0. Multilabel accuracy is the mean over
-all images and labels, as in MedMNIST. A class that does not occur in the labels has no recall and no AUC (None): means over classes are
-over those that occur, and a note says so.
+Decision rules: the largest logit, or for a multilabel task every label whose logit is above 0. Multilabel accuracy is
+the mean over all images and labels, as in MedMNIST. A class that does not occur in the labels has no recall and no AUC
+(None): means over classes are over those that occur, and a note says so.
 """
 
 from __future__ import annotations
@@ -171,8 +171,8 @@ def _check(kind: str, logits: Tensor, labels: Tensor) -> None:
     expected = logits.shape if kind == "multilabel" else logits.shape[:1]
     if logits.dim() != 2 or labels.shape != expected or not len(labels):
         raise ValueError(
-            f"{kind} metrics need logits (N, K) and labels {'(N, K)' if kind == 'multilabel' else '(N,)'} of at least one image, "
-            f"got {tuple(logits.shape)} and {tuple(labels.shape)}"
+            f"{kind} metrics need logits (N, K) and labels {'(N, K)' if kind == 'multilabel' else '(N,)'} of at least "
+            f"one image, got {tuple(logits.shape)} and {tuple(labels.shape)}"
         )
     highest = 1 if kind == "multilabel" else logits.shape[1] - 1
     if not 0 <= labels.min() <= labels.max() <= highest:
@@ -196,7 +196,8 @@ def _notes(names: Sequence[str], present: Sequence[bool], comparable: Sequence[b
     notes = []
     if absent:
         notes.append(
-            f"no image of the test set is labelled {', '.join(map(repr, absent))}: without recall and AUC, left out of means over classes"
+            f"no image of the test set is labelled {', '.join(map(repr, absent))}: "
+            "without recall and AUC, left out of means over classes"
         )
     if alone:
         notes.append(f"every image of the test set is labelled {', '.join(map(repr, alone))}: without AUC")

@@ -42,11 +42,15 @@ def predict(
         rotations: also measure ``consistency``, for which each image is decided some 35 times more.
 
     Returns:
-        A row per image, plain JSON values: ``source``, the file (of an npz archive with ``:array``); ``index`` in a
-        stack, None for a single image; ``label``, the name of the class, or for a multilabel task the list of all
-        labels whose probability exceeds 1/2; ``probabilities`` by label; and ``consistency``, the share of the rotations
-        of the standard protocol in which the image is decided as upright, all of them within the inscribed disc (ball).
-        Its mean over a test set is the ``consistency`` that :func:`isoconv.evaluation.evaluate` finds.
+        A row per image, plain JSON values:
+
+        - ``source``: the file, of an npz archive with ``:array``;
+        - ``index``: its place in a stack, None for a single image;
+        - ``label``: the name of the class; of a multilabel task the list of the labels whose probability exceeds 1/2;
+        - ``probabilities``: by label;
+        - ``consistency``: the share of the standard protocol's rotations in which the image is decided as upright, all
+          of them within the inscribed disc (ball). Over a test set its mean is the ``consistency`` that
+          :func:`isoconv.evaluation.evaluate` finds.
 
     Raises:
         FileNotFoundError: no run or no network there, a path does not exist, or a folder holds no image.

@@ -1,12 +1,13 @@
 """The evaluation protocols: in which positions a network is shown the test images.
 
-- ``"standard"``: bilinear rotation with black outside, and everything outside of the inscribed disc (ball) black in every position, the
-  upright one too, so that positions differ in nothing but orientation. Images: 0, 10, ..., 350 degrees, each once. Volumes: 32 random
-  rotations, uniform over SO(3) and always the same ones, and the 24 rotations of the cube. Flips along each axis. The upright image
-  without the mask is measured beside.
-- ``"official"``: as the released code of SRE-Conv (arXiv 2501.09753): nearest neighbour, no mask, mid-grey outside (there, 0 after the
-  normalisation, which gives the same images). Images: 0, 10, ..., 360 degrees, so that the upright position counts twice. Volumes:
-  0, 30, ..., 360 degrees about each axis, upright counting six times. Flips along each axis.
+- ``"standard"``: bilinear rotation with black outside, and everything outside of the inscribed disc (ball) black in
+  every position, the upright one too, so that positions differ in nothing but orientation. Images: 0, 10, ..., 350
+  degrees, each once. Volumes: 32 random rotations, uniform over SO(3) and always the same ones, and the 24 rotations of
+  the cube. Flips along each axis. The upright image without the mask is measured beside.
+- ``"official"``: as the released code of SRE-Conv (arXiv 2501.09753): nearest neighbour, no mask, mid-grey outside
+  (there, 0 after the normalisation, which gives the same images). Images: 0, 10, ..., 360 degrees, so that the upright
+  position counts twice. Volumes: 0, 30, ..., 360 degrees about each axis, upright counting six times. Flips along each
+  axis.
 
 Images are rotated in the range [0, 1], at the size at which the network was trained.
 """
