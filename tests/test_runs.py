@@ -27,7 +27,7 @@ def run(config: TrainConfig) -> RunDir:
     """A run whose best network is an untrained one."""
     run = RunDir.create(config)
     net = isoconv.create_model("sre_resnet18", 1, 3, width=2, kernel_sizes=(5, 5, 3, 3))
-    run.save_model(net, {"model": isoconv.models.model_config(net), "epoch": 0})
+    run.save_model(net, {"model": isoconv.models.model_config(net), "masked": False, "epoch": 0})
     return run
 
 

@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 import isoconv.training as training
 from isoconv.data import MEDMNIST, DeviceBatches, Split, Task
 from isoconv.runs import RunDir
+from isoconv.symmetry import circular_mask
 from isoconv.training import TrainConfig, cosine, loss_fn, train
 
 EPOCHS, STEPS = 3, 3
@@ -136,6 +137,15 @@ def test_recipe_official_trains_at_32_pixels(config: TrainConfig, data: SimpleNa
         setattr(data, name, Split(pixels, getattr(data, name).labels))
     run = train(replace(config, recipe="official", size=28, epochs=1, model="resnet18"))
     assert run.model_info["input_size"] == 32
+    assert not run.model_info["masked"]
+
+
+def test_recipe_standard_shows_the_network_the_inscribed_disc_only(config: TrainConfig) -> None:
+    model = train(replace(config, epochs=1)).load_model()
+    images = torch.rand(2, 1, 8, 8)
+    outside = ~circular_mask((8, 8))
+    assert torch.equal(model(images), model(images + outside))
+    assert not torch.equal(model(images), model(images + 0.1))
 
 
 def test_mixed_precision_on_the_cpu(config: TrainConfig) -> None:

@@ -45,7 +45,8 @@ class TrainConfig:
     lr: float | None = None
     """Learning rate at the start; None stands for 2e-2 in 2D, 1e-2 in 3D."""
     recipe: Recipe = "standard"
-    """Training recipe: standard (native size, small shifts) or official (the paper's: 32 pixels, crops, colour)."""
+    """Training recipe: standard (native size, inscribed disc, small shifts) or official (the paper's: 32 pixels, crops,
+    colour)."""
     rotate: bool = False
     """Also turn the training images at random: the rival that learns rotation from examples."""
     size: int = 28

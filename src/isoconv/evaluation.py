@@ -190,7 +190,7 @@ def multiply_adds(model: nn.Module, images: Tensor) -> dict[str, int]:
     counts an isotropic layer as channels x bands per output, what is left once the taps of a band are summed first."""
     counts = {"multiply_adds_dense": 0, "multiply_adds_banded": 0}
 
-    def count(layer: nn.Module, _: Any, output: Tensor) -> None:
+    def count(layer: Any, _: Any, output: Tensor) -> None:
         weights = layer.weight[0].numel()
         taps = weights // layer.bands * math.prod(layer.kernel_size) if isinstance(layer, _SRE) else weights
         counts["multiply_adds_banded"] += output.numel() * weights

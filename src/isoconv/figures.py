@@ -53,52 +53,42 @@ def rotation_accuracy(runs: Sequence[RunDir], protocol: str = "standard") -> Fig
     """Test accuracy against the angle of rotation, one line per configuration.
 
     For one run the band is the 95 % interval of the bootstrap over test images, for several seeds one standard
-    deviation over seeds.
-    Images: on a circle and along an axis. Volumes: along the axis only, rotations by the same angle about different
-    axes averaged."""
+    deviation over seeds. Images: on a circle and along an axis. Volumes: along the axis only, rotations by the same
+    angle about different axes averaged; the random rotations of the standard protocol are points.
+
+    Raises:
+        ValueError: no run, or one that was not evaluated by the protocol.
+    """
+    if not runs:
+        raise ValueError("a figure needs at least one run, got none")
+    results = [_result(run, protocol) for run in runs]
+    task = runs[0].model_info["task"]
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for label, result in zip(labels_of([run.config for run in runs]), results, strict=True):
+        groups[label].append(result)
+    curves = {_legend(label, group): _curve(group) for label, group in groups.items()}
+    low = min(low for curve in curves.values() for _, _, low, _ in curve)
+    high = max(high for curve in curves.values() for _, _, _, high in curve)
+    limits = max(0.0, math.floor(10 * low - 0.2) / 10), min(1.0, math.ceil(10 * high + 0.2) / 10)
     with _style():
-        results = [run.results()[protocol] for run in runs]
-        two_dimensional = runs[0].model_info["task"]["dims"] == 2
-        figure = _figure(9.6 if two_dimensional else 6.4, 4.2)
-        if two_dimensional:
-            polar = figure.add_subplot(1, 2, 1, projection="polar")
-            polar.set_theta_zero_location("N")
-            polar.set_xticks([math.radians(a) for a in range(0, 360, 45)])
-            polar.set_title("accuracy (radius) at each angle", pad=14)
-            axes: list[Any] = [polar, figure.add_subplot(1, 2, 2)]
-        else:
-            axes = [figure.add_subplot()]
-        groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for label, result in zip(labels_of([run.config for run in runs]), results, strict=True):
-            groups[label].append(result)
-        lowest = 1.0
-        for colour, (label, group) in zip(_cycle(len(groups)), groups.items(), strict=True):
-            curve = _curve(group)
-            lowest = min(lowest, *(low for _, _, low, _ in curve))
-            angles, centre, low, high = map(list, zip(*curve, strict=True))
-            scattered = not two_dimensional and protocol == "standard"
-            what = f"{label}, mean of {len(group)} seeds ± sd" if len(group) > 1 else f"{label}, 95 % interval"
-            for ax in axes:
-                x = [math.radians(a) for a in angles] if ax.name == "polar" else angles
-                if scattered:
-                    error = [
-                        [c - a for c, a in zip(centre, low, strict=True)],
-                        [b - c for c, b in zip(centre, high, strict=True)],
-                    ]
-                    ax.errorbar(x, centre, error, fmt="o", ms=4, color=colour, ecolor=colour + "55", label=what)
-                else:
-                    ax.plot(x, centre, color=colour, lw=1.8, label=what)
-                    ax.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
-        percent = require("matplotlib.ticker", "study").PercentFormatter(1, decimals=0)
-        for ax in axes:
-            ax.set_ylim(max(0.0, math.floor(lowest * 10 - 0.5) / 10), 1.0)
-            ax.yaxis.set_major_formatter(percent)
-        flat = axes[-1]
+        figure = _figure(9.6 if task["dims"] == 2 else 6.4, 4.4)
+        flat = figure.add_subplot(1, 2, 2) if task["dims"] == 2 else figure.add_subplot()
+        for colour, (label, curve) in zip(_cycle(len(curves)), curves.items(), strict=True):
+            _draw(flat, curve, colour, label, points=task["dims"] == 3 and protocol == "standard")
+            if task["dims"] == 2:
+                polar = _polar(figure) if len(figure.axes) == 1 else figure.axes[1]
+                _draw(polar, [(math.radians(angle), *rest) for angle, *rest in curve], colour)
+        ticks = require("matplotlib.ticker", "study")
+        for ax in figure.axes:
+            ax.set_ylim(*limits)
+            ax.yaxis.set_major_locator(ticks.MaxNLocator(7, steps=[1, 2, 5, 10]))
+            ax.yaxis.set_major_formatter(ticks.PercentFormatter(1, decimals=0, symbol=" %"))
+        last = 180 if task["dims"] == 3 and protocol == "standard" else 360
         flat.set(xlabel="rotation of the test images (degrees)", ylabel="test accuracy")
-        last = 180 if scattered else 360
         flat.set_xlim(-last / 60, last * 61 / 60)
         flat.set_xticks(range(0, last + 1, last // 8 if last == 360 else 30))
-        flat.set_title(f"{runs[0].model_info['task']['title']}, {results[0]['data']['test_images']} test images")
+        images = "images" if task["dims"] == 2 else "volumes"
+        figure.suptitle(f"{task['title']}: {results[0]['data']['test_images']} test {images}, protocol {protocol}")
         figure.legend(*flat.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(groups), 2))
         return figure
 
@@ -165,11 +155,12 @@ def feature_maps(
             scale = upright[0, channel].abs().max().item()
             for ax, each in zip(axes, maps, strict=True):
                 _bare(ax)
-                ax.imshow(_slice((each * inside)[0, channel]), cmap="viridis", vmin=0, vmax=scale)
+                shown = _slice(each[0, channel].masked_fill(~inside, math.nan))  # transparent outside of the disc
+                ax.imshow(shown, cmap="viridis", vmin=0, vmax=scale)
                 error = ((each * inside - upright).norm() / upright.norm()).item()
                 ax.set_xlabel(f"{100 * error:.1f} %", labelpad=2)
             axes[0].set_ylabel(label.replace(" ", "\n"), rotation=0, ha="right", va="center")
-        figure.suptitle("first-stage feature map, turned back; below: its change from upright", fontsize=11)
+        figure.suptitle("feature map of the first stage, turned back to upright; under it, the change of all channels", fontsize=11)
         return figure
 
 
@@ -200,6 +191,42 @@ def save_comparison(runs: Sequence[RunDir], folder: Path, protocol: str = "stand
         "feature_maps": feature_maps(models, _test_image(runs[0])),
     }
     return _save(figures, folder)
+
+
+def _result(run: RunDir, protocol: str) -> dict[str, Any]:
+    results = run.results()
+    if protocol not in results:
+        raise ValueError(
+            f"{run.path} was not evaluated by protocol {protocol!r}; "
+            f"do that first: isoconv evaluate {run.path} --protocol {protocol}"
+        )
+    return results[protocol]
+
+
+def _legend(label: str, group: Sequence[Any]) -> str:
+    return f"{label} (mean of {len(group)} seeds ± sd)" if len(group) > 1 else f"{label} (95 % interval)"
+
+
+def _polar(figure: Figure) -> Any:
+    """The left half: 0 degrees up, counter-clockwise as the images turn, radii labelled between two spokes."""
+    ax: Any = figure.add_subplot(1, 2, 1, projection="polar")
+    ax.set_theta_zero_location("N")
+    ax.set_xticks([math.radians(angle) for angle in range(0, 360, 45)])
+    ax.set_rlabel_position(22.5)
+    ax.tick_params(axis="y", labelsize=8, labelcolor="#555555")
+    ax.spines["polar"].set_color("#bbbbbb")
+    return ax
+
+
+def _draw(ax: Any, curve: Sequence[Any], colour: str, label: str | None = None, points: bool = False) -> None:
+    x, centre, low, high = map(list, zip(*curve, strict=True))
+    if points:
+        below = [c - a for c, a in zip(centre, low, strict=True)]
+        above = [b - c for c, b in zip(centre, high, strict=True)]
+        ax.errorbar(x, centre, [below, above], fmt="o", ms=4, color=colour, ecolor=colour + "55", label=label)
+    else:
+        ax.plot(x, centre, color=colour, lw=1.8, label=label)
+        ax.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
 
 
 def _curve(results: Sequence[dict[str, Any]]) -> list[tuple[float, float, float, float]]:
@@ -266,8 +293,7 @@ def _slice(x: Tensor) -> Tensor:
 def _bare(ax: Axes) -> None:
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.spines[:].set_visible(False)
 
 
 def _cycle(count: int) -> list[str]:

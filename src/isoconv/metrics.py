@@ -100,7 +100,7 @@ def classification_metrics(
             "support": (tp + fn).long().tolist(),
         },
         "confusion": confusion.tolist(),
-        "notes": _notes(names or [str(c) for c in range(classes)], present.tolist(), comparable.tolist()),
+        "notes": _notes(kind, names or [str(c) for c in range(classes)], decided, present, comparable),
     }
 
 
@@ -190,9 +190,11 @@ def _one_hot(kind: str, labels: Tensor, classes: int) -> Tensor:
     return labels if kind == "multilabel" else F.one_hot(labels, classes)
 
 
-def _notes(names: Sequence[str], present: Sequence[bool], comparable: Sequence[bool]) -> list[str]:
-    absent = [name for name, there in zip(names, present, strict=True) if not there]
-    alone = [name for name, there, fine in zip(names, present, comparable, strict=True) if there and not fine]
+def _notes(kind: str, names: Sequence[str], decided: Tensor, present: Tensor, comparable: Tensor) -> list[str]:
+    def named(chosen: Tensor) -> list[str]:
+        return [name for name, it_is in zip(names, chosen.tolist(), strict=True) if it_is]
+
+    absent, alone, always = named(~present), named(present & ~comparable), named(decided.bool().all(0))
     notes = []
     if absent:
         notes.append(
@@ -201,6 +203,8 @@ def _notes(names: Sequence[str], present: Sequence[bool], comparable: Sequence[b
         )
     if alone:
         notes.append(f"every image of the test set is labelled {', '.join(map(repr, alone))}: without AUC")
+    if kind != "multilabel" and always and not alone:
+        notes.append(f"every image is decided as {always[0]!r}, whatever it shows: that this is invariant says nothing")
     return notes
 
 

@@ -28,6 +28,7 @@ from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from .config import Device, TrainConfig
+from .symmetry import circular_mask
 
 # These say where a training runs, not what it computes: they may change when it is resumed.
 _PLACE = ("out", "data_root", "device", "threads")
@@ -105,7 +106,8 @@ class RunDir:
 
     @property
     def model_info(self) -> dict[str, Any]:
-        """The best network: ``model`` (arguments of `create_model`), ``task``, ``input_size`` and ``epoch``."""
+        """The best network: ``model`` (arguments of `create_model`), ``task``, ``input_size``, ``masked`` (see
+        :class:`OnImages`) and ``epoch``."""
         return self._json("model.json", "the training has not finished an epoch yet; continue it with --resume")
 
     def load_model(self) -> nn.Module:
@@ -127,7 +129,7 @@ class RunDir:
             ) from None
         check_state(path, state, net.state_dict())
         net.load_state_dict(state)
-        return Normalized(net).eval()
+        return OnImages(net, self.model_info["masked"]).eval()
 
     def save_model(self, net: nn.Module, info: Mapping[str, Any]) -> None:
         """Replace the best network by ``net``, atomically."""
@@ -153,14 +155,21 @@ class RunDir:
             ) from None
 
 
-class Normalized(nn.Module):
-    """``net`` behind the normalisation that it is trained with: images in [0, 1] become (x - 0.5) / 0.5."""
+class OnImages(nn.Module):
+    """``net`` behind what it is trained with: images in [0, 1] become (x - 0.5) / 0.5.
 
-    def __init__(self, net: nn.Module) -> None:
+    Args:
+        masked: black out what is outside of the inscribed disc (ball) first. A turned image has nothing of its own
+            there, and a network that is used to corners can lose accuracy for their absence.
+    """
+
+    def __init__(self, net: nn.Module, masked: bool) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.masked = net, masked
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.masked:
+            images = images * circular_mask(images.shape[2:], device=images.device)
         return self.net((images - 0.5) / 0.5)
 
 

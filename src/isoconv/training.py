@@ -36,7 +36,7 @@ from .data import DeviceBatches, Task, get_task, load
 from .data.augment import augmentation, input_size
 from .metrics import classification_metrics
 from .models import create_model, model_config
-from .runs import Normalized, RunDir, atomic_write, check_state, resolve_device
+from .runs import OnImages, RunDir, atomic_write, check_state, resolve_device
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -84,7 +84,7 @@ def train(config: TrainConfig, resume: bool = False) -> RunDir:
     val_batches = batches(dataset.val, shuffle=False)
     steps = len(train_batches)
     schedule = partial(cosine, lr=lr, steps=config.epochs * steps, every=steps if config.recipe == "official" else 1)
-    classifier = Classifier(net, task, lr, schedule)
+    classifier = Classifier(net, task, lr, schedule, masked=config.recipe == "standard")
 
     checkpoint = None
     if resume:
@@ -162,9 +162,11 @@ def cosine(step: int, *, lr: float, steps: int, every: int) -> float:
 class Classifier(pl.LightningModule):
     """A network that learns a task. ``forward``: images in [0, 1] to logits."""
 
-    def __init__(self, net: nn.Module, task: Task, lr: float, schedule: Callable[[int], float]) -> None:
+    def __init__(
+        self, net: nn.Module, task: Task, lr: float, schedule: Callable[[int], float], masked: bool = False
+    ) -> None:
         super().__init__()
-        self.model = Normalized(net)
+        self.model = OnImages(net, masked)
         self.task, self.lr, self.schedule = task, lr, schedule
         self.loss = loss_fn(task.kind)
 
@@ -262,6 +264,7 @@ class Recorder(pl.Callback):
             "model": model_config(classifier.model.net),
             "task": {name: getattr(classifier.task, name) for name in names},
             "input_size": self.input_size,
+            "masked": classifier.model.masked,
             "epoch": len(self.history) - 1,
         }
 

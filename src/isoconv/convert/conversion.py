@@ -43,7 +43,7 @@ class BandOptions(NamedTuple):
         try:
             return band_plan(layer.module.kernel_size, **self._asdict())
         except ValueError as error:
-            raise ValueError(f"layer {layer.name!r}: {error}") from None
+            raise ValueError(f"layer {layer.label!r}: {error}") from None
 
 
 def convert(
@@ -58,7 +58,7 @@ def convert(
 
     - ``nn.ConvNd`` and ``nn.ConvTransposeNd`` wider than 1 become ``SREConvNd``, their weights projected on the bands:
       the isotropic kernel closest to the trained one in the least squares sense. A kernel that is isotropic already is
-      kept exactly.
+      kept: exactly with ``profile="hard"``, otherwise to rounding.
     - A stride samples off centre at some input sizes. Before a strided convolution (1x1 too) or pooling layer goes a
       ``CentreGrid``, which leaves its output shape as it is; ``output_padding`` becomes less padding and a mean of
       neighbours; ``ceil_mode`` becomes symmetric pooling.
@@ -79,9 +79,7 @@ def convert(
     """
     options, engine = BandOptions(bands, profile, circular), check_engine(engine)
     found = list(layers(check_module(net)))
-    memo: dict[
-        Any, Any
-    ] = {}  # of deepcopy: by the identity of an old object, what takes its place wherever it is referred to
+    memo = detached(net)
     heirs = []
     for layer in found:
         if layer.verdict.status == CONVERTIBLE:
@@ -93,9 +91,16 @@ def convert(
     converted = copy.deepcopy(net, memo)
     for module in converted.modules() if heirs else ():
         vars(module).pop("_isoconv_config", None)  # create_model would not build this network from it
-    if left := [layer.name for layer in found if layer.verdict.status == LEFT]:
+    if left := [layer.label for layer in found if layer.verdict.status == LEFT]:
         log.warning("layers left as they are: %s; isoconv.conversion_report tells why", ", ".join(left))
     return converted
+
+
+def detached(net: nn.Module) -> dict[Any, Any]:
+    """A memo for deepcopy (by the identity of an old object, what takes its place everywhere) with the tensors that
+    deepcopy refuses: those a module has computed, such as a pruned weight."""
+    attributes = (value for module in net.modules() for value in vars(module).values())
+    return {id(v): v.detach().clone() for v in attributes if isinstance(v, Tensor) and not v.is_leaf}
 
 
 def check_module(net: object) -> nn.Module:
@@ -107,9 +112,12 @@ def check_module(net: object) -> nn.Module:
 def project(kernel: Tensor, plan: BandPlan) -> Tensor:
     """Banded weight (..., bands) whose kernel is closest to ``kernel`` (..., *plan.kernel_size) in the least squares
     sense."""
-    inverse = np.linalg.pinv(plan.basis.reshape(plan.bands, -1))
-    exact = kernel.detach().to("meta" if kernel.is_meta else "cpu", torch.float64)
-    return (exact.flatten(-plan.dims) @ torch.from_numpy(inverse).to(exact)).to(kernel)
+    exact = kernel.detach().to("meta" if kernel.is_meta else "cpu", torch.float64).flatten(-plan.dims)
+    flat = plan.basis.reshape(plan.bands, -1)
+    basis, inverse = (torch.from_numpy(matrix).to(exact) for matrix in (flat, np.linalg.pinv(flat)))
+    weight = exact @ inverse
+    weight += (exact - weight @ basis) @ inverse  # to the last bit, if the kernel is isotropic
+    return weight.to(kernel)
 
 
 def retained_energy(kernel: Tensor, plan: BandPlan) -> float:
@@ -152,7 +160,7 @@ def _banded(
     layer: Layer, options: BandOptions, engine: str, memo: dict[Any, Any], padding: Any, **extra: Any
 ) -> nn.Module:
     module, plan = layer.module, options.plan(layer)
-    banded = SYMMETRIC[kind(module)](
+    banded = SYMMETRIC[kind(module) or type(module)](
         module.in_channels,
         module.out_channels,
         module.kernel_size,
@@ -176,6 +184,11 @@ def _banded(
 
 
 def _unhooked(module: nn.Module, memo: dict[Any, Any]) -> nn.Module:
-    bare = copy.copy(module)
-    vars(bare).update({k: OrderedDict() for k in vars(bare) if k.endswith("_hooks")})
+    bare = object.__new__(type(module))  # copy.copy refuses a parametrised module
+    vars(bare).update(vars(module))
+    drop_hooks(bare)
     return copy.deepcopy(bare, memo)
+
+
+def drop_hooks(module: nn.Module) -> None:
+    vars(module).update({name: OrderedDict() for name in vars(module) if name.endswith("_hooks")})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,11 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from isoconv.convert.rules import CONVS, TRANSPOSED, Module
+from isoconv.convert.conversion import check_module
+from isoconv.convert.rules import BANDED, Module
 
 _INDEX = "weight_index_mat"  # the basis, which the official layers keep in their state dict
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 _SHOWN = 3
+# what torch.load raises for a file that is cut short or is no checkpoint
+_UNREADABLE = (RuntimeError, EOFError, LookupError, ValueError, AssertionError, struct.error, pickle.UnpicklingError)
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -37,15 +42,18 @@ def load_official_checkpoint(checkpoint: str | os.PathLike[str] | Mapping[str, A
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file cannot be read, or its weights or bands do not fit ``model``, which then is unchanged.
+        TypeError: if the arguments are something else.
     """
+    modules = dict(check_module(model).named_modules())
+    if not isinstance(checkpoint, str | os.PathLike | Mapping):
+        raise TypeError(f"expected a path or a state dict as checkpoint, got {type(checkpoint).__name__}")
     state = _unwrapped(checkpoint if isinstance(checkpoint, Mapping) else _read(Path(checkpoint)))
-    modules = dict(model.named_modules())
     weights = {}
     for key, value in state.items():
         layer, _, name = key.rpartition(".")
         if name != _INDEX:
             weights[key] = value
-        elif isinstance(modules.get(layer), (*CONVS.values(), *TRANSPOSED.values())):
+        elif isinstance(modules.get(layer), BANDED):
             _check_bands(layer, modules[layer], value)
     _check_fit(weights, model)
     model.load_state_dict(weights)
@@ -59,14 +67,16 @@ def _read(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+    except (*_UNREADABLE, SafetensorError) as error:
+        if other := re.search(r"GLOBAL (\S+)", str(error)):
+            raise ValueError(
+                f"{path} holds more than weights ({other[1]}) and is not loaded, since that could run code; if you "
+                "trust it, save its state dict alone and load that"
+            ) from None
         raise ValueError(
-            f"{path} holds more than weights and is not loaded, since that could run code ({reason}); "
-            "if you trust it, save its state dict alone and load that"
-        ) from None
-    except (RuntimeError, EOFError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read, it may be cut short: {str(error).splitlines()[0]}") from None
+            f"{path} cannot be read: expected a state dict saved by torch.save or safetensors, got a file that is cut "
+            "short or something else; copy it anew"
+        ) from error
 
 
 def _unwrapped(state: Any) -> dict[str, Any]:
@@ -74,7 +84,7 @@ def _unwrapped(state: Any) -> dict[str, Any]:
         inner := next((w for w in _WRAPPERS if isinstance(state.get(w), Mapping)), "")
     ):
         state = state[inner]
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, Mapping) or not state or not all(_is_weight(*item) for item in state.items()):
         known = ", ".join(map(repr, _WRAPPERS))
         raise ValueError(f"expected a state dict (names to tensors), alone or under {known}, got {_described(state)}")
     if all(key.startswith("module.") for key in state):
@@ -85,8 +95,12 @@ def _unwrapped(state: Any) -> dict[str, Any]:
 def _described(state: Any) -> str:
     if not isinstance(state, Mapping):
         return f"a {type(state).__name__}"
-    other = [f"{key!r}: {type(value).__name__}" for key, value in state.items() if not isinstance(value, Tensor)]
+    other = [f"{key!r}: {type(value).__name__}" for key, value in state.items() if not _is_weight(key, value)]
     return f"a dict with {_some(other)}" if other else "an empty dict"
+
+
+def _is_weight(name: object, value: object) -> bool:
+    return isinstance(name, str) and isinstance(value, Tensor)
 
 
 def _check_bands(layer: str, module: Module, index: Tensor) -> None:

@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from isoconv.convert.conversion import BandOptions, check_module, retained_energy
-from isoconv.convert.rules import CONVERTIBLE, CONVS, TRANSPOSED, Layer, kind, layers, opaque, window
+from isoconv.convert.rules import BANDED, CONVERTIBLE, CONVS, TRANSPOSED, Layer, kind, layers, opaque, window
 
 __all__ = ["ConversionReport", "Row", "conversion_report"]
 
-NOTE = "Only modules are listed: what a forward() computes by functions (F.interpolate, x.view, slices) cannot be seen here."
+NOTE = "Only modules are listed: what a forward() computes by functions (F.interpolate, x.view, slices) is not seen."
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Row:
         dense_weights, banded_weights: weights of the convolution with one per tap and with one per band; 0 if it has no
             bands.
         retained: share of the kernel's energy (sum of squares) that projection on the bands keeps, 0 to 1; None unless
-            it is to be projected.
+            it is to be projected, or on the device "meta".
     """
 
     name: str
@@ -119,7 +119,7 @@ def conversion_report(
     saved = {
         id(layer.module.weight): row.dense_weights - row.banded_weights
         for layer, row in zip(found, rows, strict=True)
-        if row.retained is not None
+        if row.dense_weights and kind(layer.module) not in BANDED
     }
     return ConversionReport(rows, parameters, parameters - sum(saved.values()))
 
@@ -128,12 +128,12 @@ def _row(layer: Layer, options: BandOptions) -> Row:
     module, verdict, base = layer.module, layer.verdict, kind(layer.module)
     own = [p.numel() for p in module.parameters(recurse=opaque(module)) if not is_lazy(p)]
     row = Row(layer.name, type(module).__name__, *verdict, parameters=sum(own))
-    if base in (*CONVS.values(), *TRANSPOSED.values()):
+    if base in BANDED:
         taps, banded = math.prod(module.kernel_size), module.weight.numel()
         return replace(row, dense_weights=banded // module.bands * taps, banded_weights=banded)
     if base in (*CONVS, *TRANSPOSED) and verdict.status == CONVERTIBLE and not window(module).pointwise:
         plan, dense = options.plan(layer), module.weight.numel()
         banded = dense // math.prod(module.kernel_size) * plan.bands
-        kept = retained_energy(module.weight, plan)
+        kept = None if module.weight.is_meta else retained_energy(module.weight, plan)
         return replace(row, dense_weights=dense, banded_weights=banded, retained=kept)
     return row

@@ -17,28 +17,28 @@ from isoconv._checks import ntuple
 ISOTROPIC, CONVERTIBLE, UNAFFECTED = "isotropic", "convertible", "unaffected"
 DEPENDS, LEFT, BREAKS, UNKNOWN = "depends", "left", "breaks symmetry", "unknown"
 
-CONVS = {nn.Conv1d: iso.SREConv1d, nn.Conv2d: iso.SREConv2d, nn.Conv3d: iso.SREConv3d}
-TRANSPOSED = {
+Module: TypeAlias = Any  # an nn.Module whose attributes are known from its type
+Kinds: TypeAlias = dict[type[nn.Module], Any]
+
+CONVS: Kinds = {nn.Conv1d: iso.SREConv1d, nn.Conv2d: iso.SREConv2d, nn.Conv3d: iso.SREConv3d}
+TRANSPOSED: Kinds = {
     nn.ConvTranspose1d: iso.SREConvTranspose1d,
     nn.ConvTranspose2d: iso.SREConvTranspose2d,
     nn.ConvTranspose3d: iso.SREConvTranspose3d,
 }
-MAX_POOLS = {
+MAX_POOLS: Kinds = {
     nn.MaxPool1d: iso.SymmetricMaxPool1d,
     nn.MaxPool2d: iso.SymmetricMaxPool2d,
     nn.MaxPool3d: iso.SymmetricMaxPool3d,
 }
-AVG_POOLS = {
+AVG_POOLS: Kinds = {
     nn.AvgPool1d: iso.SymmetricAvgPool1d,
     nn.AvgPool2d: iso.SymmetricAvgPool2d,
     nn.AvgPool3d: iso.SymmetricAvgPool3d,
 }
-SYMMETRIC = {**CONVS, **TRANSPOSED, **MAX_POOLS, **AVG_POOLS}  # the symmetric counterpart of each layer of torch.nn
-DIMS = {layer: counterpart.dims for layer, counterpart in SYMMETRIC.items()} | {
-    conv: conv.dims for conv in (*CONVS.values(), *TRANSPOSED.values())
-}
-
-Module: TypeAlias = Any  # an nn.Module whose attributes are known from its type
+SYMMETRIC: Kinds = {**CONVS, **TRANSPOSED, **MAX_POOLS, **AVG_POOLS}  # the counterpart of each layer of torch.nn
+BANDED = (*CONVS.values(), *TRANSPOSED.values())
+DIMS = {layer: counterpart.dims for layer, counterpart in SYMMETRIC.items()} | {conv: conv.dims for conv in BANDED}
 
 
 class Verdict(NamedTuple):
@@ -87,6 +87,10 @@ class Layer(NamedTuple):
     centred: bool
 
     @property
+    def label(self) -> str:
+        return self.name or "(root)"
+
+    @property
     def verdict(self) -> Verdict:
         return judge(self.module, self.centred)
 
@@ -121,11 +125,10 @@ def _centres(grid: iso.CentreGrid, module: nn.Module) -> bool:
 
 def kind(module: nn.Module) -> type[nn.Module] | None:
     """The class with a rule that ``module`` is or derives from, if it computes what that class computes."""
-    for base in type(module).__mro__:
-        if base in RULES:
-            same = all(getattr(type(module), f, None) is getattr(base, f, None) for f in ("forward", "_conv_forward"))
-            return base if same else None
-    return None
+    base = next((base for base in type(module).__mro__ if base in RULES), None)
+    methods = ("forward", "_conv_forward")
+    same = all(getattr(type(module), f, None) is getattr(base, f, None) and f not in vars(module) for f in methods)
+    return base if same else None
 
 
 def judge(module: Module, centred: bool = False) -> Verdict:
@@ -134,7 +137,7 @@ def judge(module: Module, centred: bool = False) -> Verdict:
     if base is not None:
         return RULES[base](module, centred)
     if isinstance(module, (*CONVS, *TRANSPOSED)):
-        return Verdict(LEFT, "a subclass with a forward of its own", "use the plain layer, with explicit padding")
+        return Verdict(LEFT, "has a forward of its own", "use the plain layer, with explicit padding")
     if type(module).__module__.startswith("torch.ao."):
         return Verdict(LEFT, "a quantised layer", "convert the network before quantising it")
     reason = "holds parameters, whose use cannot be seen" if module._modules else "no rule for layers of this type"
@@ -144,7 +147,7 @@ def judge(module: Module, centred: bool = False) -> Verdict:
 def window(module: Module) -> Window:
     """The window of a convolution or pooling layer of torch.nn or isoconv."""
     n = DIMS[kind(module) or type(module)]
-    if isinstance(module, (*CONVS.values(), *TRANSPOSED.values())):
+    if isinstance(module, BANDED):
         return Window(module.kernel_size, module.spec.stride, module.spec.padding, module.spec.dilation)
     size, stride, dilation = (
         ntuple(value, n, "window") for value in (module.kernel_size, module.stride, getattr(module, "dilation", 1))
@@ -174,7 +177,7 @@ def _conv(module: Module, centred: bool) -> Verdict:
     view = window(module)
     if view.pointwise:
         return _centring(view, centred) or view.flaw() or Verdict(UNAFFECTED)
-    return _obstacle(module) or _projection(view.flaw())
+    return _obstacle(module) or _centring(view, centred) or _projection(view.flaw())
 
 
 def _transposed(module: Module, centred: bool) -> Verdict:  # noqa: ARG001 - the signature of all rules
@@ -219,7 +222,8 @@ def _obstacle(module: Module) -> Verdict | None:
 def _centring(view: Window, centred: bool) -> Verdict | None:
     if not view.strided or centred:
         return None
-    return Verdict(CONVERTIBLE, "strided: off centre at some input sizes", "convert puts a CentreGrid before it")
+    grid = Verdict(CONVERTIBLE, "strided: off centre at some input sizes", "convert puts a CentreGrid before it")
+    return _projection(view.flaw() or grid)
 
 
 def _pool(module: Module, centred: bool) -> Verdict:
@@ -286,7 +290,9 @@ def _along_axis(module: Module, _: bool) -> Verdict:
 
 
 def _layer_norm(module: Module, _: bool) -> Verdict:
-    if len(module.normalized_shape) > 1 and module.elementwise_affine:
+    if len(module.normalized_shape) == 1:
+        return Verdict(DEPENDS, "symmetric only where the last axis is that of the channels")
+    if module.elementwise_affine:
         return Verdict(BREAKS, "has parameters for every position", "use GroupNorm, or elementwise_affine=False")
     return Verdict(UNAFFECTED)
 
@@ -300,6 +306,7 @@ def _rules() -> dict[type[nn.Module], Callable[[Module, bool], Verdict]]:
     pointwise = (modules.activation, modules.batchnorm, modules.instancenorm, modules.dropout)
     unaffected: list[Any] = [getattr(modules, name) for module in pointwise for name in module.__all__]
     unaffected += [nn.Identity, nn.GroupNorm, nn.LocalResponseNorm, nn.CrossMapLRN2d, nn.ChannelShuffle, iso.CentreGrid]
+    unaffected += [nn.Sequential, nn.ModuleList, nn.ModuleDict]  # leaves only if they are empty
     unaffected += [*MAX_POOLS.values(), *AVG_POOLS.values()]
     unaffected += [iso.SymmetricUpsample1d, iso.SymmetricUpsample2d, iso.SymmetricUpsample3d]
     adaptive = [getattr(nn, f"Adaptive{mode}Pool{n}d") for mode in ("Avg", "Max") for n in (1, 2, 3)]
@@ -319,7 +326,7 @@ def _rules() -> dict[type[nn.Module], Callable[[Module, bool], Verdict]]:
         **dict.fromkeys(unaffected, _always(UNAFFECTED)),
         **dict.fromkeys(CONVS, _conv),
         **dict.fromkeys(TRANSPOSED, _transposed),
-        **dict.fromkeys([*CONVS.values(), *TRANSPOSED.values()], _sre),
+        **dict.fromkeys(BANDED, _sre),
         **dict.fromkeys([*MAX_POOLS, *AVG_POOLS], _pool),
         **dict.fromkeys(adaptive, _adaptive_pool),
         **dict.fromkeys([nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d], _upsample),

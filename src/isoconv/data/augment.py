@@ -6,7 +6,7 @@ Two recipes, both without flips and without rotation unless asked for, so that a
   28-pixel images become 32. In 2D a random resized crop (half to all of the area), brightness and saturation by up to
   10 % for every second image, a shift by up to a tenth of the side that bares mid-grey. In 3D a scale of 0.8 to 1.2
   per axis, a shift by up to 3 voxels, a blur of up to half a voxel per axis.
-- ``"standard"``: the image as it is, shifted by up to a tenth of the side.
+- ``"standard"``: the image as it is, shifted by up to a tenth of the side. (Its networks see the inscribed disc only.)
 """
 
 from __future__ import annotations
