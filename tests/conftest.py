@@ -1,13 +1,18 @@
 """Shared fixtures: golden numbers and real data where they are at hand, and fixed seeds."""
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
+
+from isoconv.runs import RunDir
 
 hypothesis.settings.register_profile("isoconv", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("isoconv")
@@ -46,3 +51,53 @@ def medmnist_dir() -> Path:
             "holds it"
         )
     return path
+
+
+@contextmanager
+def _few_cells() -> Iterator[None]:
+    from isoconv import data
+
+    counts = {"cells": (60, 20, 40), "cells3d": (12, 8, 12)}
+    with pytest.MonkeyPatch.context() as patch:
+        for tasks in (data.TASKS, data.SYNTHETIC):
+            for name, few in counts.items():
+                patch.setitem(tasks, name, replace(tasks[name], counts=few))
+        yield
+
+
+@pytest.fixture
+def few_cells() -> Iterator[None]:
+    """The synthetic sets with few images: 40 and 12 in the test split."""
+    with _few_cells():
+        yield
+
+
+@pytest.fixture(scope="session")
+def _evaluated_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``sre``, ``plain``, ``plain1`` (another seed) and ``volumes``, trained until they differ and evaluated."""
+    from isoconv import figures
+    from isoconv.evaluation import evaluate
+    from isoconv.training import TrainConfig, train
+
+    folder = tmp_path_factory.mktemp("runs")
+    small = {"width": 4, "epochs": 4, "batch_size": 4, "size": 16, "device": "cpu"}
+    plain = TrainConfig("cells", "resnet18", folder / "plain", **small)
+    sre = replace(plain, model="sre_resnet18", out=folder / "sre", kernel_sizes=(5, 5, 3, 3))
+    volumes = replace(plain, data="cells3d", model="sre_resnet18_3d", out=folder / "volumes", epochs=1, width=2)
+    with _few_cells(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "save_all", lambda *_: [])  # seconds each; their own tests draw them
+        for config in (sre, plain, replace(plain, seed=1, out=folder / "plain1"), volumes):
+            run = train(config)
+            evaluate(run, "standard")
+            evaluate(run, "official")
+    return folder
+
+
+@pytest.fixture
+def evaluated(_evaluated_once: Path, few_cells: None, tmp_path: Path) -> Callable[[str], RunDir]:
+    """A copy of a tiny evaluated run on few cells: ``sre``, ``plain``, ``plain1`` or ``volumes``."""
+
+    def copy(name: str) -> RunDir:
+        return RunDir(shutil.copytree(_evaluated_once / name, tmp_path / name))
+
+    return copy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 from statistics import mean, stdev
@@ -15,10 +16,10 @@ import torch
 
 from isoconv.config import TrainConfig
 from isoconv.metrics import bootstrap, correct, interval, mcnemar
-from isoconv.protocols import PROTOCOLS, conditions
+from isoconv.protocols import PROTOCOLS, check_protocol, conditions
 from isoconv.runs import RunDir
 
-__all__ = ["compare", "labels_of", "load_predictions"]
+__all__ = ["compare", "labels_of", "load_predictions", "results_by"]
 
 _SCORES = (
     "upright",
@@ -58,15 +59,11 @@ def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | Non
     opened = [run if isinstance(run, RunDir) else RunDir(run) for run in runs]
     if len(opened) < 2:
         raise ValueError(f"comparing needs at least two run directories, got {len(opened)}")
+    if twice := [str(path) for path, count in Counter(run.path.resolve() for run in opened).items() if count > 1]:
+        raise ValueError(f"{', '.join(twice)} is given more than once; a run is no second seed of itself")
     results = [run.results() for run in opened]
     protocol = protocol or _common_protocol(opened, results)
-    for run, result in zip(opened, results, strict=True):
-        if protocol not in result:
-            raise ValueError(
-                f"{run.path} was not evaluated by protocol {protocol!r}; "
-                f"do that first: isoconv evaluate {run.path} --protocol {protocol}"
-            )
-    entries = [result[protocol] for result in results]
+    entries = [results_by(run, protocol) for run in opened]
     scored = [_Scored(run, protocol) for run in opened]
     for run, entry, one in zip(opened[1:], entries[1:], scored[1:], strict=True):
         if _data(entry) != _data(entries[0]) or not torch.equal(one.labels, scored[0].labels):
@@ -99,6 +96,26 @@ def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | Non
     return {"protocol": protocol, "data": entries[0]["data"], "groups": groups, "runs": rows, "pairs": pairs}
 
 
+def results_by(run: RunDir, protocol: str) -> dict[str, Any]:
+    """What the evaluation of a run by a protocol found.
+
+    Raises:
+        FileNotFoundError: the run was not evaluated.
+        ValueError: unknown protocol, or the run was not evaluated by it or by another version of isoconv.
+    """
+    check_protocol(protocol)
+    results, remedy = run.results(), f"isoconv evaluate {run.path} --protocol {protocol}"
+    if protocol not in results:
+        raise ValueError(f"{run.path} was not evaluated by protocol {protocol!r}; do that first: {remedy}")
+    entry = results[protocol]
+    found = {*entry.get("summary", ()), *entry.get("cost", ())}
+    if missing := [name for name in (*_SCORES, *_COSTS) if name not in found]:
+        raise ValueError(
+            f"{run.path} was evaluated by another isoconv version, without {', '.join(missing)}; do it again: {remedy}"
+        )
+    return entry
+
+
 def labels_of(configs: Sequence[TrainConfig]) -> list[str]:
     """What to call each run among the others: its model, and what differs between them and is not the default, but for
     seed and place."""
@@ -119,7 +136,7 @@ def load_predictions(run: RunDir) -> dict[str, np.ndarray]:
     if not path.exists():
         return {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return dict(archive)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and evaluate again") from None
@@ -133,7 +150,12 @@ class _Scored:
         if f"{protocol}_logits" not in arrays:
             raise ValueError(f"{run.path}/predictions.npz has no protocol {protocol!r}; evaluate the run again")
         task = run.model_info["task"]
-        rotated = [i for i, position in enumerate(conditions(protocol, task["dims"])) if position.group == "rotation"]
+        positions = conditions(protocol, task["dims"])
+        if arrays[f"{protocol}_conditions"].tolist() != [position.name for position in positions]:
+            raise ValueError(
+                f"{run.path} was evaluated in other positions than those of protocol {protocol!r} now; evaluate it again"
+            )
+        rotated = [i for i, position in enumerate(positions) if position.group == "rotation"]
         logits = torch.from_numpy(arrays[f"{protocol}_logits"])
         self.labels = torch.from_numpy(arrays[f"{protocol}_labels"])
         self.upright = correct(task["kind"], logits[0], self.labels)

@@ -103,7 +103,7 @@ def evaluate(
         f"{protocol}_labels": test.labels.numpy(),
         f"{protocol}_conditions": np.array([c["name"] for c in scores["conditions"]]),
     }
-    atomic_write(run.path / "predictions.npz", lambda f: np.savez(f, allow_pickle=False, **predictions))
+    atomic_write(run.path / "predictions.npz", lambda f: np.savez(f, **predictions))
     write_json(run.path / "results.json", {**earlier, protocol: result})
     save_all(run, protocol, image)
     return result
@@ -150,9 +150,8 @@ def measure(
     positions = conditions(protocol, task.dims)
     if not len(split):
         raise ValueError(f"the test split of {task.name} is empty; there is nothing to evaluate")
-    batches = DeviceBatches(
-        split, batch_size or BATCH_SIZE[task.dims], device=device, seed=0, shuffle=False, resize=size
-    )
+    batch_size = BATCH_SIZE[task.dims] if batch_size is None else batch_size
+    batches = DeviceBatches(split, batch_size, device=device, seed=0, shuffle=False, resize=size)
     logits, labels = position_logits(model, batches, positions), split.labels.cpu()
     passes = [classification_metrics(task.kind, each, labels, task.labels) for each in logits]
     same = correct(task.kind, logits, decide(task.kind, logits[0]))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from isoconv import nn as iso
 from isoconv._extras import require
-from isoconv.comparison import labels_of
+from isoconv.comparison import labels_of, results_by
 from isoconv.data import load, resize
 from isoconv.runs import RunDir
 from isoconv.symmetry import circular_mask, rotate
@@ -61,7 +61,7 @@ def rotation_accuracy(runs: Sequence[RunDir], protocol: str = "standard") -> Fig
     """
     if not runs:
         raise ValueError("a figure needs at least one run, got none")
-    results = [_result(run, protocol) for run in runs]
+    results = [results_by(run, protocol) for run in runs]
     task = runs[0].model_info["task"]
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for label, result in zip(labels_of([run.config for run in runs]), results, strict=True):
@@ -113,7 +113,8 @@ def kernels(model: nn.Module, layers: int = 5, columns: int = 8) -> Figure:
                 _bare(ax)
                 if i < len(chosen):
                     image = _slice(chosen[i])
-                    ax.imshow(image / image.abs().max().clamp_min(1e-12), cmap="RdBu_r", vmin=-1, vmax=1)
+                    scaled = image / image.abs().max().clamp_min(1e-12)
+                    ax.imshow(scaled.numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
                 else:
                     ax.set_axis_off()
             size = " × ".join(map(str, kernel.shape[2:]))
@@ -144,7 +145,7 @@ def feature_maps(
         turned = [rotate(image, angle) * mask for angle in angles]
         for ax, x, angle in zip(grid[0], turned, angles, strict=True):
             _bare(ax)
-            ax.imshow(_picture(x[0]), cmap="gray", vmin=0, vmax=1)
+            ax.imshow(_picture(x[0]).numpy(), cmap="gray", vmin=0, vmax=1)
             ax.set_title(f"{angle:g}°")
         grid[0][0].set_ylabel("image", rotation=0, ha="right", va="center")
         for axes, (label, model) in zip(grid[1:], models.items(), strict=True):
@@ -156,11 +157,13 @@ def feature_maps(
             for ax, each in zip(axes, maps, strict=True):
                 _bare(ax)
                 shown = _slice(each[0, channel].masked_fill(~inside, math.nan))  # transparent outside of the disc
-                ax.imshow(shown, cmap="viridis", vmin=0, vmax=scale)
+                ax.imshow(shown.numpy(), cmap="viridis", vmin=0, vmax=scale)
                 error = ((each * inside - upright).norm() / upright.norm()).item()
                 ax.set_xlabel(f"{100 * error:.1f} %", labelpad=2)
             axes[0].set_ylabel(label.replace(" ", "\n"), rotation=0, ha="right", va="center")
-        figure.suptitle("feature map of the first stage, turned back to upright; under it, the change of all channels", fontsize=11)
+        figure.suptitle(
+            "feature map of the first stage, turned back to upright; under it, the change of all channels", fontsize=11
+        )
         return figure
 
 
@@ -191,16 +194,6 @@ def save_comparison(runs: Sequence[RunDir], folder: Path, protocol: str = "stand
         "feature_maps": feature_maps(models, _test_image(runs[0])),
     }
     return _save(figures, folder)
-
-
-def _result(run: RunDir, protocol: str) -> dict[str, Any]:
-    results = run.results()
-    if protocol not in results:
-        raise ValueError(
-            f"{run.path} was not evaluated by protocol {protocol!r}; "
-            f"do that first: isoconv evaluate {run.path} --protocol {protocol}"
-        )
-    return results[protocol]
 
 
 def _legend(label: str, group: Sequence[Any]) -> str:

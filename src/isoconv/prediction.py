@@ -66,7 +66,8 @@ def predict(
         log.info("%d of %d images are grey: repeated in red, green and blue", grey, len(images))
 
     unlabelled = Split(images, torch.zeros(len(images), dtype=torch.int64))
-    batches = DeviceBatches(unlabelled, batch_size or BATCH_SIZE[task["dims"]], device=target, seed=0, shuffle=False)
+    batch_size = BATCH_SIZE[task["dims"]] if batch_size is None else batch_size
+    batches = DeviceBatches(unlabelled, batch_size, device=target, seed=0, shuffle=False)
     upright, *others = conditions("standard", task["dims"])
     turned = [upright, *(p for p in others if p.group == "rotation")] if rotations else []
     logits = position_logits(model, batches, [AS_IS, *turned])

@@ -25,7 +25,7 @@ from torch import Tensor
 from isoconv._checks import did_you_mean
 from isoconv.symmetry import Symmetry, circular_mask, random_rotations, resample, rotate, symmetry_group
 
-__all__ = ["AS_IS", "PROTOCOLS", "Condition", "conditions"]
+__all__ = ["AS_IS", "PROTOCOLS", "Condition", "check_protocol", "conditions"]
 
 PROTOCOLS = ("standard", "official")
 _RANDOM_ROTATIONS = 32
@@ -56,12 +56,17 @@ AS_IS = Condition("upright_unmasked", "unmasked", lambda images: images)
 """Images as they are, for the standard protocol, whose upright position is masked."""
 
 
-def conditions(protocol: str, dims: int) -> tuple[Condition, ...]:
-    """The positions of a protocol, the upright one first. Raises ValueError for an unknown protocol."""
+def check_protocol(protocol: str) -> None:
+    """Raises ValueError, with near matches, for an unknown protocol."""
     if protocol not in PROTOCOLS:
         raise ValueError(
             f"unknown protocol {protocol!r}, there are {' and '.join(PROTOCOLS)}{did_you_mean(protocol, PROTOCOLS)}"
         )
+
+
+def conditions(protocol: str, dims: int) -> tuple[Condition, ...]:
+    """The positions of a protocol, the upright one first. Raises ValueError for an unknown protocol."""
+    check_protocol(protocol)
     if protocol == "official":
         return (*_official_rotations(dims), *_flips(dims, masked=False))
     rotations = _standard_rotations_2d() if dims == 2 else _standard_rotations_3d()
