@@ -101,3 +101,9 @@ def evaluated(_evaluated_once: Path, few_cells: None, tmp_path: Path) -> Callabl
         return RunDir(shutil.copytree(_evaluated_once / name, tmp_path / name))
 
     return copy
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation that draws nothing: drawing takes longer than everything else."""
+    monkeypatch.setattr("isoconv.figures.save_all", lambda *_: [])

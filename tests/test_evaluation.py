@@ -57,12 +57,6 @@ def files(run: RunDir) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
 
 
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than everything else."""
-    monkeypatch.setattr("isoconv.figures.save_all", lambda *_: [])
-
-
 # What an evaluation writes
 
 

@@ -153,7 +153,7 @@ class _Scored:
         positions = conditions(protocol, task["dims"])
         if arrays[f"{protocol}_conditions"].tolist() != [position.name for position in positions]:
             raise ValueError(
-                f"{run.path} was evaluated in other positions than those of protocol {protocol!r} now; evaluate it again"
+                f"{run.path} was evaluated in other positions than protocol {protocol!r} has now; evaluate it again"
             )
         rotated = [i for i, position in enumerate(positions) if position.group == "rotation"]
         logits = torch.from_numpy(arrays[f"{protocol}_logits"])

@@ -71,7 +71,7 @@ def evaluate(
     if not os.access(run.path, os.W_OK):
         raise PermissionError(f"{run.path} cannot be written and would lose the results; get permission or copy it")
     earlier = run.results() if (run.path / "results.json").exists() else {}
-    predictions = load_predictions(run)
+    predictions: dict[str, Any] = load_predictions(run)
     target = resolve_device(device)
     model = run.load_model().to(target)
     dataset = load(config.data, size=config.size, root=config.data_root)

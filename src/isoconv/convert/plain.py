@@ -83,18 +83,13 @@ def _holds_ours(module: nn.Module) -> bool:
     return any(map(_is_ours, module.modules()))
 
 
-class _Tracer(torch.fx.Tracer):
-    """Follows what isoconv computes; other modules are called as they are."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002 - torch.fx calls it
-        return not _holds_ours(m)
-
-
 def _traced(module: nn.Module) -> nn.Module | None:
     optional = inspect.signature(module.forward).parameters.values()
     defaults = {p.name: p.default for p in optional if p.default is not p.empty}
+    tracer = torch.fx.Tracer()  # a subclass of its own would be needed to unpickle what it traced
+    tracer.is_leaf_module = lambda m, _name: not _holds_ours(m)  # type: ignore[method-assign, assignment]
     try:
-        graph = _Tracer().trace(module, defaults)
+        graph = tracer.trace(module, defaults)
     except (torch.fx.proxy.TraceError, RuntimeError, TypeError) as error:
         log.debug("torch.fx cannot trace %s: %s", type(module).__name__, error)
         return None

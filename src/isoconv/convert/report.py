@@ -101,7 +101,7 @@ class ConversionReport:
             f"weights of isotropic and convertible layers: {self.dense_weights:,} -> {self.banded_weights:,}."
         )
         wrapped = [textwrap.fill(text, 110, subsequent_indent="   ") for text in notes]
-        return "\n".join([*aligned, "", *wrapped, "", totals, NOTE])
+        return "\n".join([*aligned, "", *wrapped, "", textwrap.fill(totals, 110), NOTE])
 
 
 def conversion_report(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from isoconv._checks import did_you_mean
-from isoconv.ops import numba_cpu, reference
+from isoconv.ops import numba_cpu, reference, triton_cuda
 from isoconv.ops.spec import ConvSpec as ConvSpec
 from isoconv.ops.spec import conv_spec as conv_spec
 
@@ -21,7 +21,7 @@ __all__ = ["ENGINES", "ConvSpec", "check_engine", "conv_spec", "sre_conv"]
 
 log = logging.getLogger(__name__)
 
-ENGINES: dict[str, ModuleType] = {"reference": reference, "numba": numba_cpu}
+ENGINES: dict[str, ModuleType] = {"reference": reference, "numba": numba_cpu, "triton": triton_cuda}
 
 
 def check_engine(engine: str) -> str:
@@ -55,8 +55,10 @@ def sre_conv(input: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec,
 
 def _choose(input: Tensor, weight: Tensor, spec: ConvSpec, engine: str) -> str:
     if engine == "auto":
-        fast = numba_cpu.can_run(input, weight, spec) is None and numba_cpu.is_faster(input, weight, spec)
-        return "numba" if fast else "reference"
+        for name, fast in (("numba", numba_cpu), ("triton", triton_cuda)):
+            if fast.can_run(input, weight, spec) is None and fast.is_faster(input, weight, spec):
+                return name
+        return "reference"
     reason = ENGINES[check_engine(engine)].can_run(input, weight, spec)
     if reason is not None:
         raise NotImplementedError(
