@@ -27,7 +27,8 @@ def run(config: TrainConfig) -> RunDir:
     """A run whose best network is an untrained one."""
     run = RunDir.create(config)
     net = isoconv.create_model("sre_resnet18", 1, 3, width=2, kernel_sizes=(5, 5, 3, 3))
-    run.save_model(net, {"model": isoconv.models.model_config(net), "masked": False, "epoch": 0})
+    info = {"model": isoconv.models.model_config(net), "task": {}, "input_size": 28, "masked": False, "epoch": 0}
+    run.save_model(net, info)
     return run
 
 
@@ -74,6 +75,13 @@ def test_environment_is_recorded(config: TrainConfig) -> None:
     assert environment["processes"] == 1
     assert environment["seed"] == config.seed
     assert environment["commit"] is None or len(environment["commit"]) == 40
+
+
+def test_network_of_another_version_is_refused(run: RunDir) -> None:
+    info = {name: value for name, value in run.model_info.items() if name != "masked"}
+    (run.path / "model.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match="another version of isoconv: it lacks masked; use that version"):
+        run.load_model()
 
 
 def test_existing_directory_is_refused_and_left_alone(config: TrainConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from isoconv._extras import require
@@ -19,6 +20,7 @@ _SCORES = {
     "flips": "flips",
     "same answer as upright": "consistency",
 }
+_COSTS = ("parameters", "multiply_adds_dense", "multiply_adds_banded", "training_seconds")
 _COSTS = ("parameters", "multiply_adds_dense", "multiply_adds_banded", "training_seconds")
 
 
@@ -40,7 +42,9 @@ def show_table(rows: Iterable[Mapping[str, Any]]) -> None:
     from rich.markup import escape
 
     rows = list(rows)
-    table = require("rich.table", extra="study").Table(*rows[0])
+    table = require("rich.table", extra="study").Table()
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(escape(_text(value)) for value in row.values()))
     require("rich.console", extra="study").Console().print(table)
@@ -59,12 +63,23 @@ def show_scores(result: Mapping[str, Any], title: str) -> None:
 def show_comparison(comparison: Mapping[str, Any]) -> None:
     """Print the groups of :func:`isoconv.comparison.compare`, a column each: mean accuracies ± deviation over seeds."""
     groups = comparison["groups"]
-    rows = [
-        {"": name, **{_label(g): _percent(g[key], sd=g[f"{key}_sd"]) for g in groups}} for name, key in _SCORES.items()
-    ]
-    for name in ("parameters", "multiply_adds_dense", "multiply_adds_banded", "training_seconds"):
-        rows.append({"": name.replace("_", " "), **{_label(g): f"{g[name]:,.0f}" for g in groups}})
-    show_table(rows)
+    scores = [[name, *(_percent(g[key], sd=g[f"{key}_sd"]) for g in groups)] for name, key in _SCORES.items()]
+    costs = [[name.replace("_", " "), *(f"{g[name]:,.0f}" for g in groups)] for name in _COSTS]
+    heads = ["", *map(_label, groups)]
+    show_table(dict(zip(heads, row, strict=True)) for row in scores + costs)
+    show_table(map(_pair, comparison["pairs"]))
+
+
+def _pair(pair: Mapping[str, Any]) -> dict[str, str]:
+    """Paired tests of two runs, a minus b."""
+    low, high = pair["rotated_mean_difference_ci"]
+    return {
+        "a": Path(pair["a"]).name,
+        "b": Path(pair["b"]).name,
+        "points upright, a - b": f"{100 * pair['upright_difference']:+.1f}",
+        "McNemar's p": f"{pair['upright_p']:.2g}",
+        "points rotated": f"{100 * pair['rotated_mean_difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})",
+    }
 
 
 def _label(group: Mapping[str, Any]) -> str:

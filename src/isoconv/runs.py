@@ -30,6 +30,8 @@ from torch import Tensor, nn
 from .config import Device, TrainConfig
 from .symmetry import circular_mask
 
+_MODEL_INFO = ("model", "task", "input_size", "masked", "epoch")
+_RESTORE = "restore it, or train again with another --out"
 # These say where a training runs, not what it computes: they may change when it is resumed.
 _PLACE = ("out", "data_root", "device", "threads")
 
@@ -102,13 +104,18 @@ class RunDir:
 
     def results(self) -> dict[str, Any]:
         """What `isoconv evaluate` found."""
-        return self._json("results.json", f"evaluate it first: isoconv evaluate {self.path}")
+        again = f"isoconv evaluate {self.path}"
+        return self._json("results.json", missing=f"evaluate it first: {again}", damaged=f"delete it and do: {again}")
 
     @property
     def model_info(self) -> dict[str, Any]:
         """The best network: ``model`` (arguments of `create_model`), ``task``, ``input_size``, ``masked`` (see
         :class:`OnImages`) and ``epoch``."""
-        return self._json("model.json", "the training has not finished an epoch yet; continue it with --resume")
+        info = self._json("model.json", "the training has not finished an epoch yet; continue it with --resume")
+        if absent := [name for name in _MODEL_INFO if name not in info]:
+            what = f"{self.path / 'model.json'} was written by another version of isoconv: it lacks {', '.join(absent)}"
+            raise ValueError(f"{what}; use that version, or train again with another --out")
+        return info
 
     def load_model(self) -> nn.Module:
         """The best network in eval mode: images in [0, 1], shape (N, C, *spatial), to logits (N, outputs).
@@ -143,16 +150,14 @@ class RunDir:
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         atomic_write(self.path / "metrics.jsonl", lambda f: f.write(text.encode()))
 
-    def _json(self, name: str, remedy: str = "restore it, or train again with another --out") -> dict[str, Any]:
+    def _json(self, name: str, missing: str = _RESTORE, damaged: str = _RESTORE) -> dict[str, Any]:
         path = self.path / name
         try:
             return json.loads(path.read_text())
         except FileNotFoundError:
-            raise FileNotFoundError(f"{path} does not exist; {remedy}") from None
+            raise FileNotFoundError(f"{path} does not exist; {missing}") from None
         except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path} is not valid JSON ({error}); restore it, or train again with another --out"
-            ) from None
+            raise ValueError(f"{path} is not valid JSON ({error}); {damaged}") from None
 
 
 class OnImages(nn.Module):

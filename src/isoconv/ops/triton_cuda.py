@@ -118,6 +118,9 @@ def _padded(x: Tensor, widths: list[int], steps: list[int]) -> Tensor:
     """``x`` (N, C, *spatial), its pixels ``steps`` apart, padded or cropped, as contiguous (N, D, H, W, C)."""
     x = _volume(x)
     steps, widths = _three(steps, 1), [0] * (6 - len(widths)) + widths
+    last = x.permute(0, 2, 3, 4, 1)
+    if not any(widths) and max(steps) == 1 and last.is_contiguous():
+        return last
     sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], steps, strict=True)]
     padded = [n + b + a for n, b, a in zip(sizes, widths[::2], widths[1::2], strict=True)]
     output = x.new_empty(x.shape[0], *padded, x.shape[1])
