@@ -24,6 +24,7 @@ import re
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -103,7 +104,8 @@ def precision(name: str) -> Iterator[torch.dtype]:
 
 
 def deviation(actual: Tensor, expected: Tensor) -> float:
-    return float((actual.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-3))
+    actual, expected = actual.detach().double(), expected.detach()
+    return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-3))
 
 
 def errors(input: Tensor, weight: Tensor, spec: isoconv.ops.ConvSpec) -> dict[str, float]:
@@ -324,7 +326,7 @@ def jobs(device: str, dry: bool) -> Iterator[tuple[str, Callable[[], dict[str, o
                 key = f"{shape} {setting[0]}{' channels last' if setting[1] else ''}"
                 arguments = (channels, size, kernel, batch, setting, device, rounds)
                 yield key, lambda arguments=arguments: bench_layer(*arguments)
-            if rank == 0 and not setting[1]:
+            if rank == 0 and not setting[1] and not (dry and setting[0] == "float32"):
                 for dims in (2, 3):
                     key = f"resnet18 {dims}D {setting[0]}"
                     yield key, lambda dims=dims, name=setting[0]: bench_model(dims, name, device, dry, rounds)
@@ -348,7 +350,7 @@ def main() -> int:
     kernels = triton_cuda._kernels()
     left = 0
     for key, job in jobs(device, options.dry):
-        if key in results or not re.search(options.only, key):
+        if key in results and "error" not in results.data[key] or not re.search(options.only, key):
             continue
         if time.monotonic() - start > options.seconds:
             left += 1
@@ -357,8 +359,11 @@ def main() -> int:
         began = time.monotonic()
         try:
             results[key] = job()
-        except torch.cuda.OutOfMemoryError as error:
-            results[key] = {"right": True, "skipped": str(error).splitlines()[0]}
+        except Exception as error:  # noqa: BLE001 - one failure must not cost the others their figures
+            results[key] = {"right": False, "error": "".join(traceback.format_exception(error))[-4000:]}
+            print(results.data[key]["error"], file=sys.stderr)
+            if "CUDA error" in str(error):  # the device answers nothing more
+                break
         torch.cuda.empty_cache()
         print(f"{time.monotonic() - start:6.1f} s  {key}: {time.monotonic() - began:.1f} s", flush=True)
     if not options.dry:

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 # arguments of which the compiler need not know more than that they are numbers: fewer kernels to compile
-_COUNTS = ["pixels", "chunk", "bucket", "taps", "groups", "bands", "depth", "height", "width"]
+_COUNTS = ["pixels", "chunk", "share", "bucket", "taps", "groups", "bands", "depth", "height", "width"]
 
 
 @triton.jit
@@ -71,6 +71,11 @@ def pad_kernel(
 
 
 @triton.jit
+def _taken(pointers, mask, WHOLE: tl.constexpr):
+    return tl.load(pointers) if WHOLE else tl.load(pointers, mask=mask, other=0.0)
+
+
+@triton.jit
 def _ring_sums(
     pointers,
     mask,
@@ -83,15 +88,22 @@ def _ring_sums(
     COLUMNS: tl.constexpr,
     HARD: tl.constexpr,
     WHOLE: tl.constexpr,
+    PAIR: tl.constexpr,
 ):
     """Sum over the taps ``first`` to ``last`` of what lies at their offsets, in pixels ``pitch`` apart, from
-    ``pointers``; in float32."""
+    ``pointers``; in float32, pairs of taps in ``PAIR``."""
     sums = tl.full((ROWS, COLUMNS), 0.0, tl.float32)
-    for tap in tl.range(first, last, loop_unroll_factor=4):
-        shifted = pointers + tl.load(offsets + tap) * pitch
-        values = tl.load(shifted) if WHOLE else tl.load(shifted, mask=mask, other=0.0)
-        values = values.to(tl.float32)
-        sums += values if HARD else values * tl.load(coefficients + tap)
+    for tap in tl.range(first, last - 1, 2, loop_unroll_factor=2):
+        one = _taken(pointers + tl.load(offsets + tap) * pitch, mask, WHOLE)
+        two = _taken(pointers + tl.load(offsets + tap + 1) * pitch, mask, WHOLE)
+        if HARD:
+            sums += (one.to(PAIR) + two.to(PAIR)).to(tl.float32)
+        else:
+            sums += one.to(tl.float32) * tl.load(coefficients + tap)
+            sums += two.to(tl.float32) * tl.load(coefficients + tap + 1)
+    if (last - first) % 2 == 1:
+        one = _taken(pointers + tl.load(offsets + last - 1) * pitch, mask, WHOLE).to(tl.float32)
+        sums += one if HARD else one * tl.load(coefficients + last - 1)
     return sums
 
 
@@ -105,6 +117,8 @@ def convolve_kernel(
     starts,
     output,
     pixels,
+    share,
+    part_stride,
     bucket,  # noqa: ARG001 - key of the autotuner
     taps,  # noqa: ARG001 - key of the autotuner
     groups,
@@ -125,13 +139,15 @@ def convolve_kernel(
     ox,
     HARD: tl.constexpr,
     WHOLE: tl.constexpr,
+    PAIR: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
     BC: tl.constexpr,
     BP: tl.constexpr,
     BO: tl.constexpr,
 ):
-    """``output[p, o] = sum over bands and channels of ringsums(input)[p, b, c] * mixing[g, b, c, o]``."""
+    """``output[part, p, o] = sum over bands and the part's channels of ringsums(input)[p, b, c] * mixing[g, b, c, o]``,
+    a part being ``share`` blocks of channels."""
     p = tl.program_id(0) * BP + tl.arange(0, BP)
     group = tl.program_id(1) % groups
     o = tl.program_id(1) // groups * BO + tl.arange(0, BO)
@@ -141,8 +157,9 @@ def convolve_kernel(
     pointers = input + place[:, None] + (group * inputs + lanes)[None, :]
     pitch = groups * inputs
     total = tl.full((BP, BO), 0.0, tl.float32)
-    for c0 in range(0, inputs, BC):
-        c = c0 + lanes
+    part = tl.program_id(2)
+    for block in range(part * share, tl.minimum((part + 1) * share, (inputs + BC - 1) // BC)):
+        c = block * BC + lanes
         known = c < inputs
         for band in range(0, bands):
             rows = (group * bands + band) * inputs + c
@@ -151,9 +168,21 @@ def convolve_kernel(
             )
             first, last = tl.load(starts + band), tl.load(starts + band + 1)
             sums = _ring_sums(
-                pointers + c0, known[None, :], offsets, coefficients, pitch, first, last, BP, BC, HARD, WHOLE
+                pointers + block * BC,
+                known[None, :],
+                offsets,
+                coefficients,
+                pitch,
+                first,
+                last,
+                BP,
+                BC,
+                HARD,
+                WHOLE,
+                PAIR,
             )
             total = tl.dot(sums.to(OPERAND), mix.to(OPERAND), total, input_precision=PRECISION)
+    output += part.to(tl.int64) * part_stride
     target = _place(p, depth, height, width, on, oz, oy, ox)[:, None] + (group * outputs + o)[None, :].to(tl.int64) * oc
     mask = (p < pixels)[:, None] & (o < outputs)[None, :]
     tl.store(output + target, total.to(output.dtype.element_ty), mask=mask)
@@ -190,6 +219,7 @@ def weight_gradient_kernel(
     gx,
     HARD: tl.constexpr,
     WHOLE: tl.constexpr,
+    PAIR: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
     BP: tl.constexpr,
@@ -214,7 +244,9 @@ def weight_gradient_kernel(
         p = p0 + tl.arange(0, BP)
         place = _place(tl.minimum(p, pixels - 1), depth, height, width, sn, sz, sy, sx)
         pointers = input + place[:, None] + channels[None, :]
-        sums = _ring_sums(pointers, known[None, :], offsets, coefficients, pitch, first, last, BP, BC, HARD, WHOLE)
+        sums = _ring_sums(
+            pointers, known[None, :], offsets, coefficients, pitch, first, last, BP, BC, HARD, WHOLE, PAIR
+        )
         sums = tl.where((p < end)[:, None], sums, 0.0)
         source = _place(p, depth, height, width, gn, gz, gy, gx)
         mask = (p < end)[:, None] & (o < outputs)[None, :]

@@ -24,7 +24,6 @@ from isoconv.ops.spec import ConvSpec
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
-_PARTS = 64  # most parts that the pixels are split into for the gradient of a weight
 
 
 def _kernels() -> ModuleType:
@@ -141,13 +140,16 @@ def _allows_tf32() -> bool:
     return matmul.allow_tf32 if precision is None else precision == "tf32"
 
 
-def _operand(dtype: torch.dtype) -> dict[str, object]:
-    """What the ring sums are multiplied in. They may overflow float16, whereas TF32 is as precise and wide enough."""
+def _arithmetic(dtype: torch.dtype) -> dict[str, object]:
+    """In what the kernels compute: pairs of taps, then ring sums times weights.
+
+    bfloat16 pairs are added as such, for conversions take longer than sums, and ring sums are rounded to it anyway. Sums
+    may overflow float16, whereas TF32 is as precise and wide enough."""
     tl = _kernels().tl
-    if dtype == torch.bfloat16 and _kernels().COMPILED:  # the interpreter has no product of that type
-        return {"OPERAND": tl.bfloat16, "PRECISION": "ieee"}
+    if dtype == torch.bfloat16 and _kernels().COMPILED:  # the interpreter has no arithmetic of that type
+        return {"PAIR": tl.bfloat16, "OPERAND": tl.bfloat16, "PRECISION": "ieee"}
     allowed = dtype != torch.float32 or _allows_tf32()
-    return {"OPERAND": tl.float32, "PRECISION": "tf32" if allowed else "ieee"}
+    return {"PAIR": tl.float32, "OPERAND": tl.float32, "PRECISION": "tf32" if allowed else "ieee"}
 
 
 def _power(n: int, most: int) -> int:
@@ -183,25 +185,45 @@ def _convolve_into(
     offsets, coefficients, starts, hard = _taps(plan, tuple(dilation), _pixel_strides(x), x.device)
     y = _volume(output)
     pixels = y.numel() // y.shape[1]
-    integers = _grid_arguments(x, offsets, groups, inputs, outputs, bands, stride, y)
+    BC = _power(inputs, 32 if x.dtype == torch.float32 else 64)
+    blocks = -(-inputs // BC)
+    tiles = -(-pixels // 64) * -(-outputs // 64) * groups
+    share = -(-blocks // min(blocks, _parts(tiles, 2, x.device)))
+    parts = -(-blocks // share)
+    total = y.unsqueeze(0)
+    if parts > 1:
+        total = x.new_empty(parts, y.shape[0], *y.shape[2:], y.shape[1], dtype=torch.float32).movedim(-1, 2)
+    integers = _grid_arguments(x, offsets, groups, inputs, outputs, bands, stride, total[0])
     kernels = _kernels()
-    meta = {"HARD": hard, "BC": _power(inputs, 32 if x.dtype == torch.float32 else 64), **_operand(x.dtype)}
+    meta = {"HARD": hard, "BC": BC, **_arithmetic(x.dtype)}
     kernel = kernels.tuned_convolve_kernel
     if not kernels.COMPILED:
         kernel = kernels.convolve_kernel
         meta |= {"BP": _power(pixels, 512), "BO": _power(outputs, 64)}
     with torch.cuda.device_of(x):
-        kernel[lambda tile: (-(-pixels // tile["BP"]), -(-outputs // tile["BO"]) * groups)](
-            x, mixing.contiguous(), offsets, coefficients, starts, y, pixels, *integers, **meta
+        kernel[lambda tile: (-(-pixels // tile["BP"]), -(-outputs // tile["BO"]) * groups, parts)](
+            x,
+            mixing.contiguous(),
+            offsets,
+            coefficients,
+            starts,
+            total,
+            pixels,
+            share,
+            total.stride(0),
+            *integers,
+            **meta,
         )
+    if parts > 1:
+        y.copy_(total.sum(0))
     return output
 
 
-def _parts(pixels: int, tiles: int, device: torch.device) -> int:
-    """Into how many parts the pixels are split, so that every multiprocessor has work; a function of shapes, for it
+def _parts(tiles: int, waves: int, device: torch.device) -> int:
+    """Into how many parts a sum is split, so that every multiprocessor gets so many tiles; a function of shapes, for it
     decides the order of summation."""
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
-    return max(1, min(_PARTS, -(-8 * processors // tiles), pixels // 256))
+    return max(1, waves * processors // tiles)
 
 
 def _weight_gradient_of(
@@ -212,13 +234,14 @@ def _weight_gradient_of(
     offsets, coefficients, starts, hard = _taps(plan, tuple(dilation), _pixel_strides(x), x.device)
     y = _volume(grad)
     pixels = y.numel() // y.shape[1]
-    parts = _parts(pixels, -(-inputs // 64) * -(-outputs // 64) * bands * groups, x.device)
+    tiles = -(-inputs // 64) * -(-outputs // 64) * bands * groups
+    parts = max(1, min(pixels // 256, _parts(tiles, 8, x.device)))  # many, for wide rings take longer than narrow ones
     chunk = -(-pixels // (parts * 64)) * 64
     parts = -(-pixels // chunk)
     total = x.new_empty(parts, groups, bands, outputs, inputs, dtype=torch.float32)
     integers = _grid_arguments(x, offsets, groups, inputs, outputs, bands, stride, y)
     kernels = _kernels()
-    meta = {"HARD": hard, "BP": 64, **_operand(x.dtype)}
+    meta = {"HARD": hard, "BP": 64, **_arithmetic(x.dtype)}
     kernel = kernels.tuned_weight_gradient_kernel
     if not kernels.COMPILED:
         kernel = kernels.weight_gradient_kernel
