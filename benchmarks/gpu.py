@@ -35,8 +35,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
-if importlib.util.find_spec("numba") is None:  # of the CPU engine, which has no part in this
-    sys.modules["numba"] = MagicMock()
+for unused, parts in {"numba": (), "safetensors": ("torch",)}.items():  # the CPU engine and files: no part in this
+    if importlib.util.find_spec(unused) is None:
+        sys.modules |= {name: MagicMock() for name in (unused, *(f"{unused}.{part}" for part in parts))}
 
 import isoconv  # noqa: E402
 from isoconv.bands import PROFILES, band_plan  # noqa: E402

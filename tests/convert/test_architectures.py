@@ -244,15 +244,11 @@ def test_flattening_a_map_is_named_with_its_remedy() -> None:
     assert error(convert(pooled.float()), image(pooled, 16)) < EXACT
 
 
-def test_trained_weights_are_a_start() -> None:
-    """A network whose kernels are isotropic already is the same function before and after, where its grid is centred."""
+def test_where_kernels_are_isotropic_and_grids_centred_nothing_changes() -> None:
     net = ImageNetResNet().eval()
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
-            module.weight = (
-                nn.Parameter(fuse(convert(nn.Sequential(module)))[0].weight)
-                if module.stride == (1, 1)
-                else (nn.Parameter(fuse(convert(module)[1]).weight))
-            )
+            isotropic = fuse(convert(module))
+            module.weight = next(isotropic.parameters())
     x = image(net, 33)
     torch.testing.assert_close(convert(net)(x), net(x))

@@ -4,7 +4,6 @@ import copy
 import pickle
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +14,6 @@ from torch.nn.utils import parametrizations, prune
 import isoconv
 from isoconv import conversion_report, convert
 from isoconv import nn as iso
-from isoconv.bands import PROFILES, band_plan
 from isoconv.models import create_model, model_config
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -29,14 +27,6 @@ EXACT = 1e-11  # relative, in float64
 def error(net: nn.Module, x: Tensor) -> float:
     """The largest change under all flips and quarter turns."""
     return max(isoconv.equivariance_error(net, x).values())
-
-
-def projected(kernel: Tensor, **options: object) -> Tensor:
-    """The isotropic kernel closest to ``kernel`` (out, in, *size), by numpy."""
-    plan = band_plan(tuple(kernel.shape[2:]), **options)
-    basis = plan.basis.reshape(plan.bands, -1)
-    weight = np.linalg.lstsq(basis.T, kernel.detach().flatten(2).flatten(0, 1).double().numpy().T, rcond=None)[0].T
-    return torch.from_numpy(weight @ basis).reshape(kernel.shape)
 
 
 class Block(nn.Module):
@@ -124,81 +114,6 @@ class TestSymmetry:
         assert error(net, x) < EXACT
 
 
-class TestWeights:
-    """A kernel is projected on the bands, not thrown away."""
-
-    @pytest.mark.parametrize("dims", [1, 2, 3])
-    @pytest.mark.parametrize("profile", PROFILES)
-    @pytest.mark.parametrize("circular", [True, False])
-    def test_they_are_the_least_squares_projection(self, dims: int, profile: str, circular: bool) -> None:
-        for layer in (CONVS[dims](3, 4, 5), TRANSPOSED[dims](3, 4, 4)):
-            converted = convert(layer, profile=profile, circular=circular)
-            expected = projected(layer.weight, profile=profile, circular=circular)
-            torch.testing.assert_close(converted.kernel().double(), expected, atol=1e-6, rtol=0)
-            assert torch.equal(converted.bias, layer.bias)
-
-    @given(
-        st.sampled_from([*PROFILES]), st.booleans(), st.integers(2, 9), st.sampled_from([torch.float32, torch.float64])
-    )
-    @settings(max_examples=50)
-    def test_an_isotropic_kernel_is_kept(self, profile: str, circular: bool, size: int, dtype: torch.dtype) -> None:
-        layer = isoconv.SREConv2d(2, 3, size, profile=profile, circular=circular, dtype=dtype)
-        plain = nn.Conv2d(2, 3, size)
-        plain.weight = nn.Parameter(layer.kernel().detach())
-        kernel = convert(plain, profile=profile, circular=circular).kernel()
-        tolerance = 0 if profile == "hard" else 2 * torch.finfo(dtype).eps
-        torch.testing.assert_close(kernel, plain.weight, atol=tolerance, rtol=0)
-
-    def test_hyperparameters_are_kept(self) -> None:
-        """But for the kernel, the converted layer computes what the layer computed."""
-        for arguments in (
-            {"padding": 2, "padding_mode": "reflect"},
-            {"padding": "same", "padding_mode": "circular"},
-            {"padding": (1, 2), "dilation": 2, "groups": 2},
-            {"padding": "valid", "bias": False},
-            {"kernel_size": (3, 5), "padding": (1, 2)},
-        ):
-            layer = nn.Conv2d(**{"in_channels": 4, "out_channels": 6, "kernel_size": 5, **arguments}).double()
-            x = torch.randn(2, 4, 12, 12, dtype=torch.float64)
-            converted = convert(layer)
-            layer.weight = nn.Parameter(projected(layer.weight))
-            torch.testing.assert_close(converted(x), layer(x))
-
-    def test_a_strided_layer_differs_by_its_kernel_only_where_it_was_centred(self) -> None:
-        layer = nn.Conv2d(3, 4, 5, 2, 2).double()
-        converted = convert(layer)
-        layer.weight = nn.Parameter(projected(layer.weight))
-        x = torch.randn(1, 3, 13, 13, dtype=torch.float64)
-        torch.testing.assert_close(converted(x), layer(x))
-
-    def test_options_reach_every_layer(self) -> None:
-        net = nn.Sequential(nn.Conv2d(1, 2, 7), nn.Sequential(nn.ConvTranspose2d(2, 2, 5)))
-        converted = convert(net, bands=2, profile="gaussian", circular=False, engine="reference")
-        for layer in (converted[0], converted[1][0]):
-            plan = layer.plan
-            assert (plan.bands, plan.profile, plan.circular, layer.engine) == (2, "gaussian", False, "reference")
-
-    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-    def test_dtype_is_kept(self, dtype: torch.dtype) -> None:
-        layer = nn.Conv2d(2, 3, 5).to(dtype)
-        converted = convert(layer)
-        assert converted.weight.dtype == converted.bias.dtype == dtype
-        expected = projected(layer.weight)
-        torch.testing.assert_close(converted.kernel().double(), expected, atol=4 * torch.finfo(dtype).eps, rtol=0)
-
-    def test_meta_device(self) -> None:
-        with torch.device("meta"):
-            net = nn.Sequential(Block(), nn.Flatten(), nn.Linear(32, 2))
-        converted = convert(net)
-        assert {p.device.type for p in converted.parameters()} == {"meta"}
-        assert converted(torch.empty(1, 2, 16, 16, device="meta")).shape == (1, 2)
-
-    def test_no_random_number_is_drawn(self) -> None:
-        net, state = Block(), torch.get_rng_state()
-        convert(net)
-        assert torch.equal(torch.get_rng_state(), state)
-
-
 class TestCopy:
     """The network that comes out is a copy, with everything that conversion has no reason to change."""
 
@@ -261,6 +176,18 @@ class TestCopy:
         assert not converted.training
         assert not any(m.training for m in converted[0].modules())
         assert all(m.training for m in converted[1].modules())
+
+    def test_meta_device(self) -> None:
+        with torch.device("meta"):
+            net = nn.Sequential(Block(), nn.Flatten(), nn.Linear(32, 2))
+        converted = convert(net)
+        assert {p.device.type for p in converted.parameters()} == {"meta"}
+        assert converted(torch.empty(1, 2, 16, 16, device="meta")).shape == (1, 2)
+
+    def test_no_random_number_is_drawn(self) -> None:
+        net, state = Block(), torch.get_rng_state()
+        convert(net)
+        assert torch.equal(torch.get_rng_state(), state)
 
     def test_requires_grad_is_kept(self) -> None:
         net = nn.Sequential(nn.Conv2d(2, 2, 3), nn.ConvTranspose2d(2, 2, 3), nn.Conv2d(2, 2, 1, 2))

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import isoconv
 from isoconv import convert, fuse
@@ -169,6 +170,11 @@ class TestCopy:
         assert plain[2][0] is plain[3]
         assert plain[0].weight is plain[1].weight
         assert plain[0].bias is plain[1].bias
+
+    def test_layers_whose_weight_is_computed(self) -> None:
+        net = nn.Sequential(iso.SREConv2d(1, 2, 3), prune.l1_unstructured(nn.Conv2d(2, 2, 3), "weight", 5))
+        x = torch.randn(1, 1, 9, 9)
+        torch.testing.assert_close(fuse(net)(x), net(x))
 
     def test_meta_device(self) -> None:
         with torch.device("meta"):

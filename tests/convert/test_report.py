@@ -232,7 +232,7 @@ class TestPresentation:
         assert "216 -> 48" in lines[1]
         words = " ".join(str(report).split())
         for row in report.rows:
-            assert f"{row.reason}: {row.remedy}" in words
+            assert f"{row.reason}; {row.remedy}" in words
         assert lines[-1] == NOTE
         assert max(map(len, lines)) <= 120
 

@@ -19,7 +19,7 @@ from isoconv.ops import ConvSpec, conv_spec, sre_conv, triton_cuda
 pytest.importorskip("triton", reason="triton is not installed (it is there for Linux only)")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-TOLERANCE = {torch.float32: 2e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}  # of the largest value
+TOLERANCE = {torch.float32: 4e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}  # of the largest value
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
@@ -178,14 +178,15 @@ def test_nan_and_inf_go_where_they_go_in_the_reference() -> None:
 
 def test_double_backward() -> None:
     spec = conv_spec(band_plan((3, 3)), padding=1, stride=2)
-    input, weight = random(2, 3, 5, 6).requires_grad_(), random(4, 3, spec.plan.bands).requires_grad_()
+    leaves = random(2, 3, 5, 6), random(4, 3, spec.plan.bands) / 4
     second = []
-    for engine in ("triton", "reference"):
-        output = sre_conv(input, weight, None, spec, engine=engine).tanh()
-        slopes = torch.autograd.grad(output.sum(), (input, weight), create_graph=True)
-        second.append(torch.autograd.grad(sum(s.square().sum() for s in slopes), (input, weight)))
+    for engine, dtype in (("triton", torch.float32), ("reference", torch.float64)):
+        exact = [t.to(dtype).requires_grad_() for t in leaves]
+        output = sre_conv(*exact, None, spec, engine=engine).tanh()
+        slopes = torch.autograd.grad(output.sum(), exact, create_graph=True)
+        second.append(torch.autograd.grad(sum(s.square().sum() for s in slopes), exact))
     for actual, expected in zip(*second, strict=True):
-        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+        assert_close(actual, expected, torch.float32)
 
 
 def test_registered_operator_is_sound() -> None:

@@ -94,7 +94,7 @@ class ConversionReport:
             table.append((row.name or "(root)", row.type, row.status, weights, kept, mark))
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         aligned = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in table]
-        notes = [f"{mark:>2} {reason}" + f": {remedy}" * bool(remedy) for (reason, remedy), mark in marks.items()]
+        notes = [f"{mark:>2} {reason}" + f"; {remedy}" * bool(remedy) for (reason, remedy), mark in marks.items()]
         count = ", ".join(f"{n} {status}" for status, n in Counter(row.status for row in self.rows).most_common())
         totals = (
             f"{count}. Parameters: {self.parameters:,} as it is, {self.parameters_converted:,} converted; "

@@ -278,7 +278,7 @@ def _tuned(kernel: Any, names: tuple[str, str], tiles: list[tuple[int, int, int]
     configs = [triton.Config(dict(zip(names, sizes, strict=True)), num_warps=warps) for *sizes, warps in tiles]
     # older releases of triton keep the choices of the process only
     on_disk = {"cache_results": True} if "cache_results" in inspect.signature(triton.autotune).parameters else {}
-    key = ["bucket", "taps", "groups", "inputs", "outputs"]
+    key = ["bucket", "taps", "groups", "inputs", "outputs", "PRECISION"]
     pruned = {"early_config_prune": _fitting}
     return triton.autotune(configs, key, prune_configs_by=pruned, do_bench=_briefly, **on_disk)(kernel)
 

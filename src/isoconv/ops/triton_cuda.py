@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from types import ModuleType
@@ -23,6 +24,7 @@ from isoconv.bands import BandPlan, band_plan
 from isoconv.ops.spec import ConvSpec
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_tuning = threading.Lock()  # a tuned kernel keeps its arguments in itself while it is launched
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
@@ -143,8 +145,8 @@ def _allows_tf32() -> bool:
 def _arithmetic(dtype: torch.dtype) -> dict[str, object]:
     """In what the kernels compute: pairs of taps, then ring sums times weights.
 
-    bfloat16 pairs are added as such, for conversions take longer than sums, and ring sums are rounded to it anyway. Sums
-    may overflow float16, whereas TF32 is as precise and wide enough."""
+    bfloat16 pairs are added as such, for conversions take longer than sums, and ring sums are rounded to it anyway.
+    Sums may overflow float16, whereas TF32 is as precise and wide enough."""
     tl = _kernels().tl
     if dtype == torch.bfloat16 and _kernels().COMPILED:  # the interpreter has no arithmetic of that type
         return {"PAIR": tl.bfloat16, "OPERAND": tl.bfloat16, "PRECISION": "ieee"}
@@ -200,7 +202,7 @@ def _convolve_into(
     if not kernels.COMPILED:
         kernel = kernels.convolve_kernel
         meta |= {"BP": _power(pixels, 512), "BO": _power(outputs, 64)}
-    with torch.cuda.device_of(x):
+    with torch.cuda.device_of(x), _tuning:
         kernel[lambda tile: (-(-pixels // tile["BP"]), -(-outputs // tile["BO"]) * groups, parts)](
             x,
             mixing.contiguous(),
@@ -246,7 +248,7 @@ def _weight_gradient_of(
     if not kernels.COMPILED:
         kernel = kernels.weight_gradient_kernel
         meta |= {"BC": _power(inputs, 64), "BO": _power(outputs, 64)}
-    with torch.cuda.device_of(x):
+    with torch.cuda.device_of(x), _tuning:
         kernel[lambda tile: (-(-inputs // tile["BC"]) * -(-outputs // tile["BO"]), bands * groups, parts)](
             x, y, offsets, coefficients, starts, total, pixels, chunk, *integers, **meta
         )
