@@ -1,8 +1,7 @@
 """The isotropic convolution as an operator: check, choose an engine, run.
 
-Every engine is a module with ``can_run(input, weight, spec) -> reason | None`` and ``run(input, weight, bias, spec) -> output``. The reference
-engine can always run and is the truth that the others are tested against.
-"""
+Every engine is a module with ``can_run(input, weight, spec) -> reason | None`` and ``run(input, weight, bias, spec) ->
+output``. The reference engine can always run and is the truth that the others are tested against."""
 
 from __future__ import annotations
 

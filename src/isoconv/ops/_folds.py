@@ -1,8 +1,9 @@
 """Geometry of ring sums: how the taps of a kernel fold onto each other.
 
-The basis of every plan is mirror symmetric, so the taps ``j`` and ``k - 1 - j`` of an axis always enter together: rows (and planes) are folded
-first, then columns. Rows of the basis that are equal, such as ``(dz, dy)`` and ``(dy, dz)`` of a cubic kernel, are summed before their columns
-are. What remains is one addition per distinct row and column, instead of one multiplication per tap.
+Rows of the basis that are equal, such as those of ``(dz, dy)``, ``(dz, -dy)`` and ``(dy, dz)`` in a cubic kernel, enter
+together: the rows of the image below them are summed first, then the columns of these sums, band by band. What remains
+is one addition per row and one per column of each distinct row, instead of one multiplication per tap and output
+channel.
 """
 
 from __future__ import annotations
@@ -21,39 +22,28 @@ class FoldPlan:
     size 1.
 
     Attributes:
-        rows: int64 (row folds, 5): planes ``z`` and ``z'``, rows ``y`` and ``y'``, and the row class the fold is summed
-            into.
-        columns: int64 (column folds, 4): the row class, columns ``x`` and ``x'``, and the band the fold is summed into.
-        coefficients: float64 (column folds,): the basis there.
-        classes: number of row classes.
+        rows: per class of equal rows, the places ``(z, y)`` of its rows.
+        columns: per band, the ``(class, x, coefficient)`` whose sum it is.
     """
 
-    rows: np.ndarray
-    columns: np.ndarray
-    coefficients: np.ndarray
-    classes: int
+    rows: tuple[tuple[tuple[int, int], ...], ...]
+    columns: tuple[tuple[tuple[int, int, float], ...], ...]
 
 
 @lru_cache(maxsize=1024)
 def fold_plan(plan: BandPlan) -> FoldPlan:
     basis = plan.basis.reshape(plan.bands, *[1] * (3 - plan.dims), *plan.kernel_size)
-    _, depth, height, width = basis.shape
-    classes: dict[bytes, int] = {}
-    rows, columns, coefficients = [], [], []
-    for z in range((depth + 1) // 2):
-        for y in range((height + 1) // 2):
-            row = basis[:, z, y]
-            if not row.any():
-                continue
-            known = len(classes)
-            index = classes.setdefault(row.tobytes(), known)
-            rows.append((z, depth - 1 - z, y, height - 1 - y, index))
-            if index < known:
-                continue
-            for x in range((width + 1) // 2):
-                for band in np.flatnonzero(row[:, x]):
-                    columns.append((index, x, width - 1 - x, band))
-                    coefficients.append(row[band, x])
-    return FoldPlan(
-        np.array(rows, dtype=np.int64), np.array(columns, dtype=np.int64), np.array(coefficients), len(classes)
+    places: dict[bytes, list[tuple[int, int]]] = {}
+    distinct = []
+    for z, y in np.ndindex(basis.shape[1:3]):
+        row = basis[:, z, y]
+        if not row.any():
+            continue
+        if row.tobytes() not in places:
+            distinct.append(row)
+        places.setdefault(row.tobytes(), []).append((z, y))
+    columns = tuple(
+        tuple((k, int(x), float(row[band, x])) for k, row in enumerate(distinct) for x in np.flatnonzero(row[band]))
+        for band in range(plan.bands)
     )
+    return FoldPlan(tuple(map(tuple, places.values())), columns)

@@ -2,7 +2,8 @@
 
 The input comes padded and with its channels last, so the taps of a kernel are plain offsets from the first one and need
 neither masks nor axes: stride, dilation and the number of axes have no part in the inner loops, and a load is coalesced
-over the channels whatever the shift of its tap.
+over the channels whatever the shift of its tap. Tensors of any strides, other than it, are tiled (channels, pixels): of
+axes that are not known to be contiguous the compiler takes the last for the one to coalesce.
 """
 
 # mypy: allow-untyped-defs
@@ -64,10 +65,10 @@ def pad_kernel(
     inside = (x >= 0) & (x < width * step_x) & (x % step_x == 0) & (y >= 0) & (y < height * step_y) & (y % step_y == 0)
     inside = inside & (z >= 0) & (z < depth * step_z) & (z % step_z == 0) & (p < pixels)
     place = n.to(tl.int64) * sn + (z // step_z).to(tl.int64) * sz + (y // step_y) * sy + (x // step_x) * sx
-    known = c[None, :] < channels
-    values = tl.load(input + place[:, None] + c[None, :].to(tl.int64) * sc, mask=inside[:, None] & known, other=0.0)
-    target = p[:, None].to(tl.int64) * channels + c[None, :]
-    tl.store(output + target, values, mask=(p < pixels)[:, None] & known)
+    known = c[:, None] < channels
+    values = tl.load(input + place[None, :] + c[:, None].to(tl.int64) * sc, mask=inside[None, :] & known, other=0.0)
+    target = p[None, :].to(tl.int64) * channels + c[:, None]
+    tl.store(output + target, values, mask=(p < pixels)[None, :] & known)
 
 
 @triton.jit
@@ -183,9 +184,9 @@ def convolve_kernel(
             )
             total = tl.dot(sums.to(OPERAND), mix.to(OPERAND), total, input_precision=PRECISION)
     output += part.to(tl.int64) * part_stride
-    target = _place(p, depth, height, width, on, oz, oy, ox)[:, None] + (group * outputs + o)[None, :].to(tl.int64) * oc
-    mask = (p < pixels)[:, None] & (o < outputs)[None, :]
-    tl.store(output + target, total.to(output.dtype.element_ty), mask=mask)
+    target = _place(p, depth, height, width, on, oz, oy, ox)[None, :] + (group * outputs + o)[:, None].to(tl.int64) * oc
+    mask = (p < pixels)[None, :] & (o < outputs)[:, None]
+    tl.store(output + target, tl.trans(total).to(output.dtype.element_ty), mask=mask)
 
 
 @triton.heuristics({"WHOLE": lambda arguments: arguments["inputs"] % arguments["BC"] == 0})
@@ -249,9 +250,9 @@ def weight_gradient_kernel(
         )
         sums = tl.where((p < end)[:, None], sums, 0.0)
         source = _place(p, depth, height, width, gn, gz, gy, gx)
-        mask = (p < end)[:, None] & (o < outputs)[None, :]
-        slope = tl.load(grad + source[:, None] + filters[None, :], mask=mask, other=0.0)
-        total = tl.dot(tl.trans(slope.to(OPERAND)), sums.to(OPERAND), total, input_precision=PRECISION)
+        mask = (p < end)[None, :] & (o < outputs)[:, None]
+        slope = tl.load(grad + source[None, :] + filters[:, None], mask=mask, other=0.0)
+        total = tl.dot(slope.to(OPERAND), sums.to(OPERAND), total, input_precision=PRECISION)
     row = ((part * groups + group) * bands + band) * outputs + o
     tl.store(
         output + row[:, None].to(tl.int64) * inputs + c[None, :],

@@ -1,0 +1,28 @@
+"""Run a benchmark from the command line and write its results beside this file."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isoconv.bench import markdown
+
+
+def main(name: str, bench: Callable[..., dict[str, Any]], rounds: int) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    result = bench(rounds=arguments.rounds, device=arguments.device)
+    result["command"] = f"python benchmarks/{name}.py {' '.join(sys.argv[1:])}".strip()
+    path = Path(__file__).parent / "results" / f"{name}-{arguments.device}"
+    path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    text = f"{markdown(result)}\nCommand: `{result['command']}`\n"
+    path.with_suffix(".md").write_text(text)
+    print(text)

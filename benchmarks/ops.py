@@ -1,0 +1,10 @@
+"""Time the layers of the grid, all contestants in turn, and write ``results/ops-DEVICE.json`` and ``.md``.
+
+python benchmarks/ops.py [--threads 2] [--rounds 15] [--device cpu]
+"""
+
+from _report import main
+
+from isoconv.bench import bench_ops
+
+main("ops", bench_ops, rounds=15)
