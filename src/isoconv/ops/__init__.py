@@ -70,7 +70,8 @@ def _check_shapes(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Conv
     n = spec.plan.dims
     if input.dim() not in (n + 1, n + 2):
         raise ValueError(
-            f"expected an input of {n + 2} dimensions (N, C, {n} spatial) or {n + 1} (unbatched), got shape {tuple(input.shape)}"
+            f"expected an input of {n + 2} dimensions (N, C, {n} spatial) or {n + 1} (unbatched), "
+            f"got shape {tuple(input.shape)}"
         )
     if weight.dim() != 3 or weight.shape[2] != spec.plan.bands:
         raise ValueError(
