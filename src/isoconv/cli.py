@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ._extras import require
+from .cli_study import Study
 from .config import Device, TrainConfig
 from .display import show, show_comparison, show_scores, show_table, write_json
 
@@ -269,6 +270,7 @@ Command = (
     | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Data, tyro.conf.subcommand("data")]
     | Annotated[Models, tyro.conf.subcommand("models")]
+    | Annotated[Study, tyro.conf.subcommand("study")]
 )
 
 DESCRIPTION = """Train and measure networks whose answer does not change when the image is turned.

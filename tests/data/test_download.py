@@ -81,19 +81,23 @@ def test_a_cut_download_is_continued(server: ThreadingHTTPServer, tmp_path: Path
     server.cuts, server.cut_at = 2, 70_000
     path = fetch(server.url, tmp_path / "file.npz", MD5)
     assert path.read_bytes() == CONTENT
-    assert server.log == [None, "bytes=70000-", "bytes=140000-"]
+    first, second = (int(header.removeprefix("bytes=").removesuffix("-")) for header in server.log[1:])
+    assert 70_000 - 8192 <= first <= 70_000
+    assert first + 70_000 - 8192 <= second <= first + 70_000
 
 
 def test_a_later_call_continues(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     path = tmp_path / "file.npz"
-    server.cuts, server.cut_at = 99, 1000
+    server.cuts, server.cut_at = 99, 10_000
     with pytest.raises(ConnectionError, match="call again to resume"):
         fetch(server.url, path, MD5)
     assert not path.exists()
-    assert path.with_name("file.npz.part").read_bytes() == CONTENT[:4000]
+    part = path.with_name("file.npz.part").read_bytes()
+    assert part
+    assert CONTENT.startswith(part)
     server.cuts = 0
     assert fetch(server.url, path, MD5).read_bytes() == CONTENT
-    assert server.log[-1] == "bytes=4000-"
+    assert server.log[-1] == f"bytes={len(part)}-"
 
 
 def test_a_server_without_ranges_starts_over(server: ThreadingHTTPServer, tmp_path: Path) -> None:

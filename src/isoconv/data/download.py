@@ -12,6 +12,7 @@ __all__ = ["fetch"]
 
 _RETRIES = 3  # public archives answer 503 now and then
 _TIMEOUT = 30.0  # seconds without a byte
+_CHUNK = 8192  # bytes: what a cut connection can lose
 
 
 def fetch(url: str, path: Path, md5: str) -> Path:
@@ -69,6 +70,6 @@ def _download(url: str, part: Path) -> None:
             part.open("ab" if done else "wb") as file,
             tqdm(desc=part.stem, initial=done, total=total or None, unit="B", unit_scale=True, disable=None) as bar,
         ):
-            for chunk in response.iter_content(1 << 16):
+            for chunk in response.iter_content(_CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
