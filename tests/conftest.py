@@ -1,5 +1,6 @@
 """Shared fixtures: golden numbers and real data where they are at hand, and fixed seeds."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,6 +26,15 @@ SHARED = Path(__file__).parents[2] / "shared"
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """What the command line sets up in one test is gone in the next."""
+    yield
+    logger = logging.getLogger("isoconv")
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture
