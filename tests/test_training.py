@@ -140,6 +140,15 @@ def test_recipe_official_trains_at_32_pixels(config: TrainConfig, data: SimpleNa
     assert not run.model_info["masked"]
 
 
+def test_recipe_standard_preconditions_the_gradients(config: TrainConfig, tmp_path: Path) -> None:
+    runs = {
+        chosen: train(replace(config, out=tmp_path / str(chosen), epochs=1, precondition=chosen))
+        for chosen in (None, True, False)
+    }
+    assert learned(runs[None]) == learned(runs[True]) != learned(runs[False])
+    assert runs[None].config.precondition
+
+
 def test_recipe_standard_shows_the_network_the_inscribed_disc_only(config: TrainConfig) -> None:
     model = train(replace(config, epochs=1)).load_model()
     images = torch.rand(2, 1, 8, 8)

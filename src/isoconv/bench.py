@@ -77,7 +77,7 @@ class Network:
 
 NETWORKS = (
     Network("sre_resnet18", "resnet18", 3, (32, 32), 64, (9, 9, 5, 5), 32),
-    Network("sre_resnet18_3d", "resnet18_3d", 1, (32, 32, 32), 16, (5, 5, 5, 5), 4),
+    *(Network("sre_resnet18_3d", "resnet18_3d", 1, (32, 32, 32), width, (5, 5, 5, 5), 2) for width in (16, 32)),
 )
 
 

@@ -6,14 +6,14 @@ import logging
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from isoconv._extras import require
 from isoconv.config import Device
-from isoconv.display import show_table, write_json
+from isoconv.display import show, show_table, write_json
 
 if TYPE_CHECKING:
     import tyro
@@ -28,6 +28,9 @@ _Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as JSO
 _File = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="STUDY.toml", help="What to train and test.")]]
 _Runs = Annotated[
     Path | None, tyro.conf.arg(help="Folder of the run directories; None stands for runs/ and the name of the study.")
+]
+_DataRoot = Annotated[
+    Path | None, tyro.conf.arg(help="Folder of the MedMNIST files; None stands for $ISOCONV_DATA, else ~/.medmnist.")
 ]
 
 
@@ -51,10 +54,7 @@ class StudyRun:
     """Only cells whose name matches one of these patterns, such as 'breastmnist-*'."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one. Jobs are spread over several GPUs."""
-    data_root: Annotated[
-        Path | None,
-        tyro.conf.arg(help="Folder of the MedMNIST files; None stands for $ISOCONV_DATA, else ~/.medmnist."),
-    ] = None
+    data_root: _DataRoot = None
     as_json: _Json = False
 
     def run(self) -> None:
@@ -99,10 +99,36 @@ class StudyStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StudyReport:
+    """Write what the finished runs of a study say: one HTML page, with CSV and Markdown tables beside it."""
+
+    study: _File
+    runs: _Runs = None
+    out: Path = Path("report.html")
+    """HTML file to write; what is there is replaced."""
+    protocol: Literal["standard", "official"] | None = None
+    """Whose results; None takes the study's first."""
+    data_root: _DataRoot = None
+    as_json: _Json = False
+
+    def run(self) -> None:
+        from isoconv.report import write_report
+        from isoconv.study import load_study
+
+        study = load_study(self.study)
+        paths = write_report(study, _folder(study, self.runs), self.out, self.protocol, self.data_root)
+        show({path.name: str(path) for path in paths}, self.as_json, title="file")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """Many trainings at once: run a study, see how far it is, report on it."""
 
-    command: Annotated[StudyRun, tyro.conf.subcommand("run")] | Annotated[StudyStatus, tyro.conf.subcommand("status")]
+    command: (
+        Annotated[StudyRun, tyro.conf.subcommand("run")]
+        | Annotated[StudyStatus, tyro.conf.subcommand("status")]
+        | Annotated[StudyReport, tyro.conf.subcommand("report")]
+    )
 
     def run(self) -> None:
         self.command.run()
@@ -126,19 +152,14 @@ def _show(study: StudyFile, rows: Sequence[Mapping[str, Any]], as_json: bool) ->
     if as_json:
         write_json({"study": study.name, "counts": {state: counts[state] for state in STATES}, "cells": rows})
         return
-    states: dict[str, dict[str, list[str]]] = {}
+    table: dict[tuple[str, str], Counter[str]] = {}
     for row in rows:
-        states.setdefault(row["data"], {}).setdefault(row["contestant"], []).append(row["state"])
-    contestants = dict.fromkeys(row["contestant"] for row in rows)
-    show_table({"": data, **{c: _states(of.get(c, ())) for c in contestants}} for data, of in states.items())
+        table.setdefault((row["data"], row["contestant"]), Counter()).update([row["state"]])
+    show_table(
+        {"data": data, "contestant": contestant, **{state: states[state] or None for state in STATES}}
+        for (data, contestant), states in table.items()
+    )
     for row in rows:
         if row["state"] in ("running", "stopped", "failed"):
             sys.stdout.write(f"{row['cell']}: {row['state']}, {row['detail']}\n")
     sys.stdout.write(", ".join(f"{counts[state]} {state}" for state in STATES) + f", of {len(rows)} cells\n")
-
-
-def _states(states: Iterable[str]) -> str:
-    """Such as ``2/3, 1 failed``: done, of all, and what is neither done nor missing."""
-    counts = Counter(states)
-    rest = [f"{n} {state}" for state, n in sorted(counts.items()) if state not in ("done", "missing")]
-    return ", ".join([f"{counts['done']}/{counts.total()}" if counts else "-", *rest])

@@ -36,6 +36,8 @@ class TrainConfig:
     """Shape of the rings: hard (the paper), linear, gaussian or area; None stands for the network's own."""
     init: str | None = None
     """Initial weights of the isotropic layers: default, or official (as the paper's code)."""
+    precondition: bool | None = None
+    """Equal gradient steps for all bands of a kernel; None stands for yes in recipe standard, no in official."""
     engine: str | None = None
     """How the convolution is computed; None takes the fastest that can run. The result is the same to rounding."""
     epochs: int = 100

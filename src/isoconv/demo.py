@@ -21,7 +21,7 @@ NETWORKS = ("sre_resnet18", "resnet18")
 
 
 def demo(
-    out: Path, *, epochs: int = 8, width: int = 16, threads: int | None = None
+    out: Path, *, epochs: int = 8, width: int = 8, threads: int | None = None
 ) -> tuple[dict[str, Any], list[Path]]:
     """Train both networks, evaluate them by the standard protocol, compare them.
 
@@ -39,7 +39,18 @@ def demo(
     """
     runs = []
     for model in NETWORKS:
-        config = TrainConfig(data="cells", model=model, out=out / model, width=width, epochs=epochs, threads=threads)
+        kernel_sizes = (5, 5, 3, 3) if model.startswith("sre_") else None
+        config = TrainConfig(
+            data="cells",
+            model=model,
+            out=out / model,
+            width=width,
+            kernel_sizes=kernel_sizes,
+            epochs=epochs,
+            batch_size=32,
+            lr=1e-2,
+            threads=threads,
+        )
         log.info("training %s on upright images", model)
         runs.append(train(config, resume=(out / model / "config.json").exists()))
     for run in runs:

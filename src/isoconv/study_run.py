@@ -43,6 +43,8 @@ STATES = ("done", "running", "stopped", "failed", "missing")
 _BUSY = 3  # exit status of a process that found its cell taken
 _HALF_WRITTEN_S = 60  # a lock without content is being written, unless it is older than this
 _POLL_S = 0.2
+_RESOLVED = ("lr", "batch_size", "precondition")  # by the training, where a study leaves them open
+_WORKER = [sys.executable, "-m", "isoconv.study_run"]
 
 
 def study_status(study: Study, folder: Path) -> list[dict[str, Any]]:
@@ -138,7 +140,7 @@ class _Pool:
         with _beside(config.out, "log").open("ab") as output:
             start = output.tell()
             process = subprocess.Popen(
-                [sys.executable, "-m", "isoconv.study_run"],
+                _WORKER,
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -291,8 +293,9 @@ def _state(config: TrainConfig, protocols: Sequence[str]) -> tuple[str, int, str
         if (config.out / "config.json").exists():
             run = RunDir(config.out)
             epochs, todo = len(run.metrics()), f"not evaluated by protocol {' and '.join(protocols)}"
-            old = run.config  # it has resolved what a study may leave open
-            run.check_same(replace(config, lr=config.lr or old.lr, batch_size=config.batch_size or old.batch_size))
+            old = run.config
+            left = [name for name in _RESOLVED if getattr(config, name) is None]
+            run.check_same(replace(config, **{name: getattr(old, name) for name in left}))
     except ValueError as error:
         return "failed", epochs, str(error)
     if (holder := _holder(_beside(config.out, "lock"))) and not _is_dead(holder):

@@ -36,6 +36,7 @@ from .data import DeviceBatches, Task, get_task, load
 from .data.augment import augmentation, input_size
 from .metrics import classification_metrics
 from .models import create_model, model_config
+from .nn import precondition_
 from .runs import OnImages, RunDir, atomic_write, check_state, resolve_device
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def train(config: TrainConfig, resume: bool = False) -> RunDir:
     device, task = resolve_device(config.device), get_task(config.data)
     lr = LR[task.dims] if config.lr is None else config.lr
     batch_size = BATCH_SIZE[task.dims] if config.batch_size is None else config.batch_size
-    config = replace(config, lr=lr, batch_size=batch_size)
+    precondition = config.recipe == "standard" if config.precondition is None else config.precondition
+    config = replace(config, lr=lr, batch_size=batch_size, precondition=precondition)
 
     pl.seed_everything(config.seed, verbose=False)
     net = build(config, task)
@@ -84,7 +86,8 @@ def train(config: TrainConfig, resume: bool = False) -> RunDir:
     val_batches = batches(dataset.val, shuffle=False)
     steps = len(train_batches)
     schedule = partial(cosine, lr=lr, steps=config.epochs * steps, every=steps if config.recipe == "official" else 1)
-    classifier = Classifier(net, task, lr, schedule, masked=config.recipe == "standard")
+    masked = config.recipe == "standard"
+    classifier = Classifier(net, task, lr, schedule, masked=masked, precondition=precondition)
 
     checkpoint = None
     if resume:
@@ -163,11 +166,17 @@ class Classifier(pl.LightningModule):
     """A network that learns a task. ``forward``: images in [0, 1] to logits."""
 
     def __init__(
-        self, net: nn.Module, task: Task, lr: float, schedule: Callable[[int], float], masked: bool = False
+        self,
+        net: nn.Module,
+        task: Task,
+        lr: float,
+        schedule: Callable[[int], float],
+        masked: bool = False,
+        precondition: bool = False,
     ) -> None:
         super().__init__()
         self.model = OnImages(net, masked)
-        self.task, self.lr, self.schedule = task, lr, schedule
+        self.task, self.lr, self.schedule, self.precondition = task, lr, schedule, precondition
         self.loss = loss_fn(task.kind)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -178,6 +187,10 @@ class Classifier(pl.LightningModule):
         loss = self.loss(self(images), labels)
         self.log("loss", loss, prog_bar=True, logger=False, batch_size=len(images))
         return loss
+
+    def on_before_optimizer_step(self, _: torch.optim.Optimizer) -> None:
+        if self.precondition:
+            precondition_(self)
 
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         images, labels = batch

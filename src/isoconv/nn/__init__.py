@@ -6,6 +6,7 @@ from isoconv.nn.conv import SREConv3d as SREConv3d
 from isoconv.nn.conv import SREConvTranspose1d as SREConvTranspose1d
 from isoconv.nn.conv import SREConvTranspose2d as SREConvTranspose2d
 from isoconv.nn.conv import SREConvTranspose3d as SREConvTranspose3d
+from isoconv.nn.preconditioning import precondition_ as precondition_
 from isoconv.nn.resampling import CentreGrid as CentreGrid
 from isoconv.nn.resampling import SymmetricAvgPool1d as SymmetricAvgPool1d
 from isoconv.nn.resampling import SymmetricAvgPool2d as SymmetricAvgPool2d
@@ -34,4 +35,5 @@ __all__ = [
     "SymmetricUpsample1d",
     "SymmetricUpsample2d",
     "SymmetricUpsample3d",
+    "precondition_",
 ]

@@ -29,6 +29,11 @@ class FoldPlan:
     rows: tuple[tuple[tuple[int, int], ...], ...]
     columns: tuple[tuple[tuple[int, int, float], ...], ...]
 
+    @property
+    def additions(self) -> int:
+        """Additions per pixel and channel."""
+        return sum(map(len, self.rows)) + sum(map(len, self.columns))
+
 
 @lru_cache(maxsize=1024)
 def fold_plan(plan: BandPlan) -> FoldPlan:

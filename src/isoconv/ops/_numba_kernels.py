@@ -111,25 +111,25 @@ def _ring_sums(first, last, x, sums, layout, rows, columns):
     """Ring sums of the planes ``first`` to ``last`` of ``x`` (N, C, D, H, W) into ``sums`` (flat).
 
     A few planes at a time are padded, one beside the other. Several rows of the output are then one vector of the pitch
-    of the padded planes, so that rows, however short, cost no loop of their own. With a stride, padded rows and columns
+    of the padded planes, so that rows, however short, cost no loop of their own. The zeros behind a row, as far as they
+    are within ``margin``, are those before the next one. With a stride, padded rows and columns
     are sorted by their remainder, so that neighbours in the output are neighbours there."""
     C, D, H, W = x.shape[1:]
-    before, steps, stride, padded_size, size, strides, together, height = layout
+    before, steps, stride, padded_size, margin, size, strides, together, height = layout
     row_starts, row_offsets, row_factors = rows
     column_starts, column_offsets, column_factors = columns
-    Dp, Hp, Wp = padded_size
+    Dp, tall, pitch = padded_size
     Do, Ho, Wo = size
-    Hq, Wq = (Hp + stride[1] - 1) // stride[1], (Wp + stride[2] - 1) // stride[2]
-    tall, pitch = Hq * stride[1], Wq * stride[2]
+    Hq, Wq = tall // stride[1], pitch // stride[2]
     layer = together * tall * pitch
     classes, bands = row_starts.size - 1, column_starts.size - 1
-    length = height * pitch
-    padded = np.zeros(Dp * layer, x.dtype)
+    length = height * pitch + margin[2]
+    padded = np.zeros(Dp * layer + margin[1] * pitch + margin[2], x.dtype)
     folded = np.empty(classes * length, x.dtype)
     ring = np.empty(length, x.dtype)
     x_first = max(0, (steps[2] - 1 - before[2]) // steps[2])
-    x_last = min(W, (Wp - 1 - before[2]) // steps[2] + 1)
-    simple = steps[2] == 1 and stride[2] == 1
+    x_last = min(W, (pitch - 1 - before[2]) // steps[2] + 1)
+    simple = steps[2] == 1 and stride[1] == stride[2] == 1
     for start in range(first, last, together):
         count = min(together, last - start)
         for p in range(count):
@@ -140,9 +140,9 @@ def _ring_sums(first, last, x, sums, layout, rows, columns):
                     continue
                 for y in range(H):
                     yp = y * steps[1] + before[1]
-                    if yp < 0 or yp >= Hp:
+                    if yp < 0 or yp >= tall:
                         continue
-                    row = p * tall + (yp % stride[1]) * Hq + yp // stride[1]
+                    row = p * tall + (yp if simple else (yp % stride[1]) * Hq + yp // stride[1])
                     target = padded[zp * layer + row * pitch :]
                     source = plane[z, y]
                     if simple:
@@ -159,19 +159,21 @@ def _ring_sums(first, last, x, sums, layout, rows, columns):
                 lines = min(height, bottom - top)
                 part = padded[z * stride[0] * layer + top * pitch :]
                 for k in range(classes):
-                    total = folded[k * length : k * length + lines * pitch]
+                    total = folded[k * length : k * length + lines * pitch + margin[2]]
                     _combine(total, part, row_offsets, row_factors, row_starts[k], row_starts[k + 1])
                 for b in range(bands):
                     total = ring[: (lines - 1) * pitch + Wo]
                     _combine(total, folded, column_offsets, column_factors, column_starts[b], column_starts[b + 1])
-                    for line in range(lines):
-                        p, y = (top + line) // tall, (top + line) % tall
-                        if y < Ho:
-                            n, c = (start + p) // C, (start + p) % C
-                            place = n * strides[0] + c * strides[1] + b * strides[2] + (z * Ho + y) * Wo
-                            target, source = sums[place:], ring[line * pitch :]
+                    p, y, line = top // tall, top % tall, 0
+                    while line < lines:  # plane by plane, for divisions are slow
+                        n, c = (start + p) // C, (start + p) % C
+                        place = n * strides[0] + c * strides[1] + b * strides[2] + (z * Ho + y) * Wo
+                        inside = min(tall - y, lines - line)
+                        for r in range(min(inside, Ho - y)):
+                            target, source = sums[place + r * Wo :], ring[(line + r) * pitch :]
                             for i in range(Wo):
                                 target[i] = source[i]
+                        p, y, line = p + 1, 0, line + inside
 
 
 # With several threads it is those of PyTorch's own OpenMP team that do the work: they spin for a while after every
@@ -227,17 +229,17 @@ def _entry(dtype):
 
     @_cached(partial(numba.cfunc, types.void(types.CPointer(types.int64)), error_model="numpy"))
     def entry(address):
-        job = carray(address, (43,))
+        job = carray(address, (46,))
         x = carray(_pointer(job[1]), (job[2], job[3], job[4], job[5], job[6]), dtype)
         sums = carray(_pointer(job[7]), (job[14],), dtype)
         rows = _integers(job, 1), _integers(job, 2), carray(_pointer(job[10]), (job[17],), dtype)
         columns = _integers(job, 4), _integers(job, 5), carray(_pointer(job[13]), (job[20],), dtype)
         before, steps, stride = _three(job, 0), _three(job, 3), _three(job, 6)
-        padded, size, strides = _three(job, 9), _three(job, 12), _three(job, 15)
-        layout = before, steps, stride, padded, size, strides, job[39], job[40]
+        padded, margin, size, strides = _three(job, 9), _three(job, 12), _three(job, 15), _three(job, 18)
+        layout = before, steps, stride, padded, margin, size, strides, job[42], job[43]
         planes, thread, threads = job[2] * job[3], 0, 1
         if job[0] > 1:  # the team may be smaller than was asked for
-            thread, threads = _call(job[41]), _call(job[42])
+            thread, threads = _call(job[44]), _call(job[45])
         _ring_sums(planes * thread // threads, planes * (thread + 1) // threads, x, sums, layout, rows, columns)
 
     return entry

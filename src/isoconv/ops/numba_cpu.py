@@ -26,7 +26,7 @@ from isoconv.ops._folds import fold_plan
 from isoconv.ops.spec import ConvSpec
 
 _COLUMNS = 512  # a matrix product of fewer columns wastes time, so small images are taken several at a time
-_BUFFER = 1 << 20  # elements of the ring sums that are made before they are used: they stay in cache
+_BUFFER = 1 << 19  # elements of the ring sums that are made before they are used: they stay in cache
 _TILE = 2048  # elements of one row class: all classes together stay in the first-level cache
 _SERIAL = 1 << 15  # ring sums not worth a second thread
 
@@ -52,10 +52,33 @@ def can_run(input: Tensor, weight: Tensor, spec: ConvSpec) -> str | None:
     return None
 
 
-def is_faster(input: Tensor, weight: Tensor, spec: ConvSpec) -> bool:  # noqa: ARG001 - the signature of all engines
+# What decides, in multiply-adds: those that a training step saves must outweigh the additions that make the ring sums
+# and what a call costs. The figures behind it: benchmarks/results/choice-cpu.md. There too: PyTorch's gradients are as
+# slow for few channels as for eight, and very slow for depthwise convolutions of many taps.
+_ADDITION = 4
+_CALL = 24_000_000  # per thread: all of them wait
+_FEW = 8
+
+
+def is_faster(input: Tensor, weight: Tensor, spec: ConvSpec) -> bool:
     """Whether the engine beats the reference on a call that it can run."""
-    taps = sum(any(column) for column in zip(*spec.plan.rows, strict=True))
-    return taps >= 9 and weight.shape[0] >= 4
+    plan, stride, groups = spec.plan, max(spec.stride), spec.groups
+    outputs, inputs, taps = weight.shape[0] // groups, weight.shape[1], prod(plan.kernel_size)
+    training = torch.is_grad_enabled() and weight.requires_grad
+    if outputs == inputs == 1 and groups > 1:
+        return training and taps >= 25
+    if torch.compiler.is_compiling():  # a choice by the size of the image would tie the program to that size
+        return stride == 1 and outputs * (taps - plan.bands) > 2 * _ADDITION * taps
+    adding = _ADDITION * fold_plan(plan).additions * prod(spec.stride)
+    samples = input.shape[0] if input.dim() == plan.dims + 2 else 1
+    size = input.shape[-plan.dims :]
+    before = samples * prod(size)
+    after = samples * prod(_output_size(size, _flat(spec.padding), spec.stride, spec.dilation, plan.kernel_size))
+    least = _FEW if training else 1
+    plain = 3 * after * groups * max(outputs, least) * max(inputs, least) * taps
+    banded = (2 * after + before) * groups * outputs * inputs * plan.bands
+    sums = adding * groups * (after * inputs * (1 if stride == 1 else 2) + before * outputs)
+    return plain - banded - sums > _CALL * torch.get_num_threads()
 
 
 def run(input: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> Tensor:
@@ -150,17 +173,25 @@ def _run_kernel(
     """Ring sums of ``x`` (N, C, D, H, W) at ``size`` places into ``sums``, whose samples, channels and bands lie
     ``strides`` apart."""
     kernel = _three(plan.kernel_size, 1)
-    padded = tuple(
-        (n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(size, window.stride, window.dilation, kernel, strict=True)
-    )
-    rows, pitch = (-(-p // s) * s for p, s in zip(padded[1:], window.stride[1:], strict=True))
+    reach = [d * (k - 1) for d, k in zip(window.dilation, kernel, strict=True)]
+    whole = [(n - 1) * s + r + 1 for n, s, r in zip(size, window.stride, reach, strict=True)]
+    behind = [
+        w - b - (n - 1) * s - 1 for w, b, n, s in zip(whole, window.before, x.shape[2:], window.steps, strict=True)
+    ]
+    shared = [
+        min(around) for around in zip(window.before, behind, reach, strict=True)
+    ]  # zeros that two neighbours need
+    margin = tuple(max(0, m) if s == 1 else 0 for m, s in zip(shared, window.stride, strict=True))
+    rows, pitch = (-(-(whole[i] - margin[i]) // window.stride[i]) * window.stride[i] for i in (1, 2))
     planes = x.shape[0] * x.shape[1]
     threads = min(torch.get_num_threads(), planes) if planes * plan.bands * prod(size) >= _SERIAL else 1
     together = max(1, min(-(-planes // threads), _TILE // (rows * pitch)))
     height = max(1, min((together - 1) * rows + size[1], _TILE // pitch))
     source, target = x.numpy(), sums.numpy()
-    tables = _tables(plan, window, rows, pitch, together * rows * pitch, height * pitch, source.dtype)
-    layout = (window.before, window.steps, window.stride, padded, size, strides, together, height)
+    layer, length = together * rows * pitch, height * pitch + margin[2]
+    tables = _tables(plan, window, rows, pitch, layer, length, source.dtype)
+    padded = (whole[0], rows, pitch)
+    layout = (window.before, window.steps, window.stride, padded, margin, size, strides, together, height)
     _kernels().ring_sums(source, target, layout, *tables, threads)
 
 

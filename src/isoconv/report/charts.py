@@ -1,0 +1,179 @@
+"""Charts as inline SVG, coloured by the page's style sheet: series i has the class ``s{i}``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+__all__ = ["Series", "lines", "rank_diagram", "scatter"]
+
+_W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 320, 52, 20, 12, 44
+
+
+@dataclass(frozen=True)
+class Series:
+    """One contestant in a chart.
+
+    Attributes:
+        index: of its colour.
+        points: (x, y), or (x, y, low, high).
+        strong: drawn thick and with its band.
+        joined: whether points are joined by a line.
+    """
+
+    index: int
+    title: str
+    points: Sequence[tuple[float, ...]]
+    strong: bool = False
+    joined: bool = True
+
+
+def lines(series: Sequence[Series], label: str, x_label: str, last: float) -> str:
+    """Shares of 1 over 0..``last`` degrees."""
+    values = [value for s in series for point in s.points for value in (point[1:] if s.strong else point[1:2])]
+    low, high = max(0.0, math.floor(min(values) * 20) / 20), min(1.0, math.ceil(max(values) * 20) / 20)
+    frame = _Frame((0, last), (low, high if high > low else low + 0.05))
+    body = [frame.axes(range(0, int(last) + 1, 45 if last > 180 else 30), x_label, "accuracy, %", degrees=True)]
+    for s in sorted(series, key=lambda s: s.strong):
+        points = [(frame.x(p[0]), frame.y(p[1])) for p in s.points]
+        if s.joined and s.strong and all(len(p) == 4 for p in s.points):
+            edge = [(frame.x(p[0]), frame.y(p[3])) for p in s.points]
+            edge += [(frame.x(p[0]), frame.y(p[2])) for p in reversed(s.points)]
+            body.append(f'<polygon class="band s{s.index}" points="{_path(edge)}"/>')
+        marks = "".join(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{3 if s.strong else 2}"><title>{escape(s.title)}, {p[0]:.0f}°: '
+            f"{100 * p[1]:.1f} %</title></circle>"
+            for (x, y), p in zip(points, s.points, strict=True)
+        )
+        line = f'<polyline points="{_path(points)}"/>' if s.joined else ""
+        body.append(f'<g class="series s{s.index}{" strong" if s.strong else ""}">{line}{marks}</g>')
+    return _svg(_W, _H, label, body)
+
+
+def scatter(series: Sequence[Series], label: str, x_label: str) -> str:
+    """Shares of 1 over a cost, on a logarithmic axis; each series has one point, marked by its number."""
+    xs, ys = [s.points[0][0] for s in series], [s.points[0][1] for s in series]
+    decades = math.log10(min(xs)) - 0.1, math.log10(max(xs)) + 0.1
+    low, high = min(ys), max(ys)
+    pad = max(0.01, 0.12 * (high - low))
+    frame = _Frame(decades, (max(0.0, low - pad), min(1.0, high + pad)))
+    ticks = [
+        (math.log10(m * 10**e), _short(m * 10**e))
+        for e in range(math.floor(decades[0]), math.ceil(decades[1]) + 1)
+        for m in (1, 2, 5)
+        if decades[0] <= math.log10(m * 10**e) <= decades[1]
+    ]
+    body = [frame.axes([], x_label, "accuracy, %", labelled=ticks)]
+    for s in series:
+        (cost, share, *_) = s.points[0]
+        x, y = frame.x(math.log10(cost)), frame.y(share)
+        body.append(
+            f'<g class="series dot s{s.index}{" strong" if s.strong else ""}"><circle cx="{x:.1f}" cy="{y:.1f}" r="9">'
+            f"<title>{escape(s.title)}: {100 * share:.1f} % at {_short(cost)}</title></circle>"
+            f'<text x="{x:.1f}" y="{y + 4:.1f}">{s.index + 1}</text></g>'
+        )
+    return _svg(_W, _H, label, body)
+
+
+def rank_diagram(
+    names: Sequence[tuple[int, str]], ranks: Sequence[float], spans: Sequence[tuple[float, float]], difference: float
+) -> str:
+    """Average ranks on an axis, the best on the left; a bar joins those that are not told apart.
+
+    Args:
+        names: (index of the colour, title) of each contestant.
+        spans: the bars, as :func:`isoconv.report.statistics.cliques` gives them.
+    """
+    k, width, left, right, row = len(ranks), 1040, 340, 700, 24
+
+    def x(rank: float) -> float:
+        return left + (rank - 1) / max(k - 1, 1) * (right - left)
+
+    base = 60
+    first = base + 14 + 9 * len(spans) + 14
+    order = sorted(range(k), key=lambda i: ranks[i])
+    half = (k + 1) // 2
+    height = first + row * half + 4
+    span = min(difference, k - 1)
+    open_end = "" if span < difference else " (more than the axis)"
+    body = [
+        f'<g class="axis"><line x1="{left}" y1="{base}" x2="{right}" y2="{base}"/>'
+        + "".join(
+            f'<line x1="{x(r):.1f}" y1="{base - 5}" x2="{x(r):.1f}" y2="{base}"/>'
+            f'<text class="mid" x="{x(r):.1f}" y="{base - 9}">{r}</text>'
+            for r in range(1, k + 1)
+        )
+        + f'<line class="bar" x1="{left}" y1="20" x2="{x(1 + span):.1f}" y2="20"/>'
+        f'<text x="{left}" y="14">critical difference {difference:.2f}{open_end}</text></g>'
+    ]
+    for i, (low, high) in enumerate(spans):
+        y = base + 12 + 9 * i
+        body.append(f'<line class="bar" x1="{x(low) - 4:.1f}" y1="{y}" x2="{x(high) + 4:.1f}" y2="{y}"/>')
+    for place, i in enumerate(order):
+        on_left = place < half
+        y = first + row * (place if on_left else k - 1 - place)
+        end, anchor, text_x = (left - 8, "end", left - 12) if on_left else (right + 8, "start", right + 12)
+        text = f"{names[i][1]} ({ranks[i]:.2f})"
+        body.append(
+            f'<g class="series s{names[i][0]}"><polyline points="{x(ranks[i]):.1f},{base} {x(ranks[i]):.1f},{y} '
+            f'{end},{y}"/><circle cx="{x(ranks[i]):.1f}" cy="{base}" r="4"/>'
+            f'<text style="text-anchor:{anchor}" x="{text_x}" y="{y + 4}">{escape(text)}</text></g>'
+        )
+    return _svg(width, height, "Average ranks over data sets with the critical difference", body)
+
+
+class _Frame:
+    """Maps data to pixels."""
+
+    def __init__(self, xs: tuple[float, float], ys: tuple[float, float]) -> None:
+        self.xs, self.ys = xs, ys
+
+    def x(self, value: float) -> float:
+        return _LEFT + (value - self.xs[0]) / (self.xs[1] - self.xs[0]) * (_W - _LEFT - _RIGHT)
+
+    def y(self, value: float) -> float:
+        value = min(max(value, self.ys[0]), self.ys[1])
+        return _H - _BOTTOM - (value - self.ys[0]) / (self.ys[1] - self.ys[0]) * (_H - _TOP - _BOTTOM)
+
+    def axes(
+        self,
+        xs: Sequence[float],
+        x_label: str,
+        y_label: str,
+        degrees: bool = False,
+        labelled: Sequence[tuple[float, str]] = (),
+    ) -> str:
+        low, high = self.ys
+        step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 1.0) if (high - low) / s <= 7)
+        ys = [step * i for i in range(math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6) + 1)]
+        parts = [
+            f'<line class="grid" x1="{_LEFT}" y1="{self.y(v):.1f}" x2="{_W - _RIGHT}" y2="{self.y(v):.1f}"/>'
+            f'<text class="end" x="{_LEFT - 6}" y="{self.y(v) + 4:.1f}">{100 * v:.0f}</text>'
+            for v in ys
+        ]
+        ticks = [*labelled, *((v, f"{v:g}{'°' if degrees else ''}") for v in xs)]
+        parts += [f'<text class="mid" x="{self.x(v):.1f}" y="{_H - _BOTTOM + 17}">{text}</text>' for v, text in ticks]
+        middle = (_LEFT + _W - _RIGHT) / 2
+        parts.append(f'<text class="mid" x="{middle}" y="{_H - 8}">{escape(x_label)}</text>')
+        parts.append(
+            f'<text class="mid" transform="translate(12,{(_H - _BOTTOM) / 2}) rotate(-90)">{escape(y_label)}</text>'
+        )
+        return f'<g class="axis">{"".join(parts)}</g>'
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def _svg(width: float, height: float, label: str, body: Sequence[str]) -> str:
+    label = escape(label, quote=True)
+    return f'<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{label}">{"".join(body)}</svg>'
+
+
+def _short(value: float) -> str:
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"

@@ -1,0 +1,159 @@
+"""Who wins where, by how much, at what cost: what the report says of the gathered results."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from statistics import mean
+from typing import Any
+
+from isoconv.report.scores import Entry, Gathered
+from isoconv.report.statistics import (
+    Difference,
+    average_ranks,
+    cliques,
+    critical_difference,
+    friedman,
+    holm,
+    paired_difference,
+)
+
+__all__ = ["COSTS", "LEVEL", "POSITIONS", "best_of_each", "cost_ratios", "headline", "pairs", "ranking", "tally"]
+
+LEVEL = 0.05
+POSITIONS = {"upright": "upright", "rotated": "rotated_mean"}
+COSTS = ("parameters", "multiply_adds_banded", "multiply_adds_dense", "training_seconds")
+
+
+def headline(gathered: Gathered) -> list[dict[str, Any]]:
+    """A row per data set on which both contestants of the headline have run: ``data``, the entries ``a`` and ``b``, and
+    for upright and rotated images their difference; p is corrected over all rows and both positions."""
+    rows = [
+        {
+            "data": data,
+            "a": a,
+            "b": b,
+            **{name: paired_difference(a.images(name), b.images(name)) for name in POSITIONS},
+        }
+        for data in gathered.entries
+        if (a := gathered.entry(data, gathered.study.headline[0]))
+        and (b := gathered.entry(data, gathered.study.headline[1]))
+        and a is not b
+    ]
+    return _corrected(rows)
+
+
+def pairs(gathered: Gathered) -> list[dict[str, Any]]:
+    """As :func:`headline` for every two contestants, p corrected over all of them."""
+    return _corrected(
+        [
+            {
+                "data": data,
+                "a": a,
+                "b": b,
+                **{name: paired_difference(a.images(name), b.images(name)) for name in POSITIONS},
+            }
+            for data, entries in gathered.entries.items()
+            for a, b in itertools.combinations(entries, 2)
+        ]
+    )
+
+
+def tally(rows: Sequence[dict[str, Any]], position: str) -> dict[str, Any]:
+    """Of rows as those of :func:`headline`: data sets ``won``, ``lost`` and ``undecided`` by a, and the ``mean``
+    difference."""
+    verdicts = [verdict(row[position]) for row in rows]
+    return {
+        "won": verdicts.count(1),
+        "lost": verdicts.count(-1),
+        "undecided": verdicts.count(0),
+        "mean": mean(row[position].mean for row in rows),
+        "lowest": min(rows, key=lambda row: row[position].mean),
+        "highest": max(rows, key=lambda row: row[position].mean),
+    }
+
+
+def verdict(difference: Difference) -> int:
+    """1: a is better, -1: b is, 0: chance in the test images explains the difference."""
+    return 0 if difference.p >= LEVEL else 1 if difference.mean > 0 else -1
+
+
+def best_of_each(gathered: Gathered) -> list[dict[str, Any]]:
+    """For each data set and position, who leads and by how much before the second."""
+    rows = []
+    for data, entries in gathered.entries.items():
+        for position, name in POSITIONS.items():
+            order = sorted(entries, key=lambda entry: -(entry.mean(name) or 0.0))
+            second = order[1] if len(order) > 1 else None
+            rows.append(
+                {
+                    "data": data,
+                    "position": position,
+                    "best": order[0],
+                    "score": order[0].mean(name),
+                    "second": second,
+                    "lead": None if second is None else (order[0].mean(name) or 0.0) - (second.mean(name) or 0.0),
+                }
+            )
+    return rows
+
+
+def cost_ratios(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float, float]]:
+    """Costs of a over those of b: geometric mean, least and largest over data sets."""
+    result = {}
+    for name in COSTS:
+        ratios = [row["a"].cost(name) / max(row["b"].cost(name), 1e-9) for row in rows]
+        result[name] = math.exp(mean(map(math.log, ratios))), min(ratios), max(ratios)
+    return result
+
+
+def ranking(gathered: Gathered, position: str) -> dict[str, Any] | None:
+    """Average ranks over the data sets, of the contestants that have run on all of them; None for fewer than two of
+    either."""
+    everywhere = set.intersection(*({e.contestant for e in entries} for entries in gathered.entries.values()))
+    columns = [[entry for entry in entries if entry.contestant in everywhere] for entries in gathered.entries.values()]
+    if len(columns) < 2 or len(everywhere) < 2:
+        return None
+    ranks = average_ranks([[entry.mean(POSITIONS[position]) or 0.0 for entry in row] for row in columns])
+    difference = critical_difference(len(ranks), len(columns))
+    return {
+        "entries": columns[0],
+        "ranks": ranks,
+        "datasets": len(columns),
+        "difference": difference,
+        "spans": cliques(ranks, difference),
+        "friedman": friedman(ranks, len(columns)),
+        "left_out": [
+            title
+            for name, title in {e.contestant: e.title for row in gathered.entries.values() for e in row}.items()
+            if name not in everywhere
+        ],
+    }
+
+
+def curve(entry: Entry) -> list[tuple[float, ...]]:
+    """(angle, accuracy, low, high), sorted by angle; the band is one deviation over seeds, of a single run the interval
+    over test images, and absent where there is neither."""
+    by_angle: dict[float, list[list[Any]]] = {}
+    for number, run in enumerate(entry.runs):
+        for position in run.positions:
+            runs = by_angle.setdefault(round(position["angle"], 3), [[] for _ in entry.runs])
+            runs[number].append((position["accuracy"], position["accuracy_ci"]))
+    result: list[tuple[float, ...]] = []
+    for angle in sorted(by_angle):
+        each = [mean(accuracy for accuracy, _ in positions) for positions in by_angle[angle] if positions]
+        centre, interval = mean(each), by_angle[angle][0][0][1]
+        if len(each) > 1:
+            spread = math.sqrt(sum((value - centre) ** 2 for value in each) / (len(each) - 1))
+            result.append((angle, centre, centre - spread, centre + spread))
+        else:
+            result.append((angle, centre, *interval) if interval else (angle, centre))
+    if result[-1][0] == 350:
+        result.append((360.0, *result[0][1:]))
+    return result
+
+
+def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    adjusted = iter(holm([row[name].p for row in rows for name in POSITIONS]))
+    return [{**row, **{name: row[name]._replace(p=next(adjusted)) for name in POSITIONS}} for row in rows]

@@ -1,0 +1,282 @@
+"""Writing the report: the page from its template, and the same tables as CSV and Markdown."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import os
+from collections import Counter
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from isoconv._extras import require
+from isoconv.protocols import check_protocol
+from isoconv.report import charts, comparing
+from isoconv.report.scores import SCORES, Entry, Gathered, gather
+from isoconv.report.turning import turning_images
+from isoconv.runs import atomic_write
+from isoconv.study import Study
+from isoconv.study_run import STATES
+
+__all__ = ["write_report"]
+
+SMALL_TEST_SET = 500
+_MAIN = ("upright", "rotated_mean", "rotated_worst", "beyond_90", "right_angles", "flips", "consistency")
+_MORE = tuple(name for name in SCORES if name not in _MAIN)
+_COST_TITLES = {
+    "parameters": "parameters",
+    "multiply_adds_banded": "million multiply-adds, per band",
+    "multiply_adds_dense": "million multiply-adds, per tap",
+    "training_seconds": "training, s",
+}
+
+
+def write_report(
+    study: Study, folder: Path, out: Path, protocol: str | None = None, data_root: Path | None = None
+) -> list[Path]:
+    """Report on the finished runs of a study.
+
+    Args:
+        folder: of the run directories.
+        out: the HTML file; `.md`, `-runs.csv` and `-pairs.csv` of the same name are written beside it. What was there
+            is replaced.
+        protocol: whose results; None takes the study's first.
+        data_root: folder of the MedMNIST files, for the images that turn; without images that part is left out.
+
+    Returns:
+        The files written.
+
+    Raises:
+        FileNotFoundError: no run is finished, or there is no folder for ``out``.
+        ValueError: a protocol that the study does not have, or damaged runs.
+    """
+    protocol = protocol or study.protocols[0]
+    check_protocol(protocol)
+    if protocol not in study.protocols:
+        raise ValueError(f"study {study.name} is evaluated by {' and '.join(study.protocols)}, not by {protocol}")
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise FileNotFoundError(f"{out.parent} is no folder that can be written; make it, or choose another --out")
+    gathered = gather(study, folder, protocol)
+    rows = comparing.pairs(gathered)
+    contents = {
+        out: render(gathered, rows, data_root),
+        out.with_suffix(".md"): markdown(gathered),
+        out.with_name(f"{out.stem}-runs.csv"): runs_csv(gathered),
+        out.with_name(f"{out.stem}-pairs.csv"): pairs_csv(rows),
+    }
+    for path, text in contents.items():
+        atomic_write(path, lambda f, text=text: f.write(text.encode()))  # type: ignore[misc]
+    return list(contents)
+
+
+def render(gathered: Gathered, rows: list[dict[str, Any]], data_root: Path | None = None) -> str:
+    """The page; ``rows``: what `comparing.pairs` gave."""
+    jinja2 = require("jinja2", extra="study")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: files("isoconv.report").joinpath(name).read_text("utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "zip": zip,
+        "percent": _percent,
+        "cost": _cost,
+        "points": _points,
+        "p": _p,
+        "number": "{:,.0f}".format,
+    }
+    head = comparing.headline(gathered)
+    everyone = {e.index: e.title for entries in gathered.entries.values() for e in entries}
+    return environment.get_template("report.html.jinja").render(
+        gathered=gathered,
+        study=gathered.study,
+        everyone=dict(sorted(everyone.items())),
+        strong={e.index for e in _headline_entries(gathered)},
+        head=head,
+        tallies={name: comparing.tally(head, name) for name in comparing.POSITIONS} if head else None,
+        ratios=comparing.cost_ratios(head) if head else {},
+        cost_titles=_COST_TITLES,
+        best=comparing.best_of_each(gathered),
+        verdict=comparing.verdict,
+        averaged_of={averaged.name: averaged.of for averaged in gathered.study.averaged},
+        sections=[_section(gathered, data) for data in gathered.entries],
+        rankings={name: _ranking(gathered, name) for name in comparing.POSITIONS},
+        pairs=rows,
+        scores=SCORES,
+        main=_MAIN,
+        more=_MORE,
+        small=SMALL_TEST_SET,
+        turning=turning_images(gathered, data_root),
+        kernels=_kernels(gathered),
+        states={state: [row for row in gathered.status if row["state"] == state] for state in STATES},
+        machines=_machines(gathered),
+    )
+
+
+def markdown(gathered: Gathered) -> str:
+    """The tables of the data sets."""
+    title = f"# {gathered.study.title}\n\nProtocol {gathered.protocol}; accuracy in %, mean ± deviation over seeds.\n"
+    heads = ["contestant", "seeds", *(SCORES[name] for name in _MAIN), *_COST_TITLES.values()]
+    text = [title]
+    for data, entries in gathered.entries.items():
+        images = gathered.test_images[data]
+        text.append(f"\n## {data}\n\n{images} test images: one is {100 / images:.2f} points.\n")
+        text.append(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+        for entry in entries:
+            cells = [entry.title, str(len(entry.runs)), *(_percent(entry, name) for name in _MAIN)]
+            cells += [_cost(entry, name) for name in _COST_TITLES]
+            text.append(f"| {' | '.join(cells)} |")
+    return "\n".join(text) + "\n"
+
+
+def runs_csv(gathered: Gathered) -> str:
+    """A row per run, shares of 1."""
+    heads = ["data", "test_images", "contestant", "seed", *SCORES, *_COST_TITLES, "command"]
+    return _csv(
+        heads,
+        [
+            [
+                data,
+                gathered.test_images[data],
+                entry.contestant,
+                run.seed,
+                *(run.scores[name] for name in SCORES),
+                *(run.cost[name] for name in _COST_TITLES),
+                run.command,
+            ]
+            for data, entries in gathered.entries.items()
+            for entry in entries
+            for run in entry.runs
+        ],
+    )
+
+
+def pairs_csv(rows: list[dict[str, Any]]) -> str:
+    """A row per pair of contestants on a data set, a minus b, shares of 1; p after Holm's correction."""
+    heads = ["data", "a", "b", *(f"{name}_{f}" for name in comparing.POSITIONS for f in ("mean", "low", "high", "p"))]
+    return _csv(
+        heads,
+        [[row["data"], row["a"].contestant, row["b"].contestant, *row["upright"], *row["rotated"]] for row in rows],
+    )
+
+
+def _csv(heads: list[str], rows: list[list[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heads)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _headline_entries(gathered: Gathered) -> list[Entry]:
+    return [e for entries in gathered.entries.values() for e in entries if e.contestant in gathered.study.headline]
+
+
+def _section(gathered: Gathered, data: str) -> dict[str, Any]:
+    """Charts and matrices of a data set."""
+    entries, task, images = gathered.entries[data], gathered.tasks[data], gathered.test_images[data]
+    strong = gathered.study.headline
+    joined = task["dims"] == 2 or gathered.protocol == "official"
+    curves = [
+        charts.Series(e.index, e.title, comparing.curve(e), strong=e.contestant in strong, joined=joined)
+        for e in entries
+    ]
+    own = [e for e in entries if e.contestant not in {a.name for a in gathered.study.averaged}]
+
+    def against(cost: str) -> str:
+        series = [
+            charts.Series(
+                e.index, e.title, [(max(e.cost(cost), 1e-9), e.mean("rotated_mean") or 0.0)], e.contestant in strong
+            )
+            for e in own
+        ]
+        label = f"{task['title']}: accuracy on rotated test images against {_COST_TITLES[cost]}"
+        return charts.scatter(series, label, _COST_TITLES[cost])
+
+    return {
+        "data": data,
+        "task": task,
+        "images": images,
+        "entries": entries,
+        "by_angle": charts.lines(
+            curves,
+            f"{task['title']}: test accuracy against the angle of rotation",
+            "rotation of the test images" if joined else "angle of a random rotation of the volume",
+            360 if joined else 180,
+        ),
+        "by_parameters": against("parameters"),
+        "by_time": against("training_seconds"),
+        "confusion": [_confusion(e, task) for e in entries if e.contestant in strong],
+        "notes": list(dict.fromkeys(f"{e.title}: {note}" for e in entries for run in e.runs for note in run.notes)),
+    }
+
+
+def _confusion(entry: Entry, task: dict[str, Any]) -> dict[str, Any]:
+    """Shares of each label's images (rows) that are decided as each label (columns), summed over seeds; of a multilabel
+    task the share of images with and of those without each label that are decided so."""
+    tables = {}
+    for position in comparing.POSITIONS:
+        counts = sum(run.confusion[position].double() for run in entry.runs)
+        if task["kind"] == "multilabel":
+            shares = counts.diagonal(dim1=1, dim2=2) / counts.sum(2).clamp_min(1)  # type: ignore[union-attr]
+            tables[position] = shares.flip(1).tolist()
+        else:
+            tables[position] = (counts / counts.sum(1, keepdim=True).clamp_min(1)).tolist()  # type: ignore[union-attr]
+    columns = ["found where it is", "not found where it is not"] if task["kind"] == "multilabel" else task["labels"]
+    return {"title": entry.title, "tables": tables, "columns": columns, "rows": task["labels"]}
+
+
+def _ranking(gathered: Gathered, position: str) -> dict[str, Any] | None:
+    ranking = comparing.ranking(gathered, position)
+    if ranking is None:
+        return None
+    names = [(e.index, e.title) for e in ranking["entries"]]
+    drawn = charts.rank_diagram(names, ranking["ranks"], ranking["spans"], ranking["difference"])
+    return {**ranking, "svg": drawn}
+
+
+def _kernels(gathered: Gathered) -> list[tuple[str, str]]:
+    """The pictures of kernels that evaluation has left, of one run of each of the headline."""
+    data = next(iter(gathered.entries))
+    found = []
+    for entry in gathered.entries[data]:
+        path = entry.runs[0].path / "figures" / "kernels.png"
+        if entry.contestant in gathered.study.headline and path.exists():
+            uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+            found.append((f"{entry.title}, {data}, seed {entry.runs[0].seed}", uri))
+    return found
+
+
+def _machines(gathered: Gathered) -> list[str]:
+    """What the runs ran on, the most frequent first."""
+    seen = Counter(
+        f"isoconv {e['isoconv']}{' at commit ' + e['commit'][:10] if e['commit'] else ''}, torch {e['torch']}, "
+        f"{e['device']}, {e['threads']} threads"
+        for e in gathered.environments
+    )
+    return [f"{text}: {count} run{'s' if count > 1 else ''}" for text, count in seen.most_common()]
+
+
+def _percent(entry: Entry, name: str) -> str:
+    """Such as ``82.0 ± 1.8``."""
+    centre, sd = entry.mean(name), entry.sd(name)
+    if centre is None:
+        return "–"
+    return f"{100 * centre:.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
+
+
+def _cost(entry: Entry, name: str) -> str:
+    value = entry.cost(name)
+    return f"{value / 1e6:,.1f}" if "adds" in name else f"{value:,.0f}"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}" if value < 0.01 else f"{value:.2f}"

@@ -1,0 +1,116 @@
+"""Test images that turn, and what two networks think of them at each position: the data of the report's slider."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isoconv._extras import require
+from isoconv.comparison import load_predictions
+from isoconv.data import get_task, load, resize
+from isoconv.metrics import probabilities
+from isoconv.protocols import Condition, conditions
+from isoconv.report.scores import Entry, Gathered
+from isoconv.runs import RunDir
+
+__all__ = ["png", "turning_images"]
+
+log = logging.getLogger(__name__)
+
+_EXAMPLES = 4
+
+
+def turning_images(gathered: Gathered, data_root: Path | None = None) -> dict[str, Any]:
+    """For each data set whose images are at hand, plain JSON values: ``title``, ``kind``, the class ``labels``, the
+    ``positions`` in words, ``networks`` (the two of the headline), and ``examples``: the first test image of each of
+    the first classes (``label``, its number in the test split ``number``, a ``strip`` of all positions as a PNG data
+    URI) with the probabilities of each network (positions, classes)."""
+    result = {}
+    for data in gathered.entries:
+        pair = [entry for name in gathered.study.headline if (entry := _own(gathered, data, name)) is not None]
+        if len(pair) == 2:
+            try:
+                result[data] = _turning(gathered, data, pair, data_root)
+            except (FileNotFoundError, ValueError) as error:
+                log.warning("no turning images of %s: %s", data, error)
+    return result
+
+
+def _own(gathered: Gathered, data: str, name: str) -> Entry | None:
+    """The entry of a contestant that was run, not averaged afterwards."""
+    of = {averaged.name: averaged.of for averaged in gathered.study.averaged}
+    return gathered.entry(data, of.get(name, name))
+
+
+def _turning(gathered: Gathered, data: str, pair: list[Entry], data_root: Path | None) -> dict[str, Any]:
+    runs = [RunDir(entry.runs[0].path) for entry in pair]
+    config, info, task = runs[0].config, runs[0].model_info, get_task(data)
+    images = load(data, size=config.size, root=data_root or config.data_root, download=False).test.images
+    shown = [
+        (i, position)
+        for i, position in enumerate(conditions(gathered.protocol, task.dims))
+        if position.group in ("rotation", "cube")
+    ]
+    arrays = [load_predictions(run) for run in runs]
+    labels = arrays[0][f"{gathered.protocol}_labels"]
+    if len(images) < len(labels):
+        raise ValueError(f"the runs were tested on {len(labels)} images, the file has {len(images)}")
+    rows = [i for i, _ in shown]
+    chances = [
+        probabilities(task.kind, torch.from_numpy(a[f"{gathered.protocol}_logits"][rows])).numpy() for a in arrays
+    ]
+    examples = []
+    for number in _first_of_each(labels):
+        image = resize(images[number : number + 1].float().div(255), info["input_size"])
+        frames = torch.cat([position.apply(image) for _, position in shown])
+        truth = labels[number]
+        examples.append(
+            {
+                "number": int(number),
+                "label": [task.labels[c] for c in (truth.nonzero()[0] if truth.ndim else [truth])],
+                "strip": png(_strip(frames)),
+                "probabilities": [chance[:, number].round(3).tolist() for chance in chances],
+            }
+        )
+    return {
+        "title": task.title,
+        "labels": list(task.labels),
+        "kind": task.kind,
+        "positions": [_words(position) for _, position in shown],
+        "networks": [{"title": entry.title, "index": entry.index} for entry in pair],
+        "examples": examples,
+    }
+
+
+def _first_of_each(labels: np.ndarray) -> list[int]:
+    """The first image of each label, of a multilabel task the first with exactly that label, at most four."""
+    classes = range(labels.shape[1]) if labels.ndim == 2 else np.unique(labels)
+    is_it = [labels[:, c] * (labels.sum(1) == 1) if labels.ndim == 2 else labels == c for c in classes]
+    return [int(each.argmax()) for each in is_it if each.any()][:_EXAMPLES] or [0]
+
+
+def _words(position: Condition) -> str:
+    angle = f"{position.angle:.0f}°"
+    return angle if position.name == f"rot{position.angle:g}" else f"{position.name}, {angle}"
+
+
+def _strip(frames: Tensor) -> np.ndarray:
+    """Frames (M, C, *spatial) side by side, uint8 (H, M * W) or (H, M * W, 3); of a volume the middle slice."""
+    if frames.dim() == 5:
+        frames = frames[:, :, frames.shape[2] // 2]
+    pixels = (frames.clamp(0, 1) * 255).round().to(torch.uint8).permute(2, 0, 3, 1).flatten(1, 2).numpy()
+    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+
+
+def png(pixels: np.ndarray) -> str:
+    """A data URI."""
+    buffer = io.BytesIO()
+    require("PIL.Image", extra="study").fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
