@@ -164,7 +164,7 @@ def test_no_file(tmp_path: Path) -> None:
         load_study(tmp_path / "none.toml")
 
 
-@pytest.mark.parametrize(("name", "count"), [("paper", 594), ("standard", 594), ("local", 99), ("quick", 8)])
+@pytest.mark.parametrize(("name", "count"), [("paper", 594), ("standard", 594), ("local", 99), ("quick", 12)])
 def test_committed_studies_can_be_built(name: str, count: int) -> None:
     study = load_study(STUDIES / f"{name}.toml")
     configs = [study.config(cell, Path()) for cell in study.cells]

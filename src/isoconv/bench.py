@@ -273,20 +273,26 @@ def _training_step(net: nn.Module, x: Tensor, labels: Tensor) -> Step:
 def _take_turns(steps: Mapping[str, Step], rounds: int, device: str) -> dict[str, dict[str, float]]:
     """Milliseconds of every step: the median of ``rounds`` calls in turn, and the quartiles."""
     wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    clock = time.thread_time if _clock(device) == "CPU time" else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds + 2):
         for name, step in steps.items():
             wait()
-            start = time.perf_counter()
+            start = clock()
             step()
             wait()
             if turn > 1:  # the first ones compile, tune and fill caches
-                times[name].append(1e3 * (time.perf_counter() - start))
+                times[name].append(1e3 * (clock() - start))
     result = {}
     for name, values in times.items():
         low, median, high = statistics.quantiles(values, n=4)
         result[name] = {"median": median, "low": low, "high": high}
     return result
+
+
+def _clock(device: str) -> str:
+    """With one thread, its CPU time: other programs of a busy machine do not count."""
+    return "CPU time" if device == "cpu" and torch.get_num_threads() == 1 else "wall time"
 
 
 def _peak_memory(step: Step, device: str) -> int | None:
@@ -322,6 +328,7 @@ def _machine(device: str, rounds: int) -> dict[str, Any]:
     return {
         "device": name,
         "threads": torch.get_num_threads(),
+        "clock": _clock(device),
         "rounds": rounds,
         "versions": {"isoconv": isoconv.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }
@@ -331,11 +338,12 @@ def markdown(result: Mapping[str, Any]) -> str:
     """The tables of a result of :func:`bench_ops` or :func:`bench_models`: per part, milliseconds (median, with the
     quartiles) and how many times faster than the contestant ``result["base"]``."""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    machine = f"{result['device']}, threads: {result['threads']}, {result['clock']}; {versions}"
     lines = [
         f"# {result['title']}",
         "",
-        f"{result['device']}, {result['threads']} threads; {versions}; median of {result['rounds']} interleaved calls "
-        f"(quartiles); in brackets: times faster than {result['base']}.",
+        f"{machine}; median of {result['rounds']} interleaved calls (quartiles); in brackets: times faster than "
+        f"{result['base']}.",
     ]
     names = list(result["rows"][0]["contestants"])
     first = result["rows"][0]["contestants"][names[0]]

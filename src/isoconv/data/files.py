@@ -18,6 +18,7 @@ What is done to them:
 from __future__ import annotations
 
 import os
+import struct
 import warnings
 import zipfile
 import zlib
@@ -93,7 +94,7 @@ def _read(path: Path) -> list[tuple[str, np.ndarray]]:
     """The named arrays in a file, colours in the last axis."""
     try:
         arrays = _READERS[path.suffix.lower()](path)
-    except (OSError, ValueError, SyntaxError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"cannot read {path} ({error}); save it anew or leave it out") from None
     return [(f"{path}:{key}" if key else str(path), array) for key, array in arrays.items()]
 

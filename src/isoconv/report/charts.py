@@ -62,7 +62,7 @@ def scatter(series: Sequence[Series], label: str, x_label: str) -> str:
     ticks = [
         (math.log10(m * 10**e), _short(m * 10**e))
         for e in range(math.floor(decades[0]), math.ceil(decades[1]) + 1)
-        for m in (1, 2, 5)
+        for m in ((1, 2, 5) if decades[1] - decades[0] > 1 else (1, 1.5, 2, 3, 4, 5, 7))
         if decades[0] <= math.log10(m * 10**e) <= decades[1]
     ]
     body = [frame.axes([], x_label, "accuracy, %", labelled=ticks)]

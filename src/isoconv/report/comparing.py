@@ -19,7 +19,20 @@ from isoconv.report.statistics import (
     paired_difference,
 )
 
-__all__ = ["COSTS", "LEVEL", "POSITIONS", "best_of_each", "cost_ratios", "headline", "pairs", "ranking", "tally"]
+__all__ = [
+    "COSTS",
+    "LEVEL",
+    "POSITIONS",
+    "auc_differences",
+    "best_of_each",
+    "cost_ratios",
+    "curve",
+    "headline",
+    "pairs",
+    "ranking",
+    "tally",
+    "verdict",
+]
 
 LEVEL = 0.05
 POSITIONS = {"upright": "upright", "rotated": "rotated_mean"}
@@ -72,6 +85,12 @@ def tally(rows: Sequence[dict[str, Any]], position: str) -> dict[str, Any]:
         "lowest": min(rows, key=lambda row: row[position].mean),
         "highest": max(rows, key=lambda row: row[position].mean),
     }
+
+
+def auc_differences(rows: Sequence[dict[str, Any]], position: str) -> list[float]:
+    """AUC of a minus that of b on each data set of :func:`headline` that has one. There is no test of it here."""
+    scores = [(row["a"].mean(f"{position}_auc"), row["b"].mean(f"{position}_auc")) for row in rows]
+    return [a - b for a, b in scores if a is not None and b is not None]
 
 
 def verdict(difference: Difference) -> int:

@@ -27,8 +27,8 @@ _MAIN = ("upright", "rotated_mean", "rotated_worst", "beyond_90", "right_angles"
 _MORE = tuple(name for name in SCORES if name not in _MAIN)
 _COST_TITLES = {
     "parameters": "parameters",
-    "multiply_adds_banded": "million multiply-adds, per band",
-    "multiply_adds_dense": "million multiply-adds, per tap",
+    "multiply_adds_banded": "M multiply-adds, per band",
+    "multiply_adds_dense": "M multiply-adds, per tap",
     "training_seconds": "training, s",
 }
 
@@ -98,6 +98,7 @@ def render(gathered: Gathered, rows: list[dict[str, Any]], data_root: Path | Non
         strong={e.index for e in _headline_entries(gathered)},
         head=head,
         tallies={name: comparing.tally(head, name) for name in comparing.POSITIONS} if head else None,
+        auc={name: comparing.auc_differences(head, name) for name in comparing.POSITIONS},
         ratios=comparing.cost_ratios(head) if head else {},
         cost_titles=_COST_TITLES,
         best=comparing.best_of_each(gathered),
