@@ -490,3 +490,19 @@ def test_command_line(
     )
     assert main(["study", "run", path, "--shard", "3"]) == 1
     assert capsys.readouterr().err == "error: shard must look like 3/8, got '3'\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("", ["run", "status", "report"]),
+        ("run", ["STUDY.toml", "--jobs", "--threads", "--shard", "--only", "--runs", "$ISOCONV_DATA", "--json"]),
+        ("status", ["STUDY.toml", "--runs", "--json"]),
+        ("report", ["STUDY.toml", "--out", "--protocol", "HTML", "--json"]),
+    ],
+)
+def test_help(command: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["study", *command.split(), "--help"])
+    text = capsys.readouterr().out
+    assert [word for word in words if word not in text] == []

@@ -17,9 +17,11 @@ import torch
 
 from isoconv.cli import main
 from isoconv.metrics import decide
+from isoconv.protocols import conditions
 from isoconv.report import write_report
 from isoconv.report.comparing import curve, headline, pairs, ranking, tally
 from isoconv.report.scores import gather
+from isoconv.report.turning import _words
 from isoconv.runs import RunDir
 from isoconv.study import load_study
 
@@ -270,6 +272,19 @@ def test_turning_images(page: Path) -> None:
         for chances in example["probabilities"]:
             assert np.shape(chances) == (36, len(cells["labels"]))
             assert np.sum(chances, axis=1) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "dims", "words"),
+    [
+        ("standard", 2, ["0°", "10°"]),
+        ("standard", 3, ["0°, rotation 0 of the cube", "random rotation 31"]),
+        ("official", 3, ["30° about the depth axis", "360° about the width axis"]),
+    ],
+)
+def test_positions_in_words(protocol: str, dims: int, words: list[str]) -> None:
+    shown = [_words(p) for p in conditions(protocol, dims) if p.group in ("rotation", "cube")]
+    assert [word for word in words if not any(word in each for each in shown)] == []
 
 
 def test_other_protocol_and_no_headline_pair(toml: Path, runs: Path, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def render(gathered: Gathered, rows: list[dict[str, Any]], data_root: Path | Non
         more=_MORE,
         small=SMALL_TEST_SET,
         turning=turning_images(gathered, data_root),
-        kernels=_kernels(gathered),
+        kernels=_pictures(gathered, next(iter(gathered.entries)), "kernels"),
         states={state: [row for row in gathered.status if row["state"] == state] for state in STATES},
         machines=_machines(gathered),
     )
@@ -212,6 +212,7 @@ def _section(gathered: Gathered, data: str) -> dict[str, Any]:
         "by_parameters": against("parameters"),
         "by_time": against("training_seconds"),
         "confusion": [_confusion(e, task) for e in entries if e.contestant in strong],
+        "feature_maps": _pictures(gathered, data, "feature_maps"),
         "notes": list(dict.fromkeys(f"{e.title}: {note}" for e in entries for run in e.runs for note in run.notes)),
     }
 
@@ -240,15 +241,15 @@ def _ranking(gathered: Gathered, position: str) -> dict[str, Any] | None:
     return {**ranking, "svg": drawn}
 
 
-def _kernels(gathered: Gathered) -> list[tuple[str, str]]:
-    """The pictures of kernels that evaluation has left, of one run of each of the headline."""
-    data = next(iter(gathered.entries))
+def _pictures(gathered: Gathered, data: str, name: str) -> list[tuple[str, str]]:
+    """Of the figures that evaluation has left in the run directories those of this name, of one run of each of the
+    headline: title and PNG data URI."""
     found = []
     for entry in gathered.entries[data]:
-        path = entry.runs[0].path / "figures" / "kernels.png"
+        path = entry.runs[0].path / "figures" / f"{name}.png"
         if entry.contestant in gathered.study.headline and path.exists():
             uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-            found.append((f"{entry.title}, {data}, seed {entry.runs[0].seed}", uri))
+            found.append((f"{entry.title}, seed {entry.runs[0].seed}", uri))
     return found
 
 

@@ -25,6 +25,13 @@ __all__ = ["png", "turning_images"]
 log = logging.getLogger(__name__)
 
 _EXAMPLES = 4
+_ROTATIONS = {
+    "rotd": " about the depth axis",
+    "roth": " about the height axis",
+    "rotw": " about the width axis",
+    "cube": ", rotation {} of the cube",
+    "random": ", random rotation {}",
+}
 
 
 def turning_images(gathered: Gathered, data_root: Path | None = None) -> dict[str, Any]:
@@ -97,8 +104,10 @@ def _first_of_each(labels: np.ndarray) -> list[int]:
 
 
 def _words(position: Condition) -> str:
-    angle = f"{position.angle:.0f}°"
-    return angle if position.name == f"rot{position.angle:g}" else f"{position.name}, {angle}"
+    """``30°`` of an image; of a volume also which rotation it is."""
+    kind = position.name.rstrip("0123456789")
+    which = _ROTATIONS.get(kind, "").format(position.name.removeprefix(kind))
+    return f"{position.angle:.0f}°{which}"
 
 
 def _strip(frames: Tensor) -> np.ndarray:
