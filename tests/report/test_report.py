@@ -318,6 +318,11 @@ def test_a_protocol_that_the_study_lacks(toml: Path, runs: Path, tmp_path: Path)
         write_report(study, runs, tmp_path / "report.html", "standard")
 
 
+def test_a_report_is_html(toml: Path, runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is an HTML file, name it so: --out .*report.html, got .*report.md"):
+        write_report(load_study(toml), runs, tmp_path / "report.md")
+
+
 def test_other_test_images_are_refused(toml: Path, runs: Path, tmp_path: Path) -> None:
     path = runs / "cells-plain-s1" / "predictions.npz"
     arrays = dict(np.load(path))

@@ -50,12 +50,14 @@ def write_report(
 
     Raises:
         FileNotFoundError: no run is finished, or there is no folder for ``out``.
-        ValueError: a protocol that the study does not have, or damaged runs.
+        ValueError: a protocol that the study does not have, an ``out`` that is no .html, or damaged runs.
     """
     protocol = protocol or study.protocols[0]
     check_protocol(protocol)
     if protocol not in study.protocols:
         raise ValueError(f"study {study.name} is evaluated by {' and '.join(study.protocols)}, not by {protocol}")
+    if out.suffix not in (".html", ".htm"):
+        raise ValueError(f"the report is an HTML file, name it so: --out {out.with_suffix('.html')}, got {out}")
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         raise FileNotFoundError(f"{out.parent} is no folder that can be written; make it, or choose another --out")
     gathered = gather(study, folder, protocol)
