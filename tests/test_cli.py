@@ -1,5 +1,6 @@
 """The command line: help that explains, results alone on stdout, exit codes, and errors of one line."""
 
+import functools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 import isoconv
+from isoconv import bench
 from isoconv.cli import main
 from isoconv.data import TASKS
 from isoconv.models import list_models
@@ -189,6 +191,15 @@ def test_models(call: Call) -> None:
     assert list(counts) == list_models()
     assert counts["sre_resnet18"] < counts["resnet18"]
     assert list(json.loads(call("models", "sre_*_3d", "--width", "8", "--json").out)) == list_models("sre_*_3d")
+
+
+def test_bench(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = functools.partial(bench.bench_ops, [bench.Layer(4, (8, 8), 3, 1)])
+    monkeypatch.setattr(bench, "bench_ops", one)
+    (row,) = json.loads(call("bench", "ops", "--rounds", 2, "--json").out)["rows"]
+    assert row["case"] == "2D 4x8x8 k=3"
+    assert "| 2D 4x8x8 k=3" in call("bench", "ops", "--rounds", 2).out
+    assert "rounds must be at least 2" in failure(call("bench", "ops", "--rounds", 1))
 
 
 def test_demo(call: Call, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

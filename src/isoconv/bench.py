@@ -272,6 +272,8 @@ def _training_step(net: nn.Module, x: Tensor, labels: Tensor) -> Step:
 
 def _take_turns(steps: Mapping[str, Step], rounds: int, device: str) -> dict[str, dict[str, float]]:
     """Milliseconds of every step: the median of ``rounds`` calls in turn, and the quartiles."""
+    if rounds < 2:
+        raise ValueError(f"rounds must be at least 2, for a spread to be seen, got {rounds}")
     wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     clock = time.thread_time if _clock(device) == "CPU time" else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in steps}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -262,6 +262,62 @@ class Models:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """What both benchmarks ask for."""
+
+    rounds: int = 7
+    """How often every contestant has its turn."""
+    threads: int | None = None
+    """CPU threads; None leaves it to torch."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to compute."""
+    as_json: Json = False
+
+    def measure(self, bench: Callable[..., dict[str, Any]]) -> None:
+        import torch
+
+        from .bench import markdown
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        result = bench(rounds=self.rounds, device=self.device)
+        if self.as_json:
+            write_json(result)
+        else:
+            sys.stdout.write(markdown(result))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOps(BenchOptions):
+    """Time layers: every engine against plain convolutions, in turn, once their results agree. Takes minutes."""
+
+    def run(self) -> None:
+        from .bench import bench_ops
+
+        self.measure(bench_ops)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchModels(BenchOptions):
+    """Time training steps of whole networks: every engine, and the plain twin. Takes minutes."""
+
+    def run(self) -> None:
+        from .bench import bench_models
+
+        self.measure(bench_models)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Measure on this machine how fast layers and networks are."""
+
+    command: Annotated[BenchOps, tyro.conf.subcommand("ops")] | Annotated[BenchModels, tyro.conf.subcommand("models")]
+
+    def run(self) -> None:
+        self.command.run()
+
+
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
@@ -270,6 +326,7 @@ Command = (
     | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Data, tyro.conf.subcommand("data")]
     | Annotated[Models, tyro.conf.subcommand("models")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Study, tyro.conf.subcommand("study")]
 )
 
