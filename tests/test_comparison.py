@@ -47,7 +47,7 @@ def test_a_row_per_run_with_its_scores_and_costs(three: list[RunDir]) -> None:
 def test_seeds_of_a_network_are_taken_together(three: list[RunDir]) -> None:
     result = compare(three)
     sre, plain = result["groups"]
-    assert (sre["network"], sre["seeds"]) == ("sre_resnet18 kernel_sizes=(5, 5, 3, 3)", [0])
+    assert (sre["network"], sre["seeds"]) == ("sre_resnet18 kernel_sizes=5,5,3,3", [0])
     assert (plain["network"], plain["seeds"]) == ("resnet18", [0, 1])
     values = [row["rotated_mean"] for row in result["runs"][1:]]
     assert plain["rotated_mean"] == pytest.approx(mean(values))

@@ -57,7 +57,7 @@ def test_seeds_share_a_line(evaluated: Evaluated) -> None:
     figure = rotation_accuracy(runs)
     assert [line.get_label() for line in figure.axes[0].lines] == [
         "resnet18 (mean of 2 seeds ± sd)",
-        "sre_resnet18 kernel_sizes=(5, 5, 3, 3) (95 % interval)",
+        "sre_resnet18 kernel_sizes=5,5,3,3 (95 % interval)",
     ]
     upright = [run.results()["standard"]["conditions"][0]["accuracy"] for run in runs[:2]]
     assert figure.axes[0].lines[0].get_ydata()[0] == pytest.approx(sum(upright) / 2)

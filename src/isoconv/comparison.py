@@ -124,9 +124,13 @@ def labels_of(configs: Sequence[TrainConfig]) -> list[str]:
     values = [{name: getattr(config, name) for name in defaults if name not in ignored} for config in configs]
     differing = [name for name in values[0] if len({v[name] for v in values}) > 1]
     return [
-        " ".join([config.model, *(f"{name}={v[name]}" for name in differing if v[name] != defaults[name])])
+        " ".join([config.model, *(f"{name}={_text(v[name])}" for name in differing if v[name] != defaults[name])])
         for config, v in zip(configs, values, strict=True)
     ]
+
+
+def _text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def load_predictions(run: RunDir) -> dict[str, np.ndarray]:
