@@ -94,7 +94,7 @@ def evaluate(
         "cost": {
             "parameters": sum(p.numel() for p in model.parameters()),
             **multiply_adds(model, image),
-            "training_seconds": round(sum(line["seconds"] for line in run.metrics()), 1),
+            "training_seconds": round(sum(line["seconds"] for line in run.metrics()), 3),
         },
         **scores,
     }

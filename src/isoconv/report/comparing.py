@@ -118,11 +118,14 @@ def best_of_each(gathered: Gathered) -> list[dict[str, Any]]:
     return rows
 
 
+_LEAST = 1e-3  # a training of tiny networks can take no time that was seen
+
+
 def cost_ratios(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float, float]]:
     """Costs of a over those of b: geometric mean, least and largest over data sets."""
     result = {}
     for name in COSTS:
-        ratios = [row["a"].cost(name) / max(row["b"].cost(name), 1e-9) for row in rows]
+        ratios = [max(row["a"].cost(name), _LEAST) / max(row["b"].cost(name), _LEAST) for row in rows]
         result[name] = math.exp(mean(map(math.log, ratios))), min(ratios), max(ratios)
     return result
 
