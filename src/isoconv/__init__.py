@@ -7,6 +7,7 @@ from isoconv.convert import conversion_report as conversion_report
 from isoconv.convert import convert as convert
 from isoconv.convert import fuse as fuse
 from isoconv.convert import load_official_checkpoint as load_official_checkpoint
+from isoconv.doctor import doctor as doctor
 from isoconv.models import create_model as create_model
 from isoconv.models import list_models as list_models
 from isoconv.nn import SREConv1d as SREConv1d
@@ -29,6 +30,7 @@ __all__ = [
     "conversion_report",
     "convert",
     "create_model",
+    "doctor",
     "equivariance_error",
     "functional",
     "fuse",
