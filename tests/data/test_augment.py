@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from isoconv.data import augmentation, input_size
+from isoconv.data.augment import _resample_by_axis
 
 pytest.importorskip("kornia", reason="augmentation needs the extra 'study'")
 
@@ -72,6 +74,15 @@ def test_official_shift_bares_grey_and_standard_black() -> None:
     assert augmentation("standard", 2, 24)(white).min() == 0
     official = augmentation("official", 2, 24)(white)
     assert official.min() == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_volumes_are_resampled_as_grid_sample_does(mode: str) -> None:
+    x, shrink, shift = torch.rand(5, 2, 9, 12, 7), 0.8 + 0.4 * torch.rand(5, 3), 6 * torch.rand(5, 3) - 3
+    theta = torch.cat([torch.diag_embed(shrink), (2 * shift / torch.tensor([7, 12, 9])).unsqueeze(-1)], dim=-1)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    expected = F.grid_sample(x, grid, mode=mode, align_corners=False)
+    torch.testing.assert_close(_resample_by_axis(x, shrink, shift, mode), expected, atol=1e-5, rtol=0)
 
 
 def test_the_official_recipe_trains_at_32_pixels() -> None:

@@ -113,11 +113,16 @@ def write(path: Path, content: object) -> None:
         ("a.npz", b"PK cut", "cannot read .*a.npz .*; save it anew"),
         ("a.npy", np.array([{"code": 1}], dtype=object), "cannot read .*a.npy .*allow_pickle"),
         ("a.npy", np.full((28, 28), np.nan), "a.npy holds NaN or infinity; replace them by numbers"),
+        ("a.npy", np.full((28, 28), np.inf), "a.npy holds NaN or infinity; replace them by numbers"),
+        ("a.npy", np.array([[1e308, -1e308], [0, 1]]), "a.npy holds NaN or infinity; replace them by numbers"),
         ("a.npy", np.full((28, 28), 7, np.uint8), "a.npy is constant, all its pixels are equal; leave it out"),
         ("a.npy", np.zeros((0, 28, 28)), "a.npy is empty, its shape is .*; leave it out"),
+        ("a.npy", np.zeros((0, 28, 28), np.uint8), "a.npy is empty, its shape is .*; leave it out"),
         ("a.npy", np.arange(28.0), r"a.npy has shape \(28,\); the network expects an image \(H, W\) or a stack"),
         ("a.npy", np.full((28, 28), "text"), "a.npy holds <U4; an image is an array of real numbers"),
         ("a.npz", {"x": GREY, "y": GREY}, "of its arrays x, y none ends in 'images'"),
+        ("a.npz", {"images": np.array([{"code": 1}], dtype=object)}, "cannot read .*a.npz .*allow_pickle"),
+        ("a.npz", {}, r"cannot read .*a.npz \(it holds no array\); save it anew"),
         ("a.gif", b"GIF89a", "a.gif is none of .png, .jpg, .*; convert it to one of them"),
     ],
 )
@@ -126,6 +131,34 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path: Path, name: str, c
     with pytest.raises(ValueError, match=message) as error:
         read(tmp_path / name)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "npy", "npz"])
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.95])
+def test_cut_files_are_refused_in_one_line(tmp_path: Path, suffix: str, share: float) -> None:
+    path, image = tmp_path / f"a.{suffix}", np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
+    if suffix in ("npy", "npz"):
+        {"npy": np.save, "npz": np.savez}[suffix](path, image)
+    else:
+        pil.fromarray(image).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=rf"cannot read .*a\.{suffix} \(.*\); save it anew or leave it out") as error:
+        read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_pages_of_a_tiff_are_a_stack_or_a_volume(tmp_path: Path) -> None:
+    pages = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)
+    tifffile.imwrite(tmp_path / "pages.tif", pages)
+    assert np.array_equal(read(tmp_path / "pages.tif")[1][:, 0].numpy(), pages)
+    assert read(tmp_path / "pages.tif", dims=3, size=16)[1].shape == (1, 1, 16, 16, 16)
+
+
+def test_colour_planes_of_a_tiff_become_channels(tmp_path: Path) -> None:
+    planes = np.moveaxis(RGB, -1, 0)
+    tifffile.imwrite(tmp_path / "planes.tif", planes, photometric="rgb", planarconfig="separate")
+    assert np.array_equal(read(tmp_path / "planes.tif", channels=3)[1][0].numpy(), planes)
 
 
 def test_missing_files_and_folders_without_images_are_refused(tmp_path: Path) -> None:

@@ -86,15 +86,31 @@ class _RandomAffine3d(nn.Module):
         def uniform(half_width: float) -> Tensor:
             return half_width * (2 * torch.rand(len(x), 3) - 1)
 
-        linear = torch.diag_embed(1 / (1 + uniform(self.scale)))
-        if self.rotate:
-            conversions = require("kornia.geometry.conversions", "study")
-            quaternion = F.normalize(torch.randn(len(x), 4), dim=1)
-            linear = conversions.quaternion_to_rotation_matrix(quaternion) @ linear
+        shrink = 1 / (1 + uniform(self.scale))
+        if not self.rotate:
+            return _resample_by_axis(x, shrink.to(x), uniform(self.shift).to(x), self.mode)
+        conversions = require("kornia.geometry.conversions", "study")
+        quaternion = F.normalize(torch.randn(len(x), 4), dim=1)
+        linear = conversions.quaternion_to_rotation_matrix(quaternion) @ torch.diag_embed(shrink)
         sides = torch.tensor(x.shape[:1:-1])
         theta = torch.cat([linear, (2 * uniform(self.shift) / sides).unsqueeze(-1)], dim=-1)
         grid = F.affine_grid(theta.to(x), list(x.shape), align_corners=False)
         return F.grid_sample(x, grid, mode=self.mode, align_corners=False)
+
+
+def _resample_by_axis(x: Tensor, shrink: Tensor, shift: Tensor, mode: str) -> Tensor:
+    """What ``grid_sample`` does for a scale and a shift of each axis, last axis first: a matrix per axis, several times
+    as fast."""
+    for scale, offset in zip(shrink.unbind(1), shift.unbind(1), strict=True):
+        side = x.shape[-1]  # the product moves this axis to the front
+        index = torch.arange(side, device=x.device)
+        centre = (side - 1) / 2
+        source = torch.outer(scale, index - centre) + centre + offset[:, None]
+        if mode == "nearest":
+            source = source.round()
+        weights = (1 - (source[:, :, None] - index).abs()).clamp_min(0)
+        x = torch.einsum("bij,bcdhj->bcidh", weights, x)
+    return x
 
 
 class _RandomBlur3d(nn.Module):

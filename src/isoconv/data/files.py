@@ -120,8 +120,11 @@ def _npy(path: Path) -> dict[str, np.ndarray]:
 
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
+    # np.load given a path leaves the file open when it is no archive
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         keys = [key for key in archive.files if key.endswith("images")] or archive.files
+        if not keys:
+            raise ValueError("it holds no array")
         if len(keys) != 1 and not keys[0].endswith("images"):
             raise ValueError(f"of its arrays {', '.join(keys)} none ends in 'images'")
         return {key: archive[key] for key in keys}
@@ -137,15 +140,17 @@ SUFFIXES = tuple(_READERS)
 
 
 def _as_uint8(name: str, array: np.ndarray) -> np.ndarray:
-    if array.dtype == np.uint8:
-        return array
     if array.dtype.kind not in "buif":
         raise ValueError(f"{name} holds {array.dtype}; an image is an array of real numbers")
     if array.size == 0:
         raise ValueError(f"{name} is empty, its shape is {array.shape}; leave it out")
+    if array.dtype == np.uint8:
+        return array
     values = array.astype(np.float64)
     low, high = values.min(), values.max()
-    if not np.isfinite(high - low):
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(255 * (high - low))
+    if not finite:
         raise ValueError(f"{name} holds NaN or infinity; replace them by numbers")
     if array.dtype.kind == "b" or (array.dtype.kind == "f" and low >= 0 and high <= 1):
         low, high = 0.0, 1.0
