@@ -137,6 +137,25 @@ def test_channels_last_between_layers() -> None:
     assert {row.own["rot90"] < 1e-5 for row in diagnosis.layers} == {True}
 
 
+def test_layers_after_a_break_are_not_blamed_for_it() -> None:
+    class Norm(nn.LayerNorm):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mlp = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.mlp(x.movedim(1, -1)).movedim(-1, 1)
+
+    body = [nn.Conv2d(1, 8, 4, 4), Norm(8), Last(), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    for seed in range(5):
+        diagnosis = isoconv.doctor(nn.Sequential(*body), (1, 1, 32, 32), seed=seed)
+        assert [row.name for row in diagnosis.layers if row.breaks] == ["0"]
+
+
 def test_a_layer_that_mixes_positions_is_not_taken_for_channels_last() -> None:
     net = nn.Sequential(isoconv.SREConv1d(1, 4, 3, padding=1), nn.Linear(12, 12))
     diagnosis = isoconv.doctor(net, (1, 1, 12))
@@ -186,6 +205,33 @@ def test_only_what_a_symmetry_breaks_is_blamed_for_it() -> None:
     diagnosis = isoconv.doctor(net, (1, 1, 16, 16))
     assert finding(diagnosis, "flip").holds
     assert layer(diagnosis, "").breaks == ("rot90", "rot30")
+
+
+def test_options_that_differ_between_the_axes() -> None:
+    net = nn.Sequential(nn.Conv3d(1, 2, (3, 5, 5), (1, 2, 2), (1, 2, 2)), nn.ReLU(), nn.AdaptiveAvgPool3d(1))
+    first = isoconv.doctor(net, (1, 1, 8, 8, 8)).layers[0]
+    assert "differs between the axes" in first.reason
+    assert first.remedy.startswith("convert(net), and use the same along every axis")
+    grid, conv, relu, pool = isoconv.doctor(isoconv.convert(net), (1, 1, 8, 8, 8)).layers
+    assert grid.breaks == conv.breaks == ("rot90", "rot30")
+    assert grid.own["rot90"] == math.inf
+    assert grid.reason == "measured; its options, or its input, differ between the axes"
+    assert relu.breaks == pool.breaks == ()
+
+
+def test_a_module_with_parameters_of_its_own_is_not_blamed_for_its_layers() -> None:
+    class Scaled(nn.Module):
+        def __init__(self, kernel: nn.Module) -> None:
+            super().__init__()
+            self.conv, self.scale = kernel, nn.Parameter(torch.ones(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scale * self.conv(x)
+
+    net = nn.Sequential(Scaled(nn.Conv2d(1, 1, 3)), Scaled(isoconv.SREConv2d(1, 1, 3)))
+    conv, first, _, second = isoconv.doctor(net, (1, 1, 8, 8)).layers
+    assert (conv.reason, first.reason) == ("its kernel is not isotropic", "0.conv in it does")
+    assert second.breaks == ()
 
 
 def test_layers_used_twice_or_never_and_any_kind_of_output() -> None:

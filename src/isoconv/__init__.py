@@ -8,6 +8,9 @@ from isoconv.convert import convert as convert
 from isoconv.convert import fuse as fuse
 from isoconv.convert import load_official_checkpoint as load_official_checkpoint
 from isoconv.doctor import doctor as doctor
+from isoconv.hub import from_pretrained as from_pretrained
+from isoconv.hub import push_to_hub as push_to_hub
+from isoconv.hub import save_pretrained as save_pretrained
 from isoconv.models import create_model as create_model
 from isoconv.models import list_models as list_models
 from isoconv.nn import SREConv1d as SREConv1d
@@ -32,10 +35,13 @@ __all__ = [
     "create_model",
     "doctor",
     "equivariance_error",
+    "from_pretrained",
     "functional",
     "fuse",
     "list_models",
     "load_official_checkpoint",
     "models",
     "nn",
+    "push_to_hub",
+    "save_pretrained",
 ]

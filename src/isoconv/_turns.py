@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,11 +29,11 @@ class Turn(NamedTuple):
         """``x``, or what of it stays in view at every angle."""
         return x if self.exact else x * circular_mask(x.shape[2:], device=x.device)
 
-    def match(self, turned: Tensor, upright: Tensor) -> tuple[float | None, Tensor]:
+    def match(self, turned: Tensor, upright: Tensor, layouts: Sequence[int] = (1, -1)) -> tuple[float | None, Tensor]:
         """The error of ``turned`` as ``upright`` turned, and the latter.
 
-        Maps have their channels first or last, whichever fits better; what has no spatial axes stays as it is. The
-        error is None where nothing is known of the axes, or pixels are too few to tell a free angle."""
+        Maps have their channels at axis 1 or -1 (``layouts``), whichever fits better; what has no spatial axes stays as
+        it is. The error is None where nothing is known of the axes, or pixels are too few to tell a free angle."""
         if upright.dim() <= 2:
             return distance(turned, upright), upright
         if upright.dim() != self.dims + 2:
@@ -41,7 +41,7 @@ class Turn(NamedTuple):
         if turned.dim() != upright.dim():
             return math.inf, upright
         fits = []
-        for channels in (1, -1):
+        for channels in layouts:
             expected = self.act(upright.movedim(channels, 1))
             got = turned.movedim(channels, 1)
             mask = 1 if self.exact else circular_mask(expected.shape[2:], device=expected.device)
@@ -50,10 +50,10 @@ class Turn(NamedTuple):
         error, small, expected = min(fits, key=lambda fit: fit[0])
         return (error if self.exact or not small else None), expected
 
-    def error(self, turned: Any, upright: Any) -> float | None:
+    def error(self, turned: Any, upright: Any, layouts: Sequence[int] = (1, -1)) -> float | None:
         """The worst error among all tensors of two nested structures."""
         pairs = zip(tensors(turned), tensors(upright), strict=False)
-        return worst(self.match(*pair)[0] for pair in pairs)
+        return worst(self.match(*pair, layouts)[0] for pair in pairs)
 
 
 def turns_of(dims: int, angle: float) -> list[Turn]:

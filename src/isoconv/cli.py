@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ._extras import require
 from .cli_study import Study
-from .cli_tools import Doctor
+from .cli_tools import Doctor, Export
 from .config import Device, TrainConfig
 from .display import show, show_comparison, show_scores, show_table, write_json
 
@@ -329,6 +329,7 @@ Command = (
     | Annotated[Models, tyro.conf.subcommand("models")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Study, tyro.conf.subcommand("study")]
 )
 

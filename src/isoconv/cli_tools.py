@@ -1,4 +1,4 @@
-"""The commands for networks of one's own: `isoconv doctor`."""
+"""The commands for networks of one's own and for what comes after training: `isoconv doctor` and `export`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import importlib
 import logging
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from isoconv._checks import did_you_mean
 from isoconv._extras import require
+from isoconv.display import show
 
 if TYPE_CHECKING:
     import tyro
@@ -67,6 +68,28 @@ class Doctor:
             atomic_write(self.html, lambda f: f.write(page))
             log.info("the page is %s", self.html)
         sys.stdout.write(f"{diagnosis.to_json() if self.as_json else diagnosis}\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a trained network to a file that runs without isoconv, with a model card beside it.
+
+    The file is checked against the network before it is put in place. Nothing is overwritten.
+    """
+
+    path: _Run
+    format: Literal["pt2", "onnx", "safetensors"] = "pt2"
+    """What to write: pt2 (a program for torch.export.load), onnx (for ONNX Runtime) or safetensors (weights)."""
+    out: Path | None = None
+    """File to write; None stands for RUN/export/model and the ending of the format. Its card gets .md appended."""
+    as_json: _Json = False
+
+    def run(self) -> None:
+        from isoconv.export import export_run
+
+        done = export_run(self.path, self.format, self.out)
+        values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(done).items()}
+        show(values, self.as_json, title=f"export of {self.path}")
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -18,19 +18,23 @@ from isoconv._turns import Turn, distance, tensors, turns_of, worst
 from isoconv.convert import conversion_report, convert
 from isoconv.convert.conversion import check_module
 from isoconv.convert.report import Row
-from isoconv.convert.rules import BANDED, CONVERTIBLE, CONVS, ISOTROPIC, TRANSPOSED, UNAFFECTED, UNKNOWN, layers
+from isoconv.convert.rules import BANDED, CONVERTIBLE, CONVS, ISOTROPIC, TRANSPOSED, UNAFFECTED, UNKNOWN, kind, layers
 from isoconv.diagnosis import Diagnosis, Finding, LayerDiagnosis, Size
 
 __all__ = ["doctor"]
 
 EXACT = ("rot90", "flip")
-FREE_ANGLE_LIMIT = 0.5
+FREE_ANGLE_LIMIT = 0.25
+CLEARLY = 0.1
 
 _LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
 _BACKWARDS = (*TRANSPOSED, *TRANSPOSED.values())
 _WEIGHTED = (*CONVS, *TRANSPOSED, *BANDED, nn.Linear)
 _CODE = "code in a forward(), or a layer that shows no error (-)", "use layers that isoconv.conversion_report can judge"
-_SUM = "no layer loses much alone, the errors add up", "rounder kernels lose less: convert(net, profile='gaussian')"
+_SUM = (
+    "resampling, down-sampling and non-linear layers, none of them exact at such angles",
+    "smooth kernels and images lose less: convert(net, profile='gaussian')",
+)
 
 
 def doctor(
@@ -46,7 +50,7 @@ def doctor(
     whole network once more after :func:`isoconv.convert`.
 
     An error at a free angle is also that of resampling, and never zero. A layer counts as breaking that symmetry if it
-    breaks that to 90 degrees, or if the error exceeds 0.5.
+    breaks that to 90 degrees, or if the error exceeds 0.25 and its kernel is not isotropic.
 
     Args:
         net: any module that maps one tensor to tensors; it runs in eval mode without gradients, its mode is restored.
@@ -142,6 +146,8 @@ def _examine(net: nn.Module, x: Tensor, turns: Sequence[Turn], tolerance: float)
             trials.append(_trial(net, modules, image, turns, notes))
             after += [] if converted is None else [_trial(converted, [], image, turns, notes)]
         except ValueError as error:  # of the larger size, or of the converted network
+            if not trials:
+                raise
             notes.append(f"One size is left out: {error}.")
     limits = {turn.symmetry: tolerance if turn.exact else FREE_ANGLE_LIMIT for turn in turns}
     found = (_finding(symmetry, limits, trials, after, rows) for symmetry in limits)
@@ -190,14 +196,35 @@ def _trial(net: nn.Module, modules: Sequence[nn.Module], x: Tensor, turns: Seque
 
 
 def _errors(module: nn.Module, turn: Turn, turned: _Call, upright: _Call) -> _Errors:
+    layouts = (1,) if (kind(module) or type(module)).__name__.endswith(("1d", "2d", "3d")) else (1, -1)
     leaves, spec = tree_flatten(upright.inputs)
-    pairs = zip(tree_leaves(turned.inputs), leaves, strict=True)
-    matches = [turn.match(other, leaf) if isinstance(leaf, Tensor) else (None, leaf) for other, leaf in pairs]
-    before, own = worst(error for error, _ in matches), None
-    if before is not None:
-        args, kwargs = _copied(tree_unflatten([expected for _, expected in matches], spec))  # it may work in place
-        own = turn.error(module(*args, **kwargs), upright.output)
-    return _Errors(before, own, turn.error(turned.output, upright.output))
+    others = tree_leaves(turned.inputs)
+    tries = []
+    for layout in layouts:
+        pairs = zip(others, leaves, strict=False)
+        matches = [turn.match(t, u, (layout,)) if isinstance(u, Tensor) else (None, u) for t, u in pairs]
+        errors, inputs = zip(*matches, strict=True) if matches else ((), ())
+        tries.append((worst(errors), tree_unflatten(inputs, spec)))
+    total = turn.error(turned.output, upright.output, layouts)
+    known = [(error, inputs) for error, inputs in tries if error is not None]
+    if not known:
+        return _Errors(total=total)
+    before = min(error for error, _ in known)
+    owns = []
+    for error, inputs in known:
+        if before >= CLEARLY * error or error == before:  # else the other layout is clearly the right one
+            owns += _own(module, turn, inputs, upright.output, layouts)
+    return _Errors(before, min(owns, default=None), total)
+
+
+def _own(module: nn.Module, turn: Turn, inputs: Any, output: Any, layouts: Sequence[int]) -> list[float]:
+    """The error of ``module`` on its turned inputs, if these are such as it can take and its output can be judged."""
+    args, kwargs = _copied(inputs)  # it may work in place
+    try:
+        error = turn.error(module(*args, **kwargs), output, layouts)
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return []
+    return [] if error is None else [error]
 
 
 def _record(net: nn.Module, modules: Sequence[nn.Module], x: Tensor) -> tuple[list[_Call], Any]:
@@ -230,7 +257,7 @@ def _run(net: nn.Module, x: Tensor) -> Any:
         ) from error
 
 
-def _place(trial: _Trial, symmetry: str, limit: float) -> _Place | None:
+def _place(trial: _Trial, symmetry: str, limit: float, rows: Sequence[Row]) -> _Place | None:
     """Where the symmetry is lost first, if the output has lost it or nothing is known about that."""
     if trial.output[symmetry] is not None and not _above(trial.output[symmetry], limit):
         return None
@@ -238,7 +265,7 @@ def _place(trial: _Trial, symmetry: str, limit: float) -> _Place | None:
     for i, errors in enumerate(trial.errors[symmetry]):
         if exact and _above(errors.before, limit):  # at other angles small errors may have added up
             return _Place(i, False, clean, exact)
-        if _above(errors.own, limit):
+        if _above(errors.own, limit) and (exact or _anisotropic(rows[trial.calls[i]])):
             return _Place(i, True, clean, exact)
         if errors.total is not None and not _above(errors.total, limit):
             clean = i
@@ -252,9 +279,9 @@ def _finding(
     exact = symmetry if symmetry in EXACT else "rot90"  # which other rotations need
     places = []
     for trial in trials:
-        place = _place(trial, exact, limits[exact])
+        place = _place(trial, exact, limits[exact], rows)
         if place is None and symmetry != exact:
-            place = _place(trial, symmetry, limits[symmetry])
+            place = _place(trial, symmetry, limits[symmetry], rows)
         places += [] if place is None else [(place, trial)]
     if not places:
         return Finding(symmetry, None if error is None else True, error, converted, None, "", (), "", "")
@@ -271,18 +298,26 @@ def _finding(
     return Finding(symmetry, False, error, converted, None, where, sizes, *(_CODE if place.exact else _SUM))
 
 
+def _anisotropic(row: Row) -> bool:
+    return row.retained is not None and row.retained < 1 - 1e-6
+
+
 def _why(row: Row) -> tuple[str, str]:
     """Reason and remedy for a layer that was measured to break a symmetry."""
-    if row.retained is not None and row.retained < 1 - 1e-6:
-        return "; ".join(filter(None, ("its kernel is not isotropic", row.reason))), "convert(net)"
-    if row.status in (ISOTROPIC, UNAFFECTED) or not row.reason:
-        return "measured, though layers of its type keep the exact symmetries", "smooth its input or leave it out"
+    convert = "convert(net)"
+    if row.remedy and not row.remedy.startswith("convert"):
+        convert += f", and {row.remedy}"
+    if _anisotropic(row):
+        return "; ".join(filter(None, ("its kernel is not isotropic", row.reason))), convert
     if row.status == UNKNOWN:
         return f"measured; {row.reason}", "use layers that convert knows, or average it over all turns"
-    return row.reason, "convert(net)" if row.status == CONVERTIBLE else row.remedy
+    if row.status in (ISOTROPIC, UNAFFECTED) or not row.reason:
+        return "measured; its options, or its input, differ between the axes", "make them alike"
+    return row.reason, convert if row.status == CONVERTIBLE else row.remedy
 
 
 def _layers(trials: Sequence[_Trial], limits: Mapping[str, float], rows: Sequence[Row]) -> Iterator[LayerDiagnosis]:
+    blamed: list[str] = []
     for number in dict.fromkeys(trials[0].calls):
         row = rows[number]
         seen = {
@@ -294,8 +329,15 @@ def _layers(trials: Sequence[_Trial], limits: Mapping[str, float], rows: Sequenc
             {s: worst(getattr(e, name) for (t, _), errors in seen.items() if t == s for e in errors) for s in limits}
             for name in ("own", "total")
         )
-        broken = [(s, size) for (s, size), errors in seen.items() if any(_above(e.own, limits[s]) for e in errors)]
+        broken = [
+            (s, size)
+            for (s, size), errors in seen.items()
+            if any(_above(e.own, limits[s]) for e in errors) and (s in EXACT or _anisotropic(row))
+        ]
         lost = {s for s, _ in broken}
+        inside = [name for name in blamed if row.name and name.startswith(f"{row.name}.")]  # they end before it
+        why = (f"{inside[0]} in it does", "") if inside else _why(row)
+        blamed += [row.name] if broken else []
         yield LayerDiagnosis(
             row.name,
             row.type,
@@ -305,7 +347,7 @@ def _layers(trials: Sequence[_Trial], limits: Mapping[str, float], rows: Sequenc
             tuple(s for s in limits if s in lost or ("rot90" in lost and s != "flip")),
             tuple(dict.fromkeys(size for _, size in broken)),
             row.status,
-            *(_why(row) if broken else ("", "")),
+            *(why if broken else ("", "")),
             row.parameters,
             trials[0].costs[number],
         )

@@ -1,0 +1,188 @@
+"""Model cards: what a trained network is for, how well it does, and how to run it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from isoconv import __version__
+from isoconv.data import TASKS
+from isoconv.runs import RunDir
+
+__all__ = ["Usage", "model_card"]
+
+_RULES = {
+    "multilabel": ("a sigmoid each", "each label whose probability exceeds 1/2", ".sigmoid()"),
+    "multiclass": ("softmax", "the largest", ".softmax(1)"),
+    "binary": ("softmax", "the larger", ".softmax(1)"),
+    "ordinal": ("softmax", "the largest", ".softmax(1)"),
+}
+_SCORES = {
+    "accuracy upright": "upright",
+    "accuracy rotated, mean": "rotated_mean",
+    "accuracy rotated, worst": "rotated_worst",
+    "accuracy at right angles": "right_angles",
+    "accuracy flipped": "flips",
+    "AUC upright": "upright_auc",
+    "AUC rotated, mean": "rotated_auc",
+    "same answer as upright": "consistency",
+}
+_POSITIONS = {
+    "rotation": "rotated",
+    "cube": "cube rotated onto itself,",
+    "flip": "flipped",
+    "unmasked": "upright, corners visible",
+}
+
+
+class Usage(NamedTuple):
+    """How a network comes: its file, its format (of :mod:`isoconv.export`, or ``"pretrained"`` for a folder), the
+    smallest image it takes (None: one size only), and the largest difference found between it and the network."""
+
+    file: str
+    format: str
+    smallest: int | None
+    difference: float | None = None
+
+
+def model_card(run: RunDir, usage: Usage) -> str:
+    """The card of the best network of a run, Markdown: task, labels, input, how to run it, protocol and scores in every
+    position, limits.
+
+    Scores are those that ``isoconv evaluate`` left in the run; without them the card says that there are none.
+    """
+    info = run.model_info
+    task, model = info["task"], info["model"]
+    evaluated = (run.path / "results.json").exists()
+    scores = [_scores(protocol, result) for protocol, result in (run.results() if evaluated else {}).items()]
+    images = "volumes" if task["dims"] == 3 else "images"
+    sections = [
+        f"# {model['name']} for {task['title']}",
+        f"Classifies {images}, {task['kind']}. Written by isoconv {__version__}.",
+        "## Input and output",
+        _table(("", ""), _interface(info, usage)),
+        "Labels, in the order of the logits:",
+        "\n".join(f"{i}. {label}" for i, label in enumerate(task["labels"])),
+        "## How to run it",
+        f"```python\n{_code(usage, info)}```",
+        _check(usage),
+        "## Training",
+        _training(run, info),
+        *(scores or [f"## Scores\n\nNone, it was not evaluated: `isoconv evaluate {run.path.name}`."]),
+        "## Limits",
+        _limits(model["name"], task),
+    ]
+    return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def _interface(info: Mapping[str, Any], usage: Usage) -> list[tuple[str, str]]:
+    task = info["task"]
+    chance, rule, _ = _RULES[task["kind"]]
+    size = "x".join([str(info["input_size"])] * task["dims"])
+    others = "no other" if usage.smallest is None else f"others run from {usage.smallest} up, untested"
+    steps = ["black outside of the inscribed disc (ball)"] * info["masked"] + ["(x - 0.5) / 0.5"]
+    who = "yours to do, see below" if usage.format == "safetensors" else "done inside"
+    axes = ", ".join("DHW"[-task["dims"] :])
+    return [
+        ("input", f"`images`, float32 (N, {task['channels']}, {axes}), values from 0 to 1"),
+        ("size", f"{size} pixels, as trained and tested; {others}"),
+        ("preparation", f"{', then '.join(steps)}: {who}"),
+        ("output", f"`logits`, float32 (N, {len(task['labels'])}); probabilities by {chance}; decision: {rule}"),
+    ]
+
+
+def _check(usage: Usage) -> str:
+    if usage.difference is None:
+        return ""
+    sizes = "batch and image sizes" if usage.smallest else "batch sizes"
+    return (
+        f"Checked against the network in PyTorch at several {sizes}: logits differ by {usage.difference:.1g} at most."
+    )
+
+
+def _training(run: RunDir, info: Mapping[str, Any]) -> str:
+    config, task, known = run.config, info["task"], TASKS.get(info["task"]["name"])
+    options = ", ".join(f"{key}={value}" for key, value in info["model"].items() if key != "name")
+    licence = f", licence {known.licence}" if known else ""
+    rotated = "with" if config.rotate else "without"
+    return (
+        f"Data: {task['title']}, size {config.size}{licence}. Network: {info['model']['name']} ({options}). Recipe "
+        f"{config.recipe}, {rotated} random rotation, seed {config.seed}; of {config.epochs} epochs the best on the "
+        f"validation images, number {info['epoch'] + 1}."
+    )
+
+
+def _code(usage: Usage, info: Mapping[str, Any]) -> str:
+    task, last = info["task"], _RULES[info["task"]["kind"]][2]
+    shape = ", ".join(map(str, (1, task["channels"], *[info["input_size"]] * task["dims"])))
+    mask = "images *= isoconv.symmetry.circular_mask(images.shape[2:])\n" if info["masked"] else ""
+    torch_images = f"images = torch.rand({shape})  # yours, values from 0 to 1\n"
+    if usage.format == "pt2":
+        return (
+            f'import torch\n\nmodel = torch.export.load("{usage.file}").module()\n{torch_images}'
+            f"probabilities = model(images){last}\n"
+        )
+    if usage.format == "onnx":
+        return (
+            f'import numpy as np\nimport onnxruntime\n\nsession = onnxruntime.InferenceSession("{usage.file}")\n'
+            f"images = np.random.rand({shape}).astype(np.float32)  # yours, values from 0 to 1\n"
+            '(logits,) = session.run(None, {"images": images})\n'
+        )
+    if usage.format == "safetensors":
+        arguments = ", ".join(f"{key}={value!r}" for key, value in info["model"].items())
+        return (
+            "import isoconv\nimport torch\nfrom safetensors.torch import load_file\n\n"
+            f"net = isoconv.fuse(isoconv.create_model({arguments})).eval()\n"
+            f'net.load_state_dict(load_file("{usage.file}"))\n{torch_images}{mask}'
+            f"probabilities = net((images - 0.5) / 0.5){last}\n"
+        )
+    return (
+        f'import isoconv\nimport torch\n\nmodel = isoconv.from_pretrained("{usage.file}")\n{torch_images}'
+        f"probabilities = model(images){last}\n"
+    )
+
+
+def _scores(protocol: str, result: Mapping[str, Any]) -> str:
+    summary, test = result["summary"], result["data"]["test_images"]
+    scores = [(name, _score(summary.get(key), summary.get(f"{key}_ci"))) for name, key in _SCORES.items()]
+    positions = [
+        (
+            row["name"],
+            _POSITIONS[row["group"]] + (f" by {row['angle']:.0f}°" if row["angle"] is not None else ""),
+            _score(row["accuracy"], row["accuracy_ci"]),
+            _score(row["balanced_accuracy"]),
+            _score(row["auc"]),
+            _score(row["consistency"]),
+        )
+        for row in result["conditions"]
+    ]
+    heads = ("position", "", "accuracy (95 %)", "balanced accuracy", "AUC", "same answer as upright")
+    what = f"Protocol {protocol} of `isoconv evaluate`, {test} test images."
+    return "\n\n".join([f"## Scores, protocol {protocol}", what, _table(("", "%"), scores), _table(heads, positions)])
+
+
+def _limits(name: str, task: Mapping[str, Any]) -> str:
+    symmetries = "the cube's 48 rotations and reflections" if task["dims"] == 3 else "quarter turns and mirror images"
+    isotropic = [
+        f"- Its answer is the same for an image and its {symmetries}, to rounding, and nearly so for other rotations.",
+        "- It cannot tell an image from its mirror image, nor how neighbouring structures are oriented to each other.",
+    ]
+    plain = ["- It is an ordinary network: its answer can change when an image is turned."]
+    return "\n".join(
+        [
+            *(isotropic if name.startswith("sre_") else plain),
+            f"- It was trained and tested on {task['title']} alone; on images from elsewhere nothing is known.",
+            "- It is no medical device, and is not meant for diagnosis.",
+        ]
+    )
+
+
+def _score(share: float | None, interval: Sequence[float] | None = None) -> str:
+    if share is None:
+        return "-"
+    return f"{100 * share:.1f}" + ("" if interval is None else f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})")
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
