@@ -7,7 +7,9 @@ import pickle
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from isoconv import nn as iso
 from isoconv.bands import PROFILES, band_plan
-from isoconv.ops import ConvSpec, conv_spec, numba_cpu, sre_conv
+from isoconv.ops import ConvSpec, _pieces, conv_spec, numba_cpu, sre_conv
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
 CHEAP = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -41,6 +43,14 @@ def assert_as_reference(spec: ConvSpec, tensors: list[Tensor]) -> None:
     for one, other in pairs:
         scale = max(1.0, other.abs().max().item() if other.numel() else 0.0)
         torch.testing.assert_close(one, other, rtol=0, atol=scale * TOLERANCE[tensors[0].dtype])
+
+
+@contextmanager
+def set_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    yield
+    torch.set_num_threads(before)
 
 
 @st.composite
@@ -70,7 +80,7 @@ def calls(draw: st.DrawFn) -> tuple[ConvSpec, tuple[int, ...], int, torch.dtype]
 def test_drawn_calls_are_those_of_the_reference(call: tuple, buffer: int) -> None:
     spec, shape, outputs, dtype = call
     with pytest.MonkeyPatch.context() as patch:  # small buffers cut images, batches and volumes into pieces
-        patch.setattr(numba_cpu, "_BUFFER", buffer)
+        patch.setattr(_pieces, "_BUFFER", buffer)
         assert_as_reference(spec, random_call(spec, shape, outputs, dtype))
 
 
@@ -184,15 +194,9 @@ def test_repeated_calls_agree_to_the_bit_and_keep_no_memory() -> None:
 def test_two_threads_at_once(threads: int) -> None:
     layer = iso.SREConv2d(16, 16, 5, padding=2, engine="numba")
     x = torch.randn(4, 16, 32, 32)
-    wanted = threads
-    previous = torch.get_num_threads()
-    torch.set_num_threads(wanted)
-    try:
-        with torch.no_grad(), ThreadPoolExecutor(2) as pool:
-            expected = layer(x)
-            results = list(pool.map(lambda _: layer(x), range(16)))
-    finally:
-        torch.set_num_threads(previous)
+    with set_threads(threads), torch.no_grad(), ThreadPoolExecutor(2) as pool:
+        expected = layer(x)
+        results = list(pool.map(lambda _: layer(x), range(16)))
     for result in results:
         torch.testing.assert_close(result, expected)
 
@@ -244,16 +248,36 @@ with mock.patch.object(caching.CacheImpl, '_locator_classes', []):
     in_new_process(code)
 
 
-def test_without_openmp(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("missing", ["_openmp", "gemm"])
+def test_without_what_pytorch_may_lack(missing: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from isoconv.ops import _numba_kernels
 
-    monkeypatch.setattr(_numba_kernels, "_openmp", lambda: None)
-    spec = conv_spec(band_plan((5, 5)), padding=2)
-    assert_as_reference(spec, random_call(spec, (4, 8, 32, 32), 8, torch.float32))
+    monkeypatch.setattr(_numba_kernels, missing, {"_openmp": lambda: None, "gemm": lambda _: 0}[missing])
+    _pieces._cut.cache_clear()
+    with set_threads(threads):
+        for spec, shape in both_kinds_of_calls():
+            assert_as_reference(spec, random_call(spec, shape, 8, torch.float32))
+    _pieces._cut.cache_clear()
+
+
+def both_kinds_of_calls() -> list[tuple[ConvSpec, tuple[int, ...]]]:
+    """With pixels enough that threads take pieces of their own, and with so few that they share them."""
+    return [
+        (conv_spec(band_plan((5, 5)), padding=2, groups=groups), (4, 64, size, size))
+        for groups, size in ((1, 32), (2, 30), (1, 15), (1, 6), (2, 5))
+    ]
+
+
+def test_two_threads() -> None:
+    with set_threads(2):
+        for spec, shape in both_kinds_of_calls():
+            for dtype in TOLERANCE:
+                assert_as_reference(spec, random_call(spec, shape, 8, dtype))
 
 
 def test_compile_time_is_logged_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    numba_cpu._compile.cache_clear()
+    _pieces._compiled.cache_clear()
     layer = iso.SREConv2d(2, 2, 3, engine="numba")
     with caplog.at_level(logging.INFO, logger="isoconv"):
         layer(torch.randn(1, 2, 5, 5))

@@ -176,24 +176,71 @@ def _ring_sums(first, last, x, sums, layout, rows, columns):
                         p, y, line = p + 1, 0, line + inside
 
 
-# With several threads it is those of PyTorch's own OpenMP team that do the work: they spin for a while after every
-# matrix product, and threads of our own would share the cores with them. C calls a function with one address, that of a
-# job: an array of integers, with addresses in place of arrays.
+# The work of a call is done by PyTorch's own OpenMP team: its threads spin for a while after every parallel region, and
+# threads of our own would share the cores with them. Each takes pieces of its own from ring sums to products, for every
+# meeting of the team waits for the slowest. C calls a function with one address, that of a `CALL`.
+
+_AXES = (np.int64, 3)
+_ARRAY = (np.int64, 2)  # address and length
+
+PIECE = np.dtype(
+    [(name, *_AXES) for name in ("before", "steps", "stride", "padded", "margin", "size")]
+    + [(name, np.int64) for name in ("together", "height", "first_pixel")]
+    + [(name, *_ARRAY) for name in ("row_starts", "row_offsets", "row_factors")]
+    + [(name, *_ARRAY) for name in ("column_starts", "column_offsets", "column_factors")]
+)
+"""Some lines of every output plane: how :func:`_ring_sums` makes them, and the first of their pixels."""
+
+CALL = np.dtype(
+    [(name, np.int64) for name in ("threads", "by_planes", "thread_number", "thread_count", "gemm")]
+    + [("x", np.int64), ("shape", np.int64, 5), ("bands", np.int64), ("samples", np.int64), ("pieces", *_ARRAY)]
+    + [("sums", *_ARRAY), ("scratch", *_ARRAY), ("pixels", np.int64), ("groups", np.int64)]
+    + [(name, np.int64) for name in ("mixing", "output", "mixed", "other", "total", "others", "swapped")]
+)
+"""A call: ``samples`` images at a time, piece by piece, are summed into ``sums`` (C * bands, samples * pixels), which
+every thread has of its own, as well as ``scratch``. If ``mixing`` (groups, mixed, C * bands / groups) is given,
+``output`` becomes its product with the sums; if ``other`` (N, groups * others, pixels) is, the thread's ``total`` grows
+by the product of the sums with it, or if ``swapped``, the reverse. With ``by_planes`` the threads share the planes of
+every piece instead, and multiply nothing."""
+
+
+@cache
+def _library(pattern, *others):
+    """A library that PyTorch has loaded."""
+    if hasattr(os, "RTLD_NOLOAD"):
+        for name in (*Path(torch.__file__).parent.glob(f"lib/{pattern}"), *others):
+            with suppress(OSError):
+                return ctypes.CDLL(str(name), mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    return None
+
+
+def _address(library, name):
+    function = getattr(library, name, None)
+    return ctypes.cast(function, ctypes.c_void_p).value if function else 0
 
 
 @cache
 def _openmp():
-    """The OpenMP library that PyTorch has loaded, if it can be called."""
-    if not hasattr(os, "RTLD_NOLOAD"):
-        return None
-    for name in (*Path(torch.__file__).parent.glob("lib/libgomp*"), "libgomp.so.1", "libomp.so", "libiomp5.so"):
-        with suppress(OSError, AttributeError):
-            library = ctypes.CDLL(str(name), mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    """PyTorch's OpenMP, if it can be called: what starts the team, number and count of its threads."""
+    for names in (("libgomp*",), ("", "libgomp.so.1"), ("", "libomp.so"), ("", "libiomp5.so")):
+        library = _library(*names)
+        if _address(library, "GOMP_parallel"):
             library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
             library.GOMP_parallel.restype = None
-            number, count = library.omp_get_thread_num, library.omp_get_num_threads
-            return library.GOMP_parallel, *(ctypes.cast(f, ctypes.c_void_p).value for f in (number, count))
+            return (
+                library.GOMP_parallel,
+                _address(library, "omp_get_thread_num"),
+                _address(library, "omp_get_num_threads"),
+            )
     return None
+
+
+@cache
+def gemm(dtype):
+    """Address of the matrix product of the BLAS in PyTorch, 0 if it is not MKL: that one knows that it is called by a
+    thread of a team, and then uses no others."""
+    name = {"float32": "sgemm_", "float64": "dgemm_"}[np.dtype(dtype).name]
+    return _address(_library("libtorch_cpu*"), name) if torch.backends.mkl.is_available() else 0
 
 
 @intrinsic
@@ -206,6 +253,17 @@ def _call(context, address):
 
 
 @intrinsic
+def _call_gemm(context, address, arguments):
+    def generate(context, builder, signature, values):
+        pointers = [builder.inttoptr(a, cgutils.voidptr_t) for a in cgutils.unpack_tuple(builder, values[1])]
+        kind = ir.PointerType(ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t] * 13))
+        builder.call(builder.inttoptr(values[0], kind), pointers)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.UniTuple(types.int64, 13)), generate
+
+
+@intrinsic
 def _pointer(context, address):
     def generate(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
@@ -214,47 +272,122 @@ def _pointer(context, address):
 
 
 @_jit
-def _integers(job, i):
-    return carray(_pointer(job[i + 7]), (job[i + 14],), np.int64)
+def _product(function, add, transposed, a, b, c, m, n, k, lda, ldb, ldc, one):
+    """``c`` (n, m) = ``b`` (n, k) times ``a`` (k, m), or times the transpose of ``a`` (m, k); or ``c`` grows by it.
+
+    They are addresses; rows lie ``lda``, ``ldb`` and ``ldc`` apart. BLAS counts columns first, hence the order."""
+    flags, numbers = np.array([78 + 6 * transposed, 78]), np.array([m, n, k, lda, ldb, ldc])  # N or T; N
+    scales = np.array([one, one if add else one - one])
+    f, i, s = flags.ctypes.data, numbers.ctypes.data, scales.ctypes.data
+    _call_gemm(function, (f, f + 8, i, i + 8, i + 16, s, a, i + 24, b, i + 32, s + scales.itemsize, c, i + 40))
 
 
 @_jit
-def _three(job, i):
-    return job[i + 21], job[i + 22], job[i + 23]
+def _three(values):
+    return values[0], values[1], values[2]
+
+
+@_jit
+def _integers(array):
+    return carray(_pointer(array[0]), (array[1],), np.int64)
+
+
+@_jit
+def _lie_in(images, address, pixels, inwards):
+    """Copy rows of some images (rows, images, columns) from, or ``inwards`` to, where rows lie ``pixels`` apart, image
+    after image."""
+    rows, count, columns = images.shape
+    memory = carray(_pointer(address), (count * rows * pixels,), images.dtype)
+    for r in range(rows):
+        for n in range(count):
+            there = memory[(n * rows + r) * pixels :]
+            for i in range(columns):
+                if inwards:
+                    there[i] = images[r, n, i]
+                else:
+                    images[r, n, i] = there[i]
 
 
 @cache
-def _entry(dtype):
-    """The share of one thread in a job, as C code."""
+def entry(dtype):
+    """The share of one thread in a call, as C code."""
 
-    @_cached(partial(numba.cfunc, types.void(types.CPointer(types.int64)), error_model="numpy"))
-    def entry(address):
-        job = carray(address, (46,))
-        x = carray(_pointer(job[1]), (job[2], job[3], job[4], job[5], job[6]), dtype)
-        sums = carray(_pointer(job[7]), (job[14],), dtype)
-        rows = _integers(job, 1), _integers(job, 2), carray(_pointer(job[10]), (job[17],), dtype)
-        columns = _integers(job, 4), _integers(job, 5), carray(_pointer(job[13]), (job[20],), dtype)
-        before, steps, stride = _three(job, 0), _three(job, 3), _three(job, 6)
-        padded, margin, size, strides = _three(job, 9), _three(job, 12), _three(job, 15), _three(job, 18)
-        layout = before, steps, stride, padded, margin, size, strides, job[42], job[43]
-        planes, thread, threads = job[2] * job[3], 0, 1
-        if job[0] > 1:  # the team may be smaller than was asked for
-            thread, threads = _call(job[44]), _call(job[45])
-        _ring_sums(planes * thread // threads, planes * (thread + 1) // threads, x, sums, layout, rows, columns)
+    @_cached(partial(numba.cfunc, types.void(types.voidptr), error_model="numpy"))
+    def share(address):
+        call = carray(address, (1,), CALL)[0]
+        shape, groups, pixels = call.shape, call.groups, call.pixels
+        x = carray(_pointer(call.x), (shape[0], shape[1], shape[2], shape[3], shape[4]), dtype)
+        pieces = carray(_pointer(call.pieces[0]), (call.pieces[1],), PIECE)
+        thread, threads = 0, 1
+        if call.threads > 1:  # the team may be smaller than was asked for
+            thread, threads = _call(call.thread_number), _call(call.thread_count)
+        units = -(-shape[0] // call.samples) * pieces.size
+        first, last, own = units * thread // threads, units * (thread + 1) // threads, thread
+        if call.by_planes:
+            first, last, own = 0, units, 0
+        sums = carray(_pointer(call.sums[0]), (own + 1, call.sums[1]), dtype)[own]
+        scratch = carray(_pointer(call.scratch[0]), (own + 1, call.scratch[1]), dtype)[own]
+        one = np.ones(1, dtype)[0]
+        size, height = sums.itemsize, shape[1] * call.bands // groups
+        for unit in range(first, last):
+            n, piece = unit // pieces.size * call.samples, pieces[unit % pieces.size]
+            count, one_image = min(call.samples, shape[0] - n), piece.size[0] * piece.size[1] * piece.size[2]
+            columns = count * one_image
+            low, high = 0, count * shape[1]
+            if call.by_planes:
+                low, high = high * thread // threads, high * (thread + 1) // threads
+            strides = one_image, call.bands * columns, columns
+            layout = (
+                *(_three(piece.before), _three(piece.steps), _three(piece.stride), _three(piece.padded)),
+                *(_three(piece.margin), _three(piece.size), strides, piece.together, piece.height),
+            )
+            factors = carray(_pointer(piece.row_factors[0]), (piece.row_factors[1],), dtype)
+            rows = _integers(piece.row_starts), _integers(piece.row_offsets), factors
+            factors = carray(_pointer(piece.column_factors[0]), (piece.column_factors[1],), dtype)
+            cols = _integers(piece.column_starts), _integers(piece.column_offsets), factors
+            _ring_sums(low, high, x[n : n + count], sums, layout, rows, cols)
+            if call.mixing:
+                mixed = call.mixed
+                images = carray(_pointer(scratch.ctypes.data), (groups * mixed, count, one_image), dtype)
+                place = call.output + (n * groups * mixed * pixels + piece.first_pixel) * size
+                to, apart = (place, pixels) if count == 1 else (images.ctypes.data, columns)
+                for g in range(groups):
+                    a, b = sums.ctypes.data + g * height * columns * size, call.mixing + g * mixed * height * size
+                    c = to + g * mixed * apart * size
+                    _product(call.gemm, 0, 0, a, b, c, columns, mixed, height, columns, height, apart, one)
+                if count > 1:
+                    _lie_in(images, place, pixels, True)
+            if call.other:
+                others = call.others
+                images = carray(_pointer(scratch.ctypes.data), (groups * others, count, one_image), dtype)
+                place = call.other + (n * groups * others * pixels + piece.first_pixel) * size
+                to, apart = (place, pixels) if count == 1 else (images.ctypes.data, columns)
+                if count > 1:
+                    _lie_in(images, place, pixels, False)
+                for g in range(groups):
+                    a, b = sums.ctypes.data + g * height * columns * size, to + g * others * apart * size
+                    c = call.total + (thread * groups + g) * height * others * size
+                    if call.swapped:
+                        _product(call.gemm, 1, 1, a, b, c, height, others, columns, columns, apart, height, one)
+                    else:
+                        _product(call.gemm, 1, 1, b, a, c, others, height, columns, apart, columns, others, one)
 
-    return entry
+    return share
 
 
-def ring_sums(x, sums, layout, rows, columns, threads):
-    """See :func:`_ring_sums`. On one thread where PyTorch's OpenMP cannot be called."""
+def team_size():
+    """Number of threads that work together: PyTorch's, if its OpenMP can be called."""
+    return 1 if _openmp() is None else torch.get_num_threads()
+
+
+def run(dtype, **fields):
+    """Do a `CALL`."""
     parallel, *functions = _openmp() or (None, 0, 0)
-    arrays = (sums, *rows, *columns)
-    addresses, sizes = [array.ctypes.data for array in arrays], [array.size for array in arrays]
-    integers = [n for entry in layout for n in (entry if isinstance(entry, tuple) else (entry,))]
-    threads = 1 if parallel is None else threads
-    job = np.array([threads, x.ctypes.data, *x.shape, *addresses, *sizes, *integers, *functions])
-    entry = _entry(x.dtype.type)
-    if threads > 1:
-        parallel(entry.address, job.ctypes.data, threads, 0)
+    call = np.zeros(1, CALL)
+    call["thread_number"], call["thread_count"] = functions
+    for name, value in fields.items():
+        call[name] = value
+    if fields["threads"] > 1:
+        parallel(entry(dtype).address, call.ctypes.data, fields["threads"], 0)
     else:
-        entry.ctypes(job.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)))
+        entry(dtype).ctypes(call.ctypes.data)

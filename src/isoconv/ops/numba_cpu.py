@@ -8,29 +8,17 @@ ring sums of the output's gradient serve both gradients.
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from collections.abc import Sequence
 from math import prod
-from types import ModuleType
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from isoconv.bands import BandPlan, band_plan
 from isoconv.ops._folds import fold_plan
+from isoconv.ops._pieces import Window, multiply_sums, three
 from isoconv.ops.spec import ConvSpec
-
-_COLUMNS = 512  # a matrix product of fewer columns wastes time, so small images are taken several at a time
-_BUFFER = 1 << 19  # elements of the ring sums that are made before they are used: they stay in cache
-_TILE = 2048  # elements of one row class: all classes together stay in the first-level cache
-_SERIAL = 1 << 15  # ring sums not worth a second thread
-
-log = logging.getLogger(__name__)
 
 
 def can_run(input: Tensor, weight: Tensor, spec: ConvSpec) -> str | None:
@@ -104,164 +92,6 @@ def _output_size(
     ]
 
 
-@cache
-def _kernels() -> ModuleType:
-    from isoconv.ops import _numba_kernels
-
-    return _numba_kernels
-
-
-@cache
-def _compile(dtype: torch.dtype) -> None:
-    start = time.perf_counter()
-    x = torch.zeros(1, 1, 1, 1, 1, dtype=dtype)
-    _run_kernel(x, x.flatten(), (1, 1, 1), _Window((0,) * 3, (1,) * 3, (1,) * 3, (1,) * 3), band_plan((1,)), (1, 1, 1))
-    log.info("ring sums in %s are ready after %.1f s", dtype, time.perf_counter() - start)
-
-
-@dataclass(frozen=True)
-class _Window:
-    """Where a kernel is put, for three axes: pixels lie ``steps`` apart behind ``before`` zeros, and it moves by
-    ``stride``."""
-
-    before: tuple[int, ...]
-    steps: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-
-    def moved(self, axis: int, outputs: int) -> _Window:
-        """The same, beginning ``outputs`` later along ``axis``."""
-        before = list(self.before)
-        before[axis] -= outputs * self.stride[axis]
-        return _Window(tuple(before), self.steps, self.stride, self.dilation)
-
-
-def _three(values: Sequence[int], fill: int) -> tuple[int, ...]:
-    return (fill,) * (3 - len(values)) + tuple(values)
-
-
-def _volume(x: Tensor) -> Tensor:
-    """(N, C, *spatial) as contiguous (N, C, D, H, W)."""
-    return x.detach().contiguous().view(*x.shape[:2], *_three(x.shape[2:], 1))
-
-
-@lru_cache(maxsize=4096)
-def _tables(
-    plan: BandPlan, window: _Window, rows: int, pitch: int, layer: int, length: int, dtype: np.dtype
-) -> tuple[tuple[np.ndarray, ...], ...]:
-    """Where the kernel's rows and columns lie in the padded planes and in their folded rows."""
-    (_, sy, sx), (dz, dy, dx) = window.stride, window.dilation
-
-    def place(i: int, stride: int, size: int) -> int:
-        return i % stride * (size // stride) + i // stride
-
-    def table(groups: list[list[tuple[int, float]]]) -> tuple[np.ndarray, ...]:
-        starts = np.cumsum([0, *map(len, groups)])
-        offsets, factors = zip(*(entry for group in groups for entry in group), strict=True)
-        return starts, np.array(offsets), np.array(factors, dtype)
-
-    fold = fold_plan(plan)
-    return (
-        table([[(z * dz * layer + place(y * dy, sy, rows) * pitch, 1.0) for z, y in group] for group in fold.rows]),
-        table([[(k * length + place(x * dx, sx, pitch), f) for k, x, f in group] for group in fold.columns]),
-    )
-
-
-def _run_kernel(
-    x: Tensor, sums: Tensor, size: tuple[int, ...], window: _Window, plan: BandPlan, strides: tuple[int, int, int]
-) -> None:
-    """Ring sums of ``x`` (N, C, D, H, W) at ``size`` places into ``sums``, whose samples, channels and bands lie
-    ``strides`` apart."""
-    kernel = _three(plan.kernel_size, 1)
-    reach = [d * (k - 1) for d, k in zip(window.dilation, kernel, strict=True)]
-    whole = [(n - 1) * s + r + 1 for n, s, r in zip(size, window.stride, reach, strict=True)]
-    behind = [
-        w - b - (n - 1) * s - 1 for w, b, n, s in zip(whole, window.before, x.shape[2:], window.steps, strict=True)
-    ]
-    shared = [
-        min(around) for around in zip(window.before, behind, reach, strict=True)
-    ]  # zeros that two neighbours need
-    margin = tuple(max(0, m) if s == 1 else 0 for m, s in zip(shared, window.stride, strict=True))
-    rows, pitch = (-(-(whole[i] - margin[i]) // window.stride[i]) * window.stride[i] for i in (1, 2))
-    planes = x.shape[0] * x.shape[1]
-    threads = min(torch.get_num_threads(), planes) if planes * plan.bands * prod(size) >= _SERIAL else 1
-    together = max(1, min(-(-planes // threads), _TILE // (rows * pitch)))
-    height = max(1, min((together - 1) * rows + size[1], _TILE // pitch))
-    source, target = x.numpy(), sums.numpy()
-    layer, length = together * rows * pitch, height * pitch + margin[2]
-    tables = _tables(plan, window, rows, pitch, layer, length, source.dtype)
-    padded = (whole[0], rows, pitch)
-    layout = (window.before, window.steps, window.stride, padded, margin, size, strides, together, height)
-    _kernels().ring_sums(source, target, layout, *tables, threads)
-
-
-def _tiles(x: Tensor, size: Sequence[int], window: _Window, plan: BandPlan) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Ring sums of ``x`` (N, C, *spatial), one piece at a time: samples, pixels (of a sample) and sums (C * bands,
-    samples * pixels). Either all pixels of some samples or some pixels of one."""
-    _compile(x.dtype)
-    volume, size = _volume(x), _three(size, 1)
-    samples, channels = x.shape[:2]
-    planes, pixels = channels * plan.bands, prod(size)
-    axis = next((i for i, n in enumerate(size) if n > 1), 2)
-    row = pixels // size[axis]
-    lines = min(size[axis], max(1, _BUFFER // (planes * row), -(-_COLUMNS // row)))
-    lines = -(-size[axis] // -(-size[axis] // lines))
-    joined = min(samples, -(-_COLUMNS // pixels)) > 1  # the samples are columns of one matrix
-    step = max(1, min(samples, max(joined * -(-_COLUMNS // pixels), _BUFFER // (planes * pixels))))
-    buffer = x.new_empty(planes * step * row * lines)
-    for n in range(0, samples, step):
-        part = volume[n : n + step]
-        count = part.shape[0]
-        for line in range(0, size[axis], lines):
-            shape = (*size[:axis], min(lines, size[axis] - line), *size[axis + 1 :])
-            columns = prod(shape)
-            strides = (columns, count * plan.bands * columns, count * columns)
-            if not joined:
-                strides = (planes * columns, plan.bands * columns, columns)
-            _run_kernel(part, buffer, shape, window.moved(axis, line), plan, strides)
-            cut = slice(line * row, line * row + columns)
-            filled = buffer[: planes * count * columns]
-            if joined:
-                yield slice(n, n + count), cut, filled.view(planes, -1)
-            else:
-                for i in range(count):
-                    yield slice(n + i, n + i + 1), cut, filled.view(count, planes, -1)[i]
-
-
-def _multiply(a: Tensor, b: Tensor, groups: int, out: Tensor) -> None:
-    """``out`` (G * M, columns) = ``a`` (G, M, K) times ``b`` (G * K, columns), group by group."""
-    if groups == 1:
-        torch.mm(a[0], b, out=out)
-    else:
-        out.copy_(torch.bmm(a, b.unflatten(0, (groups, -1))).flatten(0, 1))
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """``total`` (G, M, K) += ``a`` (G * M, columns) times the transpose of ``b`` (G * K, columns), group by group."""
-    groups = total.shape[0]
-    if groups == 1:
-        total[0].addmm_(a, b.t())
-    else:
-        total.baddbmm_(a.unflatten(0, (groups, -1)), b.unflatten(0, (groups, -1)).transpose(1, 2))
-
-
-def _columns(x: Tensor, samples: slice, pixels: slice) -> Tensor:
-    """These samples and pixels of ``x`` (N, C, *spatial) as (C, samples * pixels)."""
-    part = x[samples].flatten(2)
-    return part[0, :, pixels] if part.shape[0] == 1 else part.transpose(0, 1).flatten(1)
-
-
-def _mix(mixing: Tensor, sums: Tensor, output: Tensor, samples: slice, pixels: slice) -> None:
-    """These samples and pixels of ``output`` (N, G * M, *spatial) = ``mixing`` (G, M, K) times ``sums``."""
-    part = output[samples].flatten(2)
-    if part.shape[0] == 1:
-        _multiply(mixing, sums, mixing.shape[0], part[0, :, pixels])
-    else:
-        mixed = sums.new_empty(part.shape[1], sums.shape[1])
-        _multiply(mixing, sums, mixing.shape[0], mixed)
-        part.copy_(mixed.view(part.shape[1], part.shape[0], -1).transpose(0, 1))
-
-
 def _plan(kernel_size: list[int], bands: int, profile: str, circular: bool, spacing: list[float]) -> BandPlan:
     return band_plan(tuple(kernel_size), bands=bands, profile=profile, circular=circular, spacing=tuple(spacing))
 
@@ -285,9 +115,8 @@ def _convolve(
     size = _output_size(input.shape[2:], padding, stride, dilation, kernel_size)
     output = input.new_empty(input.shape[0], weight.shape[0], *size)
     mixing = weight.detach().reshape(groups, weight.shape[0] // groups, -1)
-    window = _Window(_three(padding[::2], 0), (1, 1, 1), _three(stride, 1), _three(dilation, 1))
-    for samples, pixels, sums in _tiles(input, size, window, plan):
-        _mix(mixing, sums, output, samples, pixels)
+    window = Window(three(padding[::2], 0), (1, 1, 1), three(stride, 1), three(dilation, 1))
+    multiply_sums(input, size, window, plan, groups, mixing=mixing, output=output)
     return output
 
 
@@ -312,29 +141,25 @@ def _gradients(
     input, weight, grad = input.detach(), weight.detach().contiguous(), grad.detach().contiguous()
     grad_input = torch.empty_like(input, memory_format=torch.contiguous_format) if wanted[0] else input.new_empty(0)
     outputs, inputs = weight.shape[0] // groups, weight.shape[1]
-    moves, reach = _three(stride, 1), _three(dilation, 1)
+    moves, reach = three(stride, 1), three(dilation, 1)
     # sums of the output's gradient give both; but where strides thin them out or pixels are few, sums of the input are
     # less work than to rearrange the weight's gradient
     shared = all(wanted) and max(stride) == 1 and grad.numel() > grad.shape[1] ** 2 * bands
-    by_output = weight.new_zeros(groups, outputs * bands, inputs) if shared else None
     if wanted[0]:
         mixing = weight.unflatten(0, (groups, outputs)).permute(0, 2, 1, 3).reshape(groups, inputs, -1)
         before = [d * (k - 1) - b for d, k, b in zip(dilation, kernel_size, padding[::2], strict=True)]
-        window = _Window(_three(before, 0), moves, (1, 1, 1), reach)
-        for samples, pixels, sums in _tiles(grad, input.shape[2:], window, plan):
-            _mix(mixing, sums, grad_input, samples, pixels)
-            if by_output is not None:
-                _add_product(by_output, sums, _columns(input, samples, pixels))
-    if by_output is not None:
-        return grad_input, by_output.view(groups, outputs, bands, inputs).transpose(2, 3).reshape(
-            weight.shape
-        ).contiguous()
+        window = Window(three(before, 0), moves, (1, 1, 1), reach)
+        other = input if shared else None
+        total = multiply_sums(
+            grad, input.shape[2:], window, plan, groups, mixing=mixing, output=grad_input, other=other
+        )
+        if shared:
+            by_output = total.view(groups, outputs, bands, inputs).transpose(2, 3)
+            return grad_input, by_output.reshape(weight.shape).contiguous()
     if not wanted[1]:
         return grad_input, weight.new_empty(0)
-    by_input = weight.new_zeros(groups, outputs, inputs * bands)
-    window = _Window(_three(padding[::2], 0), (1, 1, 1), moves, reach)
-    for samples, pixels, sums in _tiles(input, grad.shape[2:], window, plan):
-        _add_product(by_input, _columns(grad, samples, pixels), sums)
+    window = Window(three(padding[::2], 0), (1, 1, 1), moves, reach)
+    by_input = multiply_sums(input, grad.shape[2:], window, plan, groups, other=grad, swapped=True)
     return grad_input, by_input.view(weight.shape)
 
 
