@@ -87,6 +87,7 @@ def _evaluated_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``sre``, ``plain``, ``plain1`` (another seed) and ``volumes``, trained until they differ and evaluated."""
     from isoconv import figures
     from isoconv.evaluation import evaluate
+    from isoconv.protocols import PROTOCOLS
     from isoconv.training import TrainConfig, train
 
     folder = tmp_path_factory.mktemp("runs")
@@ -98,8 +99,8 @@ def _evaluated_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(figures, "save_all", lambda *_: [])  # seconds each; their own tests draw them
         for config in (sre, plain, replace(plain, seed=1, out=folder / "plain1"), volumes):
             run = train(config)
-            evaluate(run, "standard")
-            evaluate(run, "official")
+            for protocol in PROTOCOLS:
+                evaluate(run, protocol)
     return folder
 
 

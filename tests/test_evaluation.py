@@ -17,7 +17,7 @@ import isoconv.evaluation as evaluation
 from isoconv.data import Split, Task, load
 from isoconv.evaluation import evaluate, measure, multiply_adds
 from isoconv.metrics import classification_metrics, decide
-from isoconv.protocols import PROTOCOLS, conditions
+from isoconv.protocols import DISTURBANCES, PROTOCOLS, conditions
 from isoconv.runs import RunDir
 from isoconv.symmetry import circular_mask
 
@@ -106,6 +106,11 @@ def test_summary_follows_from_the_table(evaluated: Evaluated, name: str, protoco
     assert summary["rotated_auc"] == pytest.approx(mean(row["auc"] for row in turned))
     assert summary["always_right"] <= summary["rotated_worst"] + 1e-9 or "cube" in summary["rotated_worst_at"]
     assert summary["constant"] <= min(row["consistency"] for row in turned)
+    for group in DISTURBANCES if protocol == "disturbed" else ():
+        rows = [row for row in table if row["group"] == group]
+        assert summary[group] == pytest.approx(mean(row["accuracy"] for row in rows))
+        for score in ("auc", "balanced_accuracy", "consistency"):
+            assert summary[f"{group}_{score}"] == pytest.approx(mean(row[score] for row in rows))
 
 
 @EVERY_RUN
@@ -135,7 +140,7 @@ def test_what_was_evaluated_is_recorded(evaluated: Evaluated) -> None:
 def test_each_protocol_keeps_what_the_other_found(evaluated: Evaluated, no_figures: None) -> None:
     run = evaluated("plain")
     before = run.results()
-    assert list(before) == ["standard", "official"]
+    assert list(before) == [*PROTOCOLS]
     evaluate(run, "official", limit=5)
     after = run.results()
     assert after["standard"] == before["standard"]

@@ -1,12 +1,13 @@
 """The positions in which networks are tested: as many as documented, exact where they can be, seen through one mask."""
 
+import re
 from collections import Counter
 
 import pytest
 import torch
 from torch import Tensor
 
-from isoconv.protocols import AS_IS, PROTOCOLS, Condition, conditions
+from isoconv.protocols import AS_IS, DISTURBANCES, PROTOCOLS, Condition, conditions
 from isoconv.symmetry import circular_mask, symmetry_group
 
 EVERY = pytest.mark.parametrize(("protocol", "dims"), [(p, d) for p in PROTOCOLS for d in (2, 3)])
@@ -25,6 +26,8 @@ def by_name(protocol: str, dims: int) -> dict[str, Condition]:
     [
         ("standard", 2, {"rotation": 36, "flip": 2, "unmasked": 1}),
         ("standard", 3, {"cube": 24, "rotation": 32, "flip": 3, "unmasked": 1}),
+        ("disturbed", 2, {"rotation": 12, "flip": 2, **dict.fromkeys(DISTURBANCES, 12)}),
+        ("disturbed", 3, {"cube": 24, "rotation": 8, "flip": 3, **dict.fromkeys(DISTURBANCES, 8)}),
         ("official", 2, {"rotation": 37, "flip": 2}),
         ("official", 3, {"rotation": 39, "flip": 3}),
     ],
@@ -39,7 +42,7 @@ def test_positions_are_those_documented(protocol: str, dims: int, count: dict[st
 def test_upright_comes_first(protocol: str, dims: int) -> None:
     x = images(dims)
     first = conditions(protocol, dims)[0]
-    expected = x * circular_mask(x.shape[2:]) if protocol == "standard" else x
+    expected = x if protocol == "official" else x * circular_mask(x.shape[2:])
     assert torch.equal(first.apply(x), expected)
     assert (first.angle, first.right_angle) == (0, False)
 
@@ -54,13 +57,14 @@ def test_right_angles_and_flips_move_pixels_and_change_none(protocol: str, dims:
     for position in exact:
         assert any(torch.equal(position.apply(x), each) for each in moved), position.name
         assert not torch.equal(position.apply(x), upright.apply(x))
-    assert sum(p.right_angle for p in exact) == {2: 3, 3: 23 if protocol == "standard" else 9}[dims]
+    assert sum(p.right_angle for p in exact) == {2: 3, 3: 9 if protocol == "official" else 23}[dims]
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_standard_positions_are_all_seen_through_the_same_mask(dims: int) -> None:
+@pytest.mark.parametrize("protocol", ["standard", "disturbed"])
+def test_positions_are_all_seen_through_the_same_mask(protocol: str, dims: int) -> None:
     outside = ~circular_mask((12,) * dims)
-    for position in conditions("standard", dims):
+    for position in conditions(protocol, dims):
         shown = position.apply(torch.ones(1, 1, *[12] * dims))
         if position.group == "unmasked":
             assert shown.min() == 1
@@ -147,7 +151,55 @@ def test_images_of_another_kind_of_number_and_memory_layout(protocol: str, dims:
 
 
 def test_unknown_protocol_suggests_a_near_one() -> None:
-    with pytest.raises(
-        ValueError, match="unknown protocol 'standart', there are standard and official; did you mean 'standard'?"
-    ):
+    expected = "unknown protocol 'standart', there are standard, official, disturbed; did you mean 'standard'?"
+    with pytest.raises(ValueError, match=re.escape(expected)):
         conditions("standart", 2)
+
+
+def blob(dims: int, side: int = 28) -> Tensor:
+    """A round spot a quarter of the side above the centre."""
+    axes = torch.meshgrid(*[torch.arange(side) - (side - 1) / 2] * dims, indexing="ij")
+    squared = sum((axis + (side / 4 if i == 0 else 0)) ** 2 for i, axis in enumerate(axes))
+    return torch.exp(-squared / 8)[None, None]
+
+
+def place(x: Tensor) -> tuple[Tensor, float]:
+    """Centre of mass, from the centre of the image, and the root of the mean square distance from it."""
+    axes = torch.meshgrid(*[torch.arange(n) - (n - 1) / 2 for n in x.shape[2:]], indexing="ij")
+    where = torch.stack(axes).flatten(1)
+    weight = x[0, 0].flatten() / x.sum()
+    centre = (where * weight).sum(1)
+    return centre, (((where - centre[:, None]) ** 2).sum(0) * weight).sum().sqrt().item()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_what_disturbances_do(dims: int) -> None:
+    x, seen = blob(dims), dict.fromkeys(DISTURBANCES, 0)
+    positions = by_name("disturbed", dims)
+    zooms, moves = [], []
+    for name, position in positions.items():
+        if position.group not in DISTURBANCES:
+            continue
+        rotated, disturbed = (positions[n].apply(x) for n in (name.removesuffix(f"_{position.group}"), name))
+        (centre, spread), (new_centre, new_spread) = place(rotated), place(disturbed)
+        seen[position.group] += 1
+        if position.group == "zoomed":
+            zooms.append(new_spread / spread)
+            torch.testing.assert_close(new_centre, zooms[-1] * centre, rtol=0, atol=0.5)
+        elif position.group == "shifted":
+            moves.append((new_centre - centre).abs().max().item() / 28)
+        elif position.group == "noisy":
+            assert 0.02 < (disturbed - rotated).std() < 0.1  # half of it is cut off below 0
+        else:
+            assert new_spread == pytest.approx((spread**2 + dims) ** 0.5, rel=0.02)  # one pixel in each direction
+            torch.testing.assert_close(new_centre, centre, rtol=0, atol=0.05)
+    assert min(zooms) < 0.95 < 1.05 < max(zooms)
+    assert 0.75 < min(zooms) < max(zooms) < 1.25
+    assert 0.02 < max(moves) < 0.11
+    assert len(set(seen.values())) == 1
+
+
+def test_disturbances_are_the_same_for_every_batch_and_every_time() -> None:
+    x = images(2)
+    for one, again in zip(conditions("disturbed", 2), conditions("disturbed", 2), strict=True):
+        assert torch.equal(one.apply(x)[:1], again.apply(x[:1])), one.name

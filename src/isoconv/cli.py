@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ._extras import require
+from .cli_serve import Serve
 from .cli_study import Study
 from .cli_tools import Doctor, Export
 from .config import Device, TrainConfig
@@ -62,8 +63,9 @@ class Evaluate:
     """Measure a trained network on the test images: upright, rotated and flipped."""
 
     path: RunPath
-    protocol: Literal["standard", "official"] = "standard"
-    """How images are rotated: standard (bilinear, inside a circle) or official (as the paper's code)."""
+    protocol: Literal["standard", "official", "disturbed"] = "standard"
+    """How images are rotated: standard (bilinear, inside a circle), official (as the paper's code), or disturbed (as
+    standard, and also zoomed, shifted, noisy and blurred)."""
     batch_size: int | None = None
     """Images per forward pass; None stands for 256 in 2D, 16 in 3D."""
     device: Device = "auto"
@@ -330,6 +332,7 @@ Command = (
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Serve, tyro.conf.subcommand("serve")]
     | Annotated[Study, tyro.conf.subcommand("study")]
 )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from isoconv._extras import require
+from isoconv.protocols import DISTURBANCES
 
 __all__ = ["show", "show_comparison", "show_scores", "show_table", "write_json"]
 
@@ -54,6 +55,7 @@ def show_scores(result: Mapping[str, Any], title: str) -> None:
     """Print the summary of what :func:`isoconv.evaluation.evaluate` found: accuracies, with 95 % intervals."""
     summary = result["summary"]
     rows = {name: _percent(summary[key], interval=summary.get(f"{key}_ci")) for name, key in _SCORES.items()}
+    rows |= {f"rotated and {group}": _percent(summary[group]) for group in DISTURBANCES if group in summary}
     rows["rotated, worst"] += f" at {summary['rotated_worst_at']}"
     show({**rows, "test images": result["data"]["test_images"], **result["cost"]}, as_json=False, title=title)
     for note in result["notes"]:

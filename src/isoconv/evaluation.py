@@ -22,7 +22,7 @@ from isoconv.comparison import compare as compare
 from isoconv.comparison import load_predictions
 from isoconv.data import DeviceBatches, Split, Task, load, resize
 from isoconv.metrics import bootstrap, classification_metrics, correct, decide, interval
-from isoconv.protocols import Condition, conditions
+from isoconv.protocols import DISTURBANCES, Condition, conditions
 from isoconv.runs import RunDir, atomic_write, resolve_device, write_json
 
 __all__ = ["compare", "evaluate", "measure", "multiply_adds", "position_logits"]
@@ -46,7 +46,7 @@ def evaluate(
 
     Args:
         run: a run directory.
-        protocol: ``"standard"`` or ``"official"``.
+        protocol: one of :data:`isoconv.protocols.PROTOCOLS`.
         batch_size: images per forward pass; None stands for 256 in 2D, 16 in 3D.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         limit: only the first so many test images, for a quick look.
@@ -140,8 +140,10 @@ def measure(
           ``rotated_worst`` are accuracies; ``right_angles`` (without the identity) and ``flips`` mean accuracies;
           ``drop`` is upright minus rotated mean; ``consistency`` its mean over rotations; ``constant`` the share of
           images decided alike, ``always_right`` of those decided rightly, in every rotation; AUC and balanced accuracy
-          upright and rotated. In the official protocol each accuracy is rounded to 0.01 % before averaging, as its code
-          does.
+          upright and rotated. In the protocol ``"disturbed"`` also, for each of
+          :data:`isoconv.protocols.DISTURBANCES`, such as ``noisy``, the mean accuracy, and ``noisy_balanced_accuracy``,
+          ``noisy_auc``, ``noisy_consistency``. In the official protocol each accuracy is rounded to 0.01 % before
+          averaging, as its code does.
         - ``notes``: what is undefined and why.
 
     Raises:
@@ -250,9 +252,15 @@ def _summary(
     mean = resampled[:, rotated].mean(1)
     (mean_ci, drop_ci) = interval(torch.stack([mean, resampled[:, 0] - mean], dim=1))
 
-    def average(name: str) -> float | None:
-        values = [table[i][name] for i in rotated]
+    def average(name: str, chosen: Sequence[int] = rotated) -> float | None:
+        values = [table[i][name] for i in chosen]
         return None if None in values else sum(values) / len(values)
+
+    disturbed: dict[str, float | None] = {}
+    for group in DISTURBANCES if protocol == "disturbed" else ():
+        members = [i for i, position in enumerate(positions) if position.group == group]
+        disturbed[group] = average("accuracy", members)
+        disturbed |= {f"{group}_{name}": average(name, members) for name in ("balanced_accuracy", "auc", "consistency")}
 
     return {
         "upright": accuracy[0].item(),
@@ -272,4 +280,5 @@ def _summary(
         "upright_balanced_accuracy": table[0]["balanced_accuracy"],
         "rotated_balanced_accuracy": average("balanced_accuracy"),
         "consistency": average("consistency"),
+        **disturbed,
     }

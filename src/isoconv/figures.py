@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["feature_maps", "kernels", "rotation_accuracy", "save_all", "save_comparison"]
+__all__ = ["feature_maps", "first_stage", "kernels", "rotation_accuracy", "save_all", "save_comparison"]
 
 _COLOURS = (
     "#0072B2",
@@ -74,7 +74,7 @@ def rotation_accuracy(runs: Sequence[RunDir], protocol: str = "standard") -> Fig
         figure = _figure(9.6 if task["dims"] == 2 else 6.4, 4.4)
         flat = figure.add_subplot(1, 2, 2) if task["dims"] == 2 else figure.add_subplot()
         for colour, (label, curve) in zip(_cycle(len(curves)), curves.items(), strict=True):
-            _draw(flat, curve, colour, label, points=task["dims"] == 3 and protocol == "standard")
+            _draw(flat, curve, colour, label, points=task["dims"] == 3 and protocol != "official")
             if task["dims"] == 2:
                 polar = _polar(figure) if len(figure.axes) == 1 else figure.axes[1]
                 _draw(polar, [(math.radians(angle), *rest) for angle, *rest in curve], colour)
@@ -83,7 +83,7 @@ def rotation_accuracy(runs: Sequence[RunDir], protocol: str = "standard") -> Fig
             ax.set_ylim(*limits)
             ax.yaxis.set_major_locator(ticks.MaxNLocator(7, steps=[1, 2, 5, 10]))
             ax.yaxis.set_major_formatter(ticks.PercentFormatter(1, decimals=0, symbol=" %"))
-        last = 180 if task["dims"] == 3 and protocol == "standard" else 360
+        last = 180 if task["dims"] == 3 and protocol != "official" else 360
         flat.set(xlabel="rotation of the test images (degrees)", ylabel="test accuracy")
         flat.set_xlim(-last / 60, last * 61 / 60)
         flat.set_xticks(range(0, last + 1, last // 8 if last == 360 else 30))
@@ -149,9 +149,9 @@ def feature_maps(
             ax.set_title(f"{angle:g}°")
         grid[0][0].set_ylabel("image", rotation=0, ha="right", va="center")
         for axes, (label, model) in zip(grid[1:], models.items(), strict=True):
-            maps = [rotate(_stage(model, x), -angle) for x, angle in zip(turned, angles, strict=True)]
+            maps = [rotate(first_stage(model, x), -angle) for x, angle in zip(turned, angles, strict=True)]
             inside = circular_mask(maps[0].shape[2:])
-            upright = _stage(model, image * mask) * inside
+            upright = first_stage(model, image * mask) * inside
             channel = int((upright[0] * inside).flatten(1).var(1).argmax())
             scale = upright[0, channel].abs().max().item()
             for ax, each in zip(axes, maps, strict=True):
@@ -228,7 +228,7 @@ def _curve(results: Sequence[dict[str, Any]]) -> list[tuple[float, float, float,
     for result in results:
         own: dict[float, list[tuple[float, float, float]]] = defaultdict(list)
         for row in result["conditions"]:
-            if row["angle"] is not None:
+            if row["group"] in ("rotation", "cube"):
                 own[round(row["angle"], 6)].append((row["accuracy"], *row["accuracy_ci"]))
         for angle, values in own.items():
             at[angle].append(tuple(map(mean, zip(*values, strict=True))))
@@ -253,7 +253,7 @@ def _kernel(module: nn.Module) -> Tensor | None:
 
 
 @torch.inference_mode()
-def _stage(model: nn.Module, x: Tensor) -> Tensor:
+def first_stage(model: nn.Module, x: Tensor) -> Tensor:
     """Output of the first stage."""
     maps: list[Tensor] = []
     stages = [module for name, module in model.named_modules() if name.split(".")[-1] == "layer1"]

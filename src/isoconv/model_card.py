@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from isoconv import __version__
 from isoconv.data import TASKS
+from isoconv.protocols import DISTURBANCES
 from isoconv.runs import RunDir
 
 __all__ = ["Usage", "model_card"]
@@ -32,6 +33,7 @@ _POSITIONS = {
     "cube": "cube rotated onto itself,",
     "flip": "flipped",
     "unmasked": "upright, corners visible",
+    **{group: f"rotated and {group}," for group in DISTURBANCES},
 }
 
 

@@ -8,6 +8,11 @@
   (there, 0 after the normalisation, which gives the same images). Images: 0, 10, ..., 360 degrees, so that the upright
   position counts twice. Volumes: 0, 30, ..., 360 degrees about each axis, upright counting six times. Flips along each
   axis.
+- ``"disturbed"``: what else happens to images. The standard rotations by 0, 30, ..., 330 degrees, or the first 8 random
+  ones and those of the cube, alone and together with each of: a zoom of 0.8 to 1.2, a shift of up to 10 % of the side
+  along each axis, Gaussian noise of standard deviation 0.1, Gaussian blur of standard deviation 1/28 of the side (a
+  pixel of MedMNIST). Zoom, shift and noise are drawn once per position, the same for all images and all networks.
+  Flips. All of them seen through the same mask.
 
 Images are rotated in the range [0, 1], at the size at which the network was trained.
 """
@@ -15,20 +20,34 @@ Images are rotated in the range [0, 1], at the size at which the network was tra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from isoconv._checks import did_you_mean
-from isoconv.symmetry import Symmetry, circular_mask, random_rotations, resample, rotate, symmetry_group
+from isoconv.symmetry import (
+    Symmetry,
+    circular_mask,
+    plane_rotation,
+    random_rotations,
+    resample,
+    rotate,
+    symmetry_group,
+)
 
-__all__ = ["AS_IS", "PROTOCOLS", "Condition", "check_protocol", "conditions"]
+__all__ = ["AS_IS", "DISTURBANCES", "PROTOCOLS", "Condition", "check_protocol", "conditions"]
 
-PROTOCOLS = ("standard", "official")
+PROTOCOLS = ("standard", "official", "disturbed")
+DISTURBANCES = ("zoomed", "shifted", "noisy", "blurred")
+"""Groups of positions of the protocol ``"disturbed"``, all of them rotations too."""
+
 _RANDOM_ROTATIONS = 32
+_FEW_ROTATIONS = 8
+_ZOOM, _SHIFT, _NOISE, _BLUR = 0.2, 0.1, 0.1, 1 / 28
 _AXES = {2: "hw", 3: "dhw"}
 
 
@@ -39,7 +58,7 @@ class Condition:
     Attributes:
         name: unique in its protocol.
         group: ``"rotation"``: counts in the mean over rotations; ``"cube"``: a rotation that only counts as a right
-            angle; ``"flip"``; ``"unmasked"``.
+            angle; ``"flip"``; ``"unmasked"``; or one of :data:`DISTURBANCES`.
         apply: images (N, C, *spatial) in [0, 1] to the same, on any device.
         angle: degrees of a rotation, in 3D about whatever axis.
         right_angle: whether it moves pixels to pixels and is not the identity.
@@ -60,7 +79,7 @@ def check_protocol(protocol: str) -> None:
     """Raises ValueError, with near matches, for an unknown protocol."""
     if protocol not in PROTOCOLS:
         raise ValueError(
-            f"unknown protocol {protocol!r}, there are {' and '.join(PROTOCOLS)}{did_you_mean(protocol, PROTOCOLS)}"
+            f"unknown protocol {protocol!r}, there are {', '.join(PROTOCOLS)}{did_you_mean(protocol, PROTOCOLS)}"
         )
 
 
@@ -70,7 +89,10 @@ def conditions(protocol: str, dims: int) -> tuple[Condition, ...]:
     if protocol == "official":
         return (*_official_rotations(dims), *_flips(dims, masked=False))
     rotations = _standard_rotations_2d() if dims == 2 else _standard_rotations_3d()
-    return (*rotations, *_flips(dims, masked=True), AS_IS)
+    if protocol == "standard":
+        return (*rotations, *_flips(dims, masked=True), AS_IS)
+    few = rotations[::3] if dims == 2 else rotations[: _FEW_ROTATIONS - _RANDOM_ROTATIONS]
+    return (*few, *_disturbed(few, dims), *_flips(dims, masked=True))
 
 
 def _official_rotations(dims: int) -> list[Condition]:
@@ -97,7 +119,6 @@ def _standard_rotations_2d() -> list[Condition]:
 
 def _standard_rotations_3d() -> list[Condition]:
     cube = [g for g in symmetry_group(3) if g.proper]
-    matrices = random_rotations(_RANDOM_ROTATIONS, torch.Generator().manual_seed(0))
     return [
         *(
             Condition(f"cube{i}", "cube", partial(_masked, g), _angle(_cube_matrix(g)), i > 0)
@@ -105,9 +126,50 @@ def _standard_rotations_3d() -> list[Condition]:
         ),
         *(
             Condition(f"random{i}", "rotation", partial(_masked, partial(resample, matrix=m)), _angle(m))
-            for i, m in enumerate(matrices)
+            for i, m in enumerate(_random_rotations())
         ),
     ]
+
+
+def _random_rotations() -> list[Tensor]:
+    return list(random_rotations(_RANDOM_ROTATIONS, torch.Generator().manual_seed(0)))
+
+
+def _disturbed(rotations: Sequence[Condition], dims: int) -> Iterator[Condition]:
+    generator = torch.Generator().manual_seed(0)
+    few = [rotation for rotation in rotations if rotation.group == "rotation"]
+    matrices = [plane_rotation(2, rotation.angle or 0) for rotation in few] if dims == 2 else _random_rotations()
+    for seed, (rotation, matrix) in enumerate(zip(few, matrices, strict=False)):
+        zoom, *shift = (2 * torch.rand(1 + dims, generator=generator) - 1).tolist()
+        applied: tuple[Callable[[Tensor], Tensor], ...] = (
+            partial(resample, matrix=matrix, zoom=1 + _ZOOM * zoom),
+            partial(_shifted, matrix=matrix, shift=[_SHIFT * s for s in shift]),
+            partial(_noisy, rotation=rotation, seed=seed),
+            partial(_blurred, rotation=rotation),
+        )
+        for name, apply in zip(DISTURBANCES, applied, strict=True):
+            yield Condition(f"{rotation.name}_{name}", name, partial(_masked, apply), rotation.angle)
+
+
+def _shifted(x: Tensor, matrix: Tensor, shift: Sequence[float]) -> Tensor:
+    return resample(x, matrix, shift=[share * n for share, n in zip(shift, x.shape[2:], strict=True)])
+
+
+def _noisy(x: Tensor, rotation: Condition, seed: int) -> Tensor:
+    noise = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(seed))
+    return (rotation.apply(x) + _NOISE * noise.to(x)).clamp(0, 1)
+
+
+def _blurred(x: Tensor, rotation: Condition) -> Tensor:
+    x = rotation.apply(x)
+    for axis in range(2, x.dim()):
+        sigma = _BLUR * x.shape[axis]
+        reach = math.ceil(3 * sigma)
+        bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1).to(x) / sigma) ** 2)
+        lines = x.movedim(axis, -1)
+        smooth = F.conv1d(lines.reshape(-1, 1, lines.shape[-1]), (bell / bell.sum())[None, None], padding=reach)
+        x = smooth.view(lines.shape).movedim(-1, axis)
+    return x
 
 
 def _flips(dims: int, masked: bool) -> list[Condition]:

@@ -76,9 +76,17 @@ def random_rotations(count: int, generator: torch.Generator | None = None) -> Te
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
-def resample(x: Tensor, matrix: Tensor, *, mode: str = "bilinear", fill: float = 0.0) -> Tensor:
+def resample(
+    x: Tensor,
+    matrix: Tensor,
+    *,
+    mode: str = "bilinear",
+    fill: float = 0.0,
+    zoom: float = 1.0,
+    shift: Sequence[float] | None = None,
+) -> Tensor:
     """Turn every image of ``x`` (N, C, *spatial) about its centre by a rotation ``matrix`` (dims, dims) over the axes
-    in their order.
+    in their order, then magnify it ``zoom`` times, then move it by ``shift`` pixels along each axis.
 
     Lengths are in pixels, so that axes of different size are not distorted. What comes from outside the image is
     ``fill``."""
@@ -89,8 +97,9 @@ def resample(x: Tensor, matrix: Tensor, *, mode: str = "bilinear", fill: float =
         )
     # affine_grid maps output to input, with coordinates in the order x, y, z and scaled to [-1, 1]
     scale = torch.tensor(x.shape[2:], dtype=torch.float64) / 2
-    inverse = (matrix.double().cpu().T * scale / scale[:, None]).flip(0, 1)
-    theta = torch.cat([inverse, torch.zeros(dims, 1, dtype=torch.float64)], dim=1).to(x)
+    inverse = matrix.double().cpu().T / zoom
+    start = -inverse @ torch.tensor([0.0] * dims if shift is None else shift, dtype=torch.float64)
+    theta = torch.cat([(inverse * scale / scale[:, None]).flip(0, 1), (start / scale).flip(0)[:, None]], dim=1).to(x)
     grid = F.affine_grid(theta.expand(len(x), -1, -1), list(x.shape), align_corners=False)
     return F.grid_sample(x - fill, grid, mode=mode, padding_mode="zeros", align_corners=False) + fill
 

@@ -268,7 +268,9 @@ def test_turning_images(page: Path) -> None:
     assert len(cells["positions"]) == 36
     assert cells["positions"][3] == "30°"
     for example in cells["examples"]:
-        assert example["strip"].startswith("data:image/png;base64,")
+        for strip in (example["strip"], *example["maps"]):
+            assert strip.startswith("data:image/png;base64,")
+        assert len(example["maps"]) == 2
         for chances in example["probabilities"]:
             assert np.shape(chances) == (36, len(cells["labels"]))
             assert np.sum(chances, axis=1) == pytest.approx(1, abs=0.01)
@@ -354,6 +356,10 @@ addEventListener("load", () => {
   $("turn-angle").value = 13;
   send($("turn-angle"), "input");
   outcome.turned = state();
+  outcome.maps = [...document.querySelectorAll("#turn-bars .map")].map((map) => [
+    map.style.backgroundImage.slice(0, 26),
+    map.style.backgroundPositionX,
+  ]);
   outcome.strip = $("turn-frame").style.backgroundImage.slice(0, 26);
   $("turn-image").value = 1;
   send($("turn-image"), "change");
@@ -416,6 +422,7 @@ def test_in_chromium(page: Path, tmp_path: Path, chromium: str, width: int) -> N
     assert outcome["turned"][2] != outcome["first"][2]
     assert outcome["image"][2] != outcome["turned"][2]
     assert outcome["strip"].startswith('url("data:image/png')
+    assert outcome["maps"] == [[outcome["strip"], f"{-96 * 13}px"]] * 2
     assert outcome["down"] == sorted(outcome["down"], reverse=True)
     assert outcome["up"] == sorted(outcome["down"])
     assert outcome["sorted"] == "ascending"

@@ -7,14 +7,15 @@ import csv
 import io
 import os
 from collections import Counter
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from isoconv._extras import require
-from isoconv.protocols import check_protocol
+from isoconv.protocols import DISTURBANCES, check_protocol
 from isoconv.report import charts, comparing
-from isoconv.report.scores import SCORES, Entry, Gathered, gather
+from isoconv.report.scores import CONDITIONS, SCORES, Entry, Gathered, gather
 from isoconv.report.turning import turning_images
 from isoconv.runs import atomic_write
 from isoconv.study import Study
@@ -24,7 +25,8 @@ __all__ = ["write_report"]
 
 SMALL_TEST_SET = 500
 _MAIN = ("upright", "rotated_mean", "rotated_worst", "beyond_90", "right_angles", "flips", "consistency")
-_MORE = tuple(name for name in SCORES if name not in _MAIN)
+_MORE = tuple(name for name in SCORES if name not in (*_MAIN, *CONDITIONS))
+_CONDITIONS = tuple(CONDITIONS)[: 2 * (1 + len(DISTURBANCES))]  # accuracy and same answer
 _COST_TITLES = {
     "parameters": "parameters",
     "multiply_adds_banded": "M multiply-adds, per band",
@@ -112,6 +114,7 @@ def render(gathered: Gathered, rows: list[dict[str, Any]], data_root: Path | Non
         scores=SCORES,
         main=_MAIN,
         more=_MORE,
+        conditions=_CONDITIONS,
         small=SMALL_TEST_SET,
         turning=turning_images(gathered, data_root),
         kernels=_pictures(gathered, next(iter(gathered.entries)), "kernels"),
@@ -123,17 +126,24 @@ def render(gathered: Gathered, rows: list[dict[str, Any]], data_root: Path | Non
 def markdown(gathered: Gathered) -> str:
     """The tables of the data sets."""
     title = f"# {gathered.study.title}\n\nProtocol {gathered.protocol}; accuracy in %, mean ± deviation over seeds.\n"
-    heads = ["contestant", "seeds", *(SCORES[name] for name in _MAIN), *_COST_TITLES.values()]
     text = [title]
     for data, entries in gathered.entries.items():
         images = gathered.test_images[data]
         text.append(f"\n## {data}\n\n{images} test images: one is {100 / images:.2f} points.\n")
-        text.append(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-        for entry in entries:
-            cells = [entry.title, str(len(entry.runs)), *(_percent(entry, name) for name in _MAIN)]
-            cells += [_cost(entry, name) for name in _COST_TITLES]
-            text.append(f"| {' | '.join(cells)} |")
+        heads = [*(SCORES[name] for name in _MAIN), *_COST_TITLES.values()]
+        main = [[*(_percent(e, name) for name in _MAIN), *(_cost(e, name) for name in _COST_TITLES)] for e in entries]
+        text += _markdown_table(entries, heads, main)
+        if "disturbed" in gathered.study.protocols:
+            text.append("\nProtocol disturbed:\n")
+            cells = [[_percent(e, name, "not measured") for name in _CONDITIONS] for e in entries]
+            text += _markdown_table(entries, [SCORES[name] for name in _CONDITIONS], cells)
     return "\n".join(text) + "\n"
+
+
+def _markdown_table(entries: Sequence[Entry], heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    heads = ["contestant", "seeds", *heads]
+    rows = [[entry.title, str(len(entry.runs)), *row] for entry, row in zip(entries, cells, strict=True)]
+    return [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def runs_csv(gathered: Gathered) -> str:
@@ -265,11 +275,11 @@ def _machines(gathered: Gathered) -> list[str]:
     return [f"{text}: {count} run{'s' if count > 1 else ''}" for text, count in seen.most_common()]
 
 
-def _percent(entry: Entry, name: str) -> str:
+def _percent(entry: Entry, name: str, absent: str = "–") -> str:
     """Such as ``82.0 ± 1.8``."""
     centre, sd = entry.mean(name), entry.sd(name)
     if centre is None:
-        return "–"
+        return absent
     return f"{100 * centre:.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
 
 

@@ -65,6 +65,13 @@ if (json) {
         const right = decided.join() === example.label.join();
         const box = element("div", null, `bars s${network.index}`);
         box.append(element("p", network.title), element("p", decided.join(", ") || "none", right ? "right" : "wrong"));
+        const map = element("div", null, "map");
+        map.role = "img";
+        map.ariaLabel = `a feature map of ${network.title}`;
+        map.style.backgroundImage = `url(${example.maps[i]})`;
+        map.style.backgroundSize = `${96 * set.positions.length}px 96px`;
+        map.style.backgroundPositionX = `${-96 * position}px`;
+        box.append(map);
         const list = element("dl");
         const order = chances.map((_, c) => c);
         for (const c of order) {

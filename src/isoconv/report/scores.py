@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -16,12 +16,24 @@ from torch import Tensor
 from isoconv._extras import require
 from isoconv.comparison import load_predictions, results_by
 from isoconv.metrics import classification_metrics, correct, decide, probabilities
-from isoconv.protocols import conditions
+from isoconv.protocols import DISTURBANCES, conditions
 from isoconv.runs import RunDir
 from isoconv.study import Averaged, Study
 from isoconv.study_run import study_status
 
-__all__ = ["SCORES", "Entry", "Gathered", "Scored", "gather"]
+__all__ = ["CONDITIONS", "SCORES", "Entry", "Gathered", "Scored", "gather"]
+
+CONDITIONS = {
+    f"{group}{measure}": f"{prefix}{title}"
+    for measure, prefix in {
+        "": "",
+        "_consistency": "same answer, ",
+        "_balanced_accuracy": "balanced, ",
+        "_auc": "AUC, ",
+    }.items()
+    for group, title in {"turned": "rotated only", **{group: f"rotated and {group}" for group in DISTURBANCES}}.items()
+}
+"""Columns that come from the protocol ``"disturbed"``, whatever protocol is reported."""
 
 SCORES = {
     "upright": "upright",
@@ -36,8 +48,11 @@ SCORES = {
     "rotated_balanced_accuracy": "balanced, rotated",
     "upright_auc": "AUC, upright",
     "rotated_auc": "AUC, rotated",
+    "upright_macro_f1": "macro-F1, upright",
+    "rotated_macro_f1": "macro-F1, rotated",
     "upright_calibration": "calibration error, upright",
     "rotated_calibration": "calibration error, rotated",
+    **CONDITIONS,
 }
 """Columns of the tables: shares of 1, larger is better but for the calibration errors."""
 
@@ -78,9 +93,7 @@ class Entry:
     runs: list[Scored]
 
     def mean(self, name: str) -> float | None:
-        values = [run.scores[name] for run in self.runs]
-        numbers = [value for value in values if value is not None]
-        return mean(numbers) if len(numbers) == len(values) else None
+        return _mean([run.scores[name] for run in self.runs])
 
     def sd(self, name: str) -> float | None:
         numbers = [value for run in self.runs if (value := run.scores[name]) is not None]
@@ -118,13 +131,13 @@ class Gathered:
 
 
 def gather(study: Study, folder: Path, protocol: str) -> Gathered:
-    """Read the finished runs of a study.
+    """Read the runs of a study that are trained and evaluated by ``protocol``, whether by its other protocols or not.
 
     Raises:
         FileNotFoundError: no run is finished.
         ValueError: damaged files, or runs of a data set that were evaluated on different test images.
     """
-    status = study_status(study, folder)
+    status = study_status(replace(study, protocols=(protocol,)), folder)
     done = [row for row in status if row["state"] == "done"]
     if not done:
         raise FileNotFoundError(f"no run of study {study.name} in {folder} is finished; give --runs, or run the study")
@@ -143,7 +156,7 @@ def gather(study: Study, folder: Path, protocol: str) -> Gathered:
             environments.append(json.loads((read.run.path / "environment.json").read_text()))
             found.setdefault(row["contestant"], []).append(_score(read))
             for one in study.averaged:
-                if one.of == row["contestant"] and read.task["dims"] == 2:
+                if one.of == row["contestant"] and read.task["dims"] == 2 and len(read.rotations) >= one.turns:
                     found.setdefault(one.name, []).append(_score_averaged(read, one))
         entries[data] = [Entry(n, title, i, found[n]) for i, (n, title) in enumerate(everyone) if n in found]
     test_images = {data: len(each) for data, each in labels.items()}
@@ -176,16 +189,21 @@ def _read(run: RunDir, protocol: str, row: dict[str, Any]) -> _Read:
 
 
 def _score(read: _Read) -> Scored:
-    kind, turned = read.task["kind"], read.logits[read.rotations]
-    angles = [(read.entry["conditions"][i]["angle"], read.entry["conditions"][i]["accuracy"]) for i in read.rotations]
+    kind, turned, positions = read.task["kind"], read.logits[read.rotations], read.entry["conditions"]
+    angles = [(positions[i]["angle"], positions[i]["accuracy"]) for i in read.rotations]
     return Scored(
         seed=read.row["seed"],
         path=read.run.path,
         command=read.row["command"],
         scores={name: read.entry["summary"].get(name) for name in SCORES}
-        | _extra(kind, angles, read.logits[:1], turned, read.labels),
+        | {
+            "upright_macro_f1": positions[0]["macro_f1"],
+            "rotated_macro_f1": _mean([positions[i]["macro_f1"] for i in read.rotations]),
+        }
+        | _extra(kind, angles, read.logits[:1], turned, read.labels)
+        | _conditions(read.run),
         cost=read.entry["cost"],
-        positions=[position for position in read.entry["conditions"] if position["angle"] is not None],
+        positions=[p for p in positions if p["group"] in ("rotation", "cube")],
         **_by_image(kind, read.logits[0], turned, read.labels),
         notes=tuple(read.entry["notes"]),
     )
@@ -206,10 +224,6 @@ def _score_averaged(read: _Read, averaged: Averaged) -> Scored:
     angles = [(position["angle"], value) for position, value in zip(table, accuracy, strict=True)]
     always = correct(kind, mixed, labels).all(0).double().mean().item()
 
-    def average(name: str) -> float | None:
-        values = [step[name] for step in steps]
-        return None if None in values else mean(values)
-
     scores: dict[str, float | None] = dict.fromkeys(SCORES)
     scores |= {
         "upright": accuracy[0],
@@ -219,9 +233,11 @@ def _score_averaged(read: _Read, averaged: Averaged) -> Scored:
         "consistency": same.mean().item(),
         "always_right": always,
         "upright_balanced_accuracy": upright["balanced_accuracy"],
-        "rotated_balanced_accuracy": average("balanced_accuracy"),
+        "rotated_balanced_accuracy": _mean([step["balanced_accuracy"] for step in steps]),
         "upright_auc": upright["auc"],
-        "rotated_auc": average("auc"),
+        "rotated_auc": _mean([step["auc"] for step in steps]),
+        "upright_macro_f1": upright["macro_f1"],
+        "rotated_macro_f1": _mean([step["macro_f1"] for step in steps]),
     }
     return Scored(
         seed=read.row["seed"],
@@ -235,6 +251,23 @@ def _score_averaged(read: _Read, averaged: Averaged) -> Scored:
         ],
         **_by_image(kind, mixed[0], mixed, labels),
     )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None if one of the values is."""
+    numbers = [value for value in values if value is not None]
+    return mean(numbers) if len(numbers) == len(values) else None
+
+
+def _conditions(run: RunDir) -> dict[str, float | None]:
+    """The scores of :data:`CONDITIONS`; none of a run that was not evaluated by that protocol."""
+    try:
+        summary = results_by(run, "disturbed")["summary"]
+    except ValueError:
+        return {}
+    alone = {"": "rotated_mean", "_consistency": "consistency"}
+    names = {f"turned{m}": alone.get(m, f"rotated{m}") for m in ("", "_consistency", "_balanced_accuracy", "_auc")}
+    return {name: summary[names.get(name, name)] for name in CONDITIONS}
 
 
 def _extra(

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from isoconv._extras import require
 from isoconv.comparison import load_predictions
 from isoconv.data import get_task, load, resize
+from isoconv.figures import first_stage
 from isoconv.metrics import probabilities
 from isoconv.protocols import Condition, conditions
 from isoconv.report.scores import Entry, Gathered
@@ -38,7 +39,7 @@ def turning_images(gathered: Gathered, data_root: Path | None = None) -> dict[st
     """For each data set whose images are at hand, plain JSON values: ``title``, ``kind``, the class ``labels``, the
     ``positions`` in words, ``networks`` (the two of the headline), and ``examples``: the first test image of each of
     the first classes (``label``, its number in the test split ``number``, a ``strip`` of all positions as a PNG data
-    URI) with the probabilities of each network (positions, classes)."""
+    URI) with, for each network, the probabilities (positions, classes) and a strip of a feature map, ``maps``."""
     result = {}
     for data in gathered.entries:
         pair = [entry for name in gathered.study.headline if (entry := _own(gathered, data, name)) is not None]
@@ -73,6 +74,7 @@ def _turning(gathered: Gathered, data: str, pair: list[Entry], data_root: Path |
     chances = [
         probabilities(task.kind, torch.from_numpy(a[f"{gathered.protocol}_logits"][rows])).numpy() for a in arrays
     ]
+    models = [run.load_model() for run in runs]
     examples = []
     for number in _first_of_each(labels):
         image = resize(images[number : number + 1].float().div(255), info["input_size"])
@@ -84,6 +86,7 @@ def _turning(gathered: Gathered, data: str, pair: list[Entry], data_root: Path |
                 "label": [task.labels[c] for c in (truth.nonzero()[0] if truth.ndim else [truth])],
                 "strip": png(_strip(frames)),
                 "probabilities": [chance[:, number].round(3).tolist() for chance in chances],
+                "maps": [png(_strip(_features(model, frames))) for model in models],
             }
         )
     return {
@@ -94,6 +97,13 @@ def _turning(gathered: Gathered, data: str, pair: list[Entry], data_root: Path |
         "networks": [{"title": entry.title, "index": entry.index} for entry in pair],
         "examples": examples,
     }
+
+
+def _features(model: nn.Module, frames: Tensor) -> Tensor:
+    """(M, 1, *spatial) in [0, 1]: of the first stage the channel that varies most in the first frame."""
+    maps = first_stage(model, frames)
+    chosen = maps[:, [int(maps[0].flatten(1).var(1).argmax())]]
+    return chosen / chosen.amax().clamp_min(1e-12)
 
 
 def _first_of_each(labels: np.ndarray) -> list[int]:
