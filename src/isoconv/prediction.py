@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from isoconv.data import DeviceBatches, Split, read_images
 from isoconv.evaluation import BATCH_SIZE, position_logits
@@ -19,7 +20,7 @@ from isoconv.metrics import correct, decide, probabilities
 from isoconv.protocols import AS_IS, conditions
 from isoconv.runs import RunDir, atomic_write, resolve_device
 
-__all__ = ["check_output", "predict", "write_predictions"]
+__all__ = ["Predictor", "check_output", "predict", "write_predictions"]
 
 log = logging.getLogger(__name__)
 
@@ -56,37 +57,79 @@ def predict(
         FileNotFoundError: no run or no network there, a path does not exist, or a folder holds no image.
         ValueError: an image that cannot be read or that the network cannot take, named; or logits that are not finite.
     """
-    run = run if isinstance(run, RunDir) else RunDir(run)
-    info = run.model_info
-    task, size = info["task"], info["input_size"]
-    target = resolve_device(device)
-    model = run.load_model().to(target)
-    names, images = read_images(paths, channels=task["channels"], size=size, dims=task["dims"])
-    if task["channels"] == 3 and (grey := (images == images[:, :1]).flatten(1).all(1).sum().item()):
-        log.info("%d of %d images are grey: repeated in red, green and blue", grey, len(images))
+    predictor = Predictor(run, device)
+    return predictor.predict(*predictor.read(paths), batch_size=batch_size, rotations=rotations)
 
-    unlabelled = Split(images, torch.zeros(len(images), dtype=torch.int64))
-    batch_size = BATCH_SIZE[task["dims"]] if batch_size is None else batch_size
-    batches = DeviceBatches(unlabelled, batch_size, device=target, seed=0, shuffle=False)
-    upright, *others = conditions("standard", task["dims"])
-    turned = [upright, *(p for p in others if p.group == "rotation")] if rotations else []
-    logits = position_logits(model, batches, [AS_IS, *turned])
-    if not logits.isfinite().all():
-        raise ValueError(f"the network of {run.path} gives logits that are not finite; train again with a lower --lr")
 
-    kind, labels = task["kind"], task["labels"]
-    rows = []
-    for name, decision, chances in zip(names, decide(kind, logits[0]), probabilities(kind, logits[0]), strict=True):
-        source, index = _split_index(name)
-        chosen = [labels[i] for i in decision.nonzero().flatten()] if kind == "multilabel" else labels[int(decision)]
-        by_label = dict(zip(labels, chances.tolist(), strict=True))
-        rows.append({"source": source, "index": index, "label": chosen, "probabilities": by_label})
-    if rotations:
-        same = correct(kind, logits[1:], decide(kind, logits[1]))
-        counted = [i for i, position in enumerate(turned) if position.group == "rotation"]
-        for row, share in zip(rows, same[counted].double().mean(0).tolist(), strict=True):
-            row["consistency"] = share
-    return rows
+class Predictor:
+    """The network of a run, loaded once to decide on images again and again, as :func:`predict` does.
+
+    Attributes:
+        run: its run directory.
+        task: what it was trained for: ``kind``, ``dims``, ``channels``, ``labels``, ``title``.
+        size: side in pixels of the images that it takes.
+        model: images (N, C, *spatial) in [0, 1] to logits (N, K), in eval mode on ``device``.
+    """
+
+    def __init__(self, run: RunDir | str | os.PathLike[str], device: str = "auto") -> None:
+        self.run = run if isinstance(run, RunDir) else RunDir(run)
+        info = self.run.model_info
+        self.task: dict[str, Any] = info["task"]
+        self.size: int = info["input_size"]
+        self.device = resolve_device(device)
+        self.model = self.run.load_model().to(self.device)
+
+    def read(self, paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[list[str], Tensor]:
+        """The images in files, named, as :func:`isoconv.data.read_images` reads them for this network."""
+        channels = self.task["channels"]
+        names, images = read_images(paths, channels=channels, size=self.size, dims=self.task["dims"])
+        if channels == 3 and (grey := (images == images[:, :1]).flatten(1).all(1).sum().item()):
+            log.info("%d of %d images are grey: repeated in red, green and blue", grey, len(images))
+        return names, images
+
+    def predict(
+        self, names: Sequence[str], images: Tensor, *, batch_size: int | None = None, rotations: bool = True
+    ) -> list[dict[str, Any]]:
+        """The rows of :func:`predict` for what :meth:`read` returned."""
+        task, labels = self.task, self.task["labels"]
+        unlabelled = Split(images, torch.zeros(len(images), dtype=torch.int64))
+        batch_size = BATCH_SIZE[task["dims"]] if batch_size is None else batch_size
+        batches = DeviceBatches(unlabelled, batch_size, device=self.device, seed=0, shuffle=False)
+        upright, *others = conditions("standard", task["dims"])
+        turned = [upright, *(p for p in others if p.group == "rotation")] if rotations else []
+        logits = self.finite(position_logits(self.model, batches, [AS_IS, *turned]))
+
+        rows = []
+        for name, label, chances in zip(names, self.label(logits[0]), self.chances(logits[0]), strict=True):
+            source, index = _split_index(name)
+            by_label = dict(zip(labels, chances, strict=True))
+            rows.append({"source": source, "index": index, "label": label, "probabilities": by_label})
+        if rotations:
+            same = correct(task["kind"], logits[1:], decide(task["kind"], logits[1]))
+            counted = [i for i, position in enumerate(turned) if position.group == "rotation"]
+            for row, share in zip(rows, same[counted].double().mean(0).tolist(), strict=True):
+                row["consistency"] = share
+        return rows
+
+    def finite(self, logits: Tensor) -> Tensor:
+        """``logits``, or ValueError."""
+        if not logits.isfinite().all():
+            raise ValueError(
+                f"the network of {self.run.path} gives logits that are not finite; train again with a lower --lr"
+            )
+        return logits
+
+    def label(self, logits: Tensor) -> list[Any]:
+        """The ``label`` of :func:`predict` for each row of logits (N, K)."""
+        kind, labels = self.task["kind"], self.task["labels"]
+        return [
+            [labels[i] for i in decision.nonzero().flatten()] if kind == "multilabel" else labels[int(decision)]
+            for decision in decide(kind, logits)
+        ]
+
+    def chances(self, logits: Tensor) -> list[list[float]]:
+        """Probabilities for each row of logits (N, K), in the order of the labels."""
+        return probabilities(self.task["kind"], logits).tolist()
 
 
 def check_output(path: Path) -> None:

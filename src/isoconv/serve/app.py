@@ -1,0 +1,205 @@
+"""The web application: the page, what it asks for, and the endpoint for programs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Annotated, Any, Literal, TypeVar
+
+import torch
+from fastapi import FastAPI, Form, HTTPException, Query, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
+
+import isoconv
+from isoconv._extras import require
+from isoconv.comparison import labels_of
+from isoconv.prediction import Predictor
+from isoconv.serve.turning import ANGLES, AXES, turn
+from isoconv.serve.uploads import SUFFIXES, BodyLimit, Limits, read_upload
+
+__all__ = ["create_app"]
+
+T = TypeVar("T")
+_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; base-uri 'none'"
+
+
+class Refusal(BaseModel):
+    """Why a request was refused, in one line."""
+
+    detail: str
+
+
+class Health(BaseModel):
+    status: Literal["ok"]
+    version: str
+    task: str
+    networks: list[str]
+
+
+class Prediction(BaseModel):
+    """What the network makes of an image: a row of `isoconv predict --json`, its file under the name it was sent by."""
+
+    file: str
+    index: int | None
+    label: str | list[str]
+    probabilities: dict[str, float]
+    consistency: float | None
+
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    413: {"model": Refusal, "description": "Too many bytes, files or pixels"},
+    415: {"model": Refusal, "description": "Not a kind of file that is read"},
+    422: {"model": Refusal, "description": "A file that cannot be read, or that the network cannot take"},
+}
+
+
+def create_app(
+    predictors: Sequence[Predictor], limits: Limits | None = None, hosts: Sequence[str] = ("localhost", "127.0.0.1")
+) -> FastAPI:
+    """The application that shows one network, or two side by side.
+
+    Files are read and networks run in one thread, whatever the number of clients.
+
+    Args:
+        predictors: the network that predicts, and if there is a second one, what the page compares it with.
+        limits: of uploads.
+        hosts: names that requests may call the server by, so that no page of another site can have its name point
+            here; ``"*"`` for any.
+
+    Raises:
+        ValueError: the networks are for different tasks, or give logits that are not finite.
+    """
+    limits = limits or Limits()
+    task, titles = _check(predictors), labels_of([p.run.config for p in predictors])
+    worker = ThreadPoolExecutor(1, "isoconv")
+
+    async def work(call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(worker, call)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        worker.shutdown(cancel_futures=True)
+
+    app = FastAPI(
+        title=f"isoconv serve: {task['title']}",
+        version=isoconv.__version__,
+        lifespan=lifespan,
+        docs_url=None,  # its pages take their scripts from elsewhere
+        redoc_url=None,
+        exception_handlers={RequestValidationError: _invalid},
+    )
+    app.add_middleware(BodyLimit, limits=limits)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+
+    @app.get("/health")
+    async def health() -> Health:
+        """Whether the server is there, and what it serves."""
+        return Health(status="ok", version=isoconv.__version__, task=task["title"], networks=titles)
+
+    @app.post("/predict", responses=_REFUSALS)
+    async def predict(
+        files: list[UploadFile],
+        rotations: Annotated[bool, Query(description="also measure the consistency under rotation: slower")] = False,
+    ) -> list[Prediction]:
+        """Decide on image files: PNG, JPEG, TIFF or npy, a row per image."""
+        if len(files) > limits.files:
+            raise HTTPException(413, f"{len(files)} files in a request, the limit is {limits.files}; send fewer")
+        read = [(await work(lambda f=f: read_upload(f, predictors[:1], limits)))[0] for f in files]  # type: ignore[misc]
+        names, images = [name for names, _ in read for name in names], torch.cat([images for _, images in read])
+        rows = await work(lambda: predictors[0].predict(names, images, rotations=rotations))
+        return [Prediction(file=row.pop("source"), **{"consistency": None, **row}) for row in rows]
+
+    @app.post(
+        "/turn",
+        responses={**_REFUSALS, 200: {"content": {"application/x-ndjson": {}}, "description": "JSON, a line per row"}},
+        response_class=StreamingResponse,
+    )
+    async def turn_file(
+        file: UploadFile,
+        axis: Annotated[str, Form(description=f"about which a volume turns: {', '.join(AXES)}")] = AXES[0],
+    ) -> StreamingResponse:
+        """Turn an image in steps of 5 degrees. The first line names `networks`, `labels` and `angles`; then for each
+        angle a line tells what the networks make of it."""
+        known = AXES if task["dims"] == 3 else AXES[:1]
+        if axis not in known:
+            raise HTTPException(422, f"axis must be {' or '.join(known)}, got {axis!r}")
+        read = await work(lambda: read_upload(file, predictors, limits))
+        if (count := len(read[0][0])) != 1:
+            raise HTTPException(422, f"{file.filename} holds {count} images, one can be turned; send it to /predict")
+        batches = turn(predictors, [images for _, images in read], axis)
+        head = {"file": file.filename, "networks": titles, "labels": task["labels"], "angles": ANGLES}
+
+        async def lines() -> AsyncIterator[str]:
+            yield _line(head)
+            while rows := await work(lambda: next(batches, None)):
+                yield "".join(map(_line, rows))
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    for path, kind, content in _page(predictors, titles, limits):
+        app.add_api_route(path, _constant(content, kind), include_in_schema=False)
+    return app
+
+
+def _check(predictors: Sequence[Predictor]) -> dict[str, Any]:
+    """The task that all networks share. Each is run once: what they compile is compiled before the first request."""
+    first, *others = predictors
+    for other in others:
+        for name in ("labels", "dims", "channels", "kind"):
+            if (a := first.task[name]) != (b := other.task[name]):
+                raise ValueError(
+                    f"{first.run.path} and {other.run.path} cannot be compared: their {name} are {a} and {b}; "
+                    "take runs of one data set"
+                )
+    for predictor in predictors:
+        shape = (1, predictor.task["channels"], *(predictor.size,) * predictor.task["dims"])
+        predictor.predict(["grey"], torch.full(shape, 128, dtype=torch.uint8), rotations=False)
+    return first.task
+
+
+def _page(predictors: Sequence[Predictor], titles: Sequence[str], limits: Limits) -> list[tuple[str, str, str]]:
+    """Paths, types and contents."""
+    jinja2 = require("jinja2", extra="study")
+    room, report = files("isoconv.serve"), files("isoconv.report")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    html = environment.from_string(room.joinpath("page.html.jinja").read_text("utf-8")).render(
+        task=predictors[0].task,
+        size=predictors[0].size,
+        titles=titles,
+        limits=limits,
+        suffixes=SUFFIXES,
+        angles=ANGLES,
+        axes=AXES,
+    )
+    css = "\n".join(p.read_text("utf-8") for p in (report.joinpath("report.css"), room.joinpath("page.css")))
+    return [
+        ("/", "text/html", html),
+        ("/page.css", "text/css", css),
+        ("/page.js", "text/javascript", room.joinpath("page.js").read_text("utf-8")),
+    ]
+
+
+def _constant(content: str, kind: str) -> Callable[[], Any]:
+    headers = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
+
+    async def endpoint() -> Response:
+        return Response(content, media_type=kind, headers=headers)
+
+    return endpoint
+
+
+def _line(value: dict[str, Any]) -> str:
+    return json.dumps(value, allow_nan=False) + "\n"
+
+
+async def _invalid(_: Request, error: Any) -> JSONResponse:
+    wrong = "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in error.errors())
+    return JSONResponse({"detail": f"the request is not as /openapi.json describes it ({wrong})"}, 422)

@@ -1,0 +1,136 @@
+"""Files from strangers: refused by size and kind before they are read, and never stored under a name of theirs."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from tokenize import TokenError
+
+import numpy as np
+from fastapi import HTTPException, UploadFile
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from torch import Tensor
+
+from isoconv._extras import require
+from isoconv.prediction import Predictor
+
+__all__ = ["SUFFIXES", "BodyLimit", "Limits", "read_upload"]
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
+"""No archives: what is in them can be far larger than they are."""
+# What the readers of pillow, tifffile and NumPy are seen to raise over damaged files
+_DAMAGED = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    OSError,
+    SyntaxError,
+    TokenError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may hold.
+
+    Attributes:
+        megabytes: size of its body, all files together.
+        files: their number.
+        side: pixels along an axis of an image; an array has no more values than an RGBA image of this side.
+    """
+
+    megabytes: int = 20
+    files: int = 64
+    side: int = 4096
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"the limit of {name} must be at least 1, got {value}")
+
+
+class BodyLimit:
+    """ASGI middleware: 413 for a request whose body has more than ``limits.megabytes``, of which no more is kept.
+
+    It is answered at the end of the body: most clients do not listen while they send."""
+
+    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+        self.app, self.megabytes = app, limits.megabytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit = self.megabytes * 10**6
+        declared = int(Headers(scope=scope).get("content-length", 0)) if scope["type"] == "http" else 0
+        size = declared if declared > limit else 0
+
+        async def limited() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > limit:
+                while message.get("more_body"):
+                    message = await receive()
+                raise HTTPException(
+                    413, f"the request is too large, the limit is {self.megabytes} MB; send less at once"
+                )
+            return message
+
+        await self.app(scope, limited, send)
+
+
+def read_upload(upload: UploadFile, readers: Sequence[Predictor], limits: Limits) -> list[tuple[list[str], Tensor]]:
+    """What each network reads from an uploaded file, see :meth:`isoconv.prediction.Predictor.read`.
+
+    The client's name is told in answers only.
+
+    Raises:
+        HTTPException: 415 for a kind of file that is not read; 413 for too large an image; 422 for one that cannot be
+            read, or that a network cannot take.
+    """
+    name = upload.filename or "file"
+    suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), None)
+    if suffix is None:
+        raise HTTPException(415, f"{name} is none of {', '.join(SUFFIXES)}; convert it to one of them")
+    with TemporaryDirectory(prefix="isoconv-serve-") as folder:
+        path = Path(folder) / f"upload{suffix}"
+        with path.open("wb") as file:
+            shutil.copyfileobj(upload.file, file)
+        try:
+            shape = _shape(path)
+            if max(shape, default=0) > limits.side or math.prod(shape) > 4 * limits.side**2:
+                size = " x ".join(map(str, shape))
+                raise HTTPException(413, f"{name} is {size}, the limit is {limits.side} a side; send a smaller image")
+            read = [reader.read(path) for reader in readers]
+        except _DAMAGED as error:
+            log.debug("%s was refused", name, exc_info=True)
+            told = str(error).replace(str(path), name)
+            if not isinstance(error, ValueError) or name not in told:
+                told = f"cannot read {name} ({told or type(error).__name__}); save it anew or leave it out"
+            raise HTTPException(422, told) from None
+    return [([each.replace(str(path), name) for each in names], images) for names, images in read]
+
+
+def _shape(path: Path) -> tuple[int, ...]:
+    """The shape that the head of a file tells; nothing is decoded."""
+    if path.suffix == ".npy":
+        return np.load(path, mmap_mode="r", allow_pickle=False).shape
+    if path.suffix in (".tif", ".tiff"):
+        with require("tifffile", "study").TiffFile(path) as file:
+            return file.series[0].shape
+    pil = require("PIL.Image", "study")
+    try:
+        with pil.open(path, formats=("PNG", "JPEG")) as file:  # by content: names prove nothing
+            return file.size
+    except pil.DecompressionBombError as error:
+        raise ValueError(str(error)) from None
