@@ -235,7 +235,7 @@ def test_json_is_all_there_is_on_stdout_of_a_process(evaluated: Evaluated, pictu
         ("train --data cells --out x", "--model"),
         ("evaluate", "RUN"),
         ("evaluate x --devic cpu", "--device"),
-        ("evaluate x --protocol oficial", "('standard', 'official')"),
+        ("evaluate x --protocol oficial", "'standard', 'official', 'disturbed'"),
         ("predict x y --batch-size two", "--batch-size"),
         ("train --data cells --model resnet18 --out x --lr -1", "lr must be positive and finite, got -1.0"),
         ("train --data cells --model resnet18 --out x --epochs 0", "epochs must be at least 1, got 0"),

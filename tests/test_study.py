@@ -10,14 +10,17 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from isoconv import study_run
+from isoconv import evaluation, study_run
 from isoconv.cli import main
 from isoconv.comparison import _COSTS, _SCORES
+from isoconv.runs import RunDir
 from isoconv.study import Cell, command, load_study
 from isoconv.study_run import BusyError, locked, run_cell, run_study, study_status
 
@@ -459,6 +462,25 @@ def test_a_cell_is_trained_once_and_evaluated_once(
     run_cell(config, study.protocols)
     assert before == {name: (config.out / name).stat().st_mtime_ns for name in files}
     assert list(tmp_path.glob("*.lock*")) == []
+
+
+def test_a_protocol_that_a_study_gains_needs_no_training(
+    write: Write, tmp_path: Path, few_cells: None, no_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = load_study(write(TINY))
+    config = study.config(study.cells[0], tmp_path, device="cpu")
+    run_cell(config, study.protocols)
+    trained = {path: path.read_bytes() for path in config.out.rglob("*") if path.suffix in (".safetensors", ".jsonl")}
+    earlier = RunDir(config.out).results()
+    more = replace(study, protocols=(*study.protocols, "disturbed"))
+    row = study_status(more, tmp_path)[0]
+    assert (row["state"], row["detail"]) == ("stopped", "not evaluated by protocol disturbed")
+    monkeypatch.setattr(evaluation, "evaluate", Mock(wraps=evaluation.evaluate))
+    run_cell(config, more.protocols)
+    assert [call.args[1] for call in evaluation.evaluate.call_args_list] == ["disturbed"]
+    assert study_status(more, tmp_path)[0]["state"] == "done"
+    assert trained == {path: path.read_bytes() for path in trained}
+    assert RunDir(config.out).results() == {**earlier, "disturbed": RunDir(config.out).results()["disturbed"]}
 
 
 def test_command_line(

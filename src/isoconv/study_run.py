@@ -292,7 +292,7 @@ def _state(config: TrainConfig, protocols: Sequence[str]) -> tuple[str, int, str
     try:
         if (config.out / "config.json").exists():
             run = RunDir(config.out)
-            epochs, todo = len(run.metrics()), f"not evaluated by protocol {' and '.join(protocols)}"
+            epochs = len(run.metrics())
             old = run.config
             left = [name for name in _RESOLVED if getattr(config, name) is None]
             run.check_same(replace(config, **{name: getattr(old, name) for name in left}))
@@ -302,8 +302,11 @@ def _state(config: TrainConfig, protocols: Sequence[str]) -> tuple[str, int, str
         return "running", epochs, f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
     if run is not None and epochs < config.epochs:
         todo = f"{epochs} of {config.epochs} epochs"
-    elif run is not None and all(_is_evaluated(run, protocol) for protocol in protocols):
-        return "done", epochs, ""
+    elif run is not None:
+        left = [protocol for protocol in protocols if not _is_evaluated(run, protocol)]
+        if not left:
+            return "done", epochs, ""
+        todo = f"not evaluated by protocol {' and '.join(left)}"
     if failed.exists():
         return "failed", epochs, failed.read_text().strip()
     return ("missing" if run is None else "stopped"), epochs, todo

@@ -198,8 +198,8 @@ def test_averaging_does_not_change_the_network_of_one_turn(toml: Path, runs: Pat
     plain, same = gathered.entry("cells", "plain"), gathered.entry("cells", "plain-4")
     assert plain is not None
     assert same is not None
-    names = ("upright", "rotated_worst", "right_angles", "always_right", "upright_auc", "beyond_90")
-    for name in (*names, "rotated_balanced_accuracy", "rotated_calibration"):
+    names = ("upright", "rotated_worst", "right_angles", "always_right", "upright_auc", "upright_macro_f1", "beyond_90")
+    for name in (*names, "rotated_balanced_accuracy", "rotated_macro_f1", "rotated_calibration"):
         assert same.mean(name) == pytest.approx(plain.mean(name), abs=1e-4)
 
 
@@ -250,6 +250,49 @@ def test_tables(page: Path, tmp_path: Path) -> None:
     text = (tmp_path / "report.md").read_text()
     assert "| plain, 4 turns | 2 |" in text
     assert "40 test images: one is 2.50 points." in text
+
+
+def test_conditions_beyond_rotation(toml: Path, runs: Path, tmp_path: Path) -> None:
+    """Reported with any protocol; runs from before the study had them are said to be not measured, and stay."""
+    study = replace(load_study(toml), protocols=("official", "disturbed"))
+    path = runs / "cells-plain-s1" / "results.json"
+    results = json.loads(path.read_text())
+    del results["disturbed"]
+    path.write_text(json.dumps(results))
+    gathered = gather(study, runs, "official")
+    sre, plain, averaged = (gathered.entry("cells", name) for name in ("sre", "plain", "plain-4"))
+    assert sre is not None
+    assert plain is not None
+    assert averaged is not None
+    assert len(plain.runs) == 2
+    summary = RunDir(runs / "cells-sre-s0").results()["disturbed"]["summary"]
+    assert sre.mean("turned") == summary["rotated_mean"]
+    assert sre.mean("turned_consistency") == summary["consistency"]
+    assert sre.mean("turned_auc") == summary["rotated_auc"]
+    for name in ("zoomed", "shifted_consistency", "noisy_auc", "blurred_balanced_accuracy"):
+        assert sre.mean(name) == summary[name]
+        assert plain.mean(name) is averaged.mean(name) is None
+    write_report(study, runs, tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.text.count("protocol disturbed") == 2
+    assert page.text.count("not measured") == 3 * 10  # plain and its two averages
+    text = (tmp_path / "report.md").read_text()
+    assert f"| SRE & friends | 1 | {100 * summary['rotated_mean']:.1f} | {100 * summary['zoomed']:.1f} |" in text
+    assert "| plain | 2 | not measured |" in text
+
+
+def test_no_table_of_conditions_that_a_study_does_not_have(page: Path, tmp_path: Path) -> None:
+    assert "disturbed" not in Page(page.read_text()).text
+    assert "disturbed" not in (tmp_path / "report.md").read_text()
+
+
+def test_the_protocol_of_disturbances_by_itself(toml: Path, runs: Path, tmp_path: Path) -> None:
+    study = replace(load_study(toml), protocols=("disturbed",))
+    gathered = gather(study, runs, "disturbed")
+    assert [len(point) for point in curve(gathered.entries["cells"][0])] == [4] * 13
+    write_report(study, runs, tmp_path / "report.html")
+    assert "plain, 4 turns" in Page((tmp_path / "report.html").read_text()).text
+    assert "plain-36" not in Page((tmp_path / "report.html").read_text()).text  # there are 12 turns
 
 
 def test_it_says_what_is_missing_and_small(page: Path) -> None:
