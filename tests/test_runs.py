@@ -37,7 +37,13 @@ def test_config_survives_json(config: TrainConfig) -> None:
     assert RunDir.create(config).config == config
 
 
-@pytest.mark.parametrize("change", [{"flip": 0.5}, {"seed": ...}])
+def test_config_from_before_an_option_existed(config: TrainConfig) -> None:
+    values = config.to_json()
+    del values["downsample"]
+    assert TrainConfig.from_json(values) == config
+
+
+@pytest.mark.parametrize("change", [{"flip": 0.5}, {"model": ...}])
 def test_config_of_another_version_is_refused(config: TrainConfig, change: dict) -> None:
     values = {**config.to_json(), **change}
     values = {k: v for k, v in values.items() if v is not ...}

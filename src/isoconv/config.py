@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -36,6 +36,8 @@ class TrainConfig:
     """Shape of the rings: hard (the paper), linear, gaussian or area; None stands for the network's own."""
     init: str | None = None
     """Initial weights of the isotropic layers: default, or official (as the paper's code)."""
+    downsample: str | None = None
+    """How isotropic networks halve the resolution: symmetric (also for None), or strided, as plain networks do."""
     precondition: bool | None = None
     """Equal gradient steps for all bands of a kernel; None stands for yes in recipe standard, no in official."""
     engine: str | None = None
@@ -84,12 +86,15 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Inverse of :meth:`to_json`; a field that this version does not know, or misses, is an error."""
-        names = {f.name for f in fields(cls)}
-        if wrong := names ^ set(values):
+        """Inverse of :meth:`to_json`; a field that this version does not know is an error, as is one without a default
+        that is missing. The others came later, and their defaults are what was done before."""
+        names = {f.name: f.default for f in fields(cls)}
+        required = {name for name, default in names.items() if default is MISSING}
+        if wrong := (set(values) - names.keys()) | (required - set(values)):
             raise ValueError(
                 f"config of another isoconv version: fields {', '.join(sorted(wrong))} are unknown or missing"
             )
+        values = {name: default for name, default in names.items() if default is not MISSING} | dict(values)
         paths = {k: Path(values[k]) for k in ("out", "data_root") if values[k] is not None}
         sizes = values["kernel_sizes"]
         return cls(**{**values, **paths, "kernel_sizes": None if sizes is None else tuple(sizes)})

@@ -240,7 +240,7 @@ def _curve(results: Sequence[dict[str, Any]]) -> list[tuple[float, float, float,
             curve.append((angle, centre, centre - spread, centre + spread))
         else:
             curve.append((angle, *at[angle][0]))
-    return [*curve, (360.0, *curve[0][1:])] if curve[-1][0] == 350 else curve
+    return [*curve, (360.0, *curve[0][1:])] if 180 < curve[-1][0] < 360 else curve
 
 
 def _kernel(module: nn.Module) -> Tensor | None:

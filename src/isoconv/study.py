@@ -93,18 +93,25 @@ class Study:
 
     @property
     def cells(self) -> list[Cell]:
-        """Every cell, seed by seed: a study that was stopped has the first seed of everything before the second."""
+        """Every cell, seed by seed: a study that was stopped has the first seed of everything before the second. A
+        network that exists for images only has no cells with volumes."""
+        known = list_models()
         return [
             Cell(data, contestant.name, seed)
             for seed, data, contestant in itertools.product(self.seeds, self.data, self.contestants)
+            if _model(contestant, get_task(data).dims) in known
         ]
 
     def config(self, cell: Cell, folder: Path, **place: Any) -> TrainConfig:
         """What ``cell`` trains; ``place`` are options that say where."""
         contestant = next(c for c in self.contestants if c.name == cell.contestant)
         dims = get_task(cell.data).dims
-        model = contestant.model + ("_3d" if dims == 3 else "")
+        model = _model(contestant, dims)
         return TrainConfig(cell.data, model, folder / cell.name, seed=cell.seed, **contestant.options[dims], **place)
+
+
+def _model(contestant: Contestant, dims: int) -> str:
+    return contestant.model + ("_3d" if dims == 3 else "")
 
 
 def load_study(path: str | os.PathLike[str]) -> Study:

@@ -144,7 +144,7 @@ def build(config: TrainConfig, task: Task) -> nn.Module:
         raise ValueError(
             f"{task.name} has {task.dims}D images, network {config.model!r} does not; use --model {fitting}"
         )
-    names = ("kernel_sizes", "stem_kernel", "stem_stride", "bands", "profile", "init", "engine")
+    names = ("kernel_sizes", "stem_kernel", "stem_stride", "bands", "profile", "init", "downsample", "engine")
     options = {name: value for name in names if (value := getattr(config, name)) is not None}
     return create_model(config.model, task.channels, task.num_outputs, width=config.width, **options)
 

@@ -9,11 +9,11 @@ from torch import nn
 import isoconv
 from isoconv.models import create_model, list_models, model_config
 
-ALL = list_models()
+ALL = list_models("*resnet*")
 
 
 def tiny(name: str, **options: object) -> torch.nn.Module:
-    return create_model(name, in_channels=1, num_classes=4, width=2, **options)
+    return create_model(name, in_channels=1, num_classes=4, width=8 if name[1] == "4" else 2, **options)
 
 
 def image(name: str, size: int, batch: int = 2, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -31,8 +31,9 @@ def train_a_little(net: torch.nn.Module, x: torch.Tensor, steps: int = 3) -> Non
 
 
 def test_registry_names() -> None:
-    assert set(ALL) == {f"{p}resnet{n}{s}" for p in ("", "sre_") for n in (18, 34, 50) for s in ("", "_3d")}
-    assert list_models("sre_*_3d") == ["sre_resnet18_3d", "sre_resnet34_3d", "sre_resnet50_3d"]
+    both = {f"{p}resnet{n}{s}" for p in ("", "sre_") for n in (18, 34, 50) for s in ("", "_3d")}
+    assert set(ALL) == both | {f"{group}_resnet{n}" for group in ("c4", "d4") for n in (18, 34, 50)}
+    assert list_models("sre_resnet*_3d") == ["sre_resnet18_3d", "sre_resnet34_3d", "sre_resnet50_3d"]
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -37,8 +37,8 @@ def create_model(name: str, in_channels: int = 3, num_classes: int = 10, **optio
         in_channels: channels of the input image.
         num_classes: number of logits.
         options: of the model; ``width``, ``kernel_sizes``, ``stem_kernel``, ``stem_stride`` of every ResNet, and
-            ``bands``, ``profile``, ``circular``, ``spacing``, ``init``, ``engine`` of the isotropic ones. See
-            :func:`isoconv.models.resnet.sre_resnet`.
+            ``bands``, ``profile``, ``circular``, ``spacing``, ``init``, ``downsample``, ``engine`` of the isotropic
+            ones. See :func:`isoconv.models.resnet.sre_resnet`.
 
     Raises:
         ValueError: for an unknown name, with near matches.

@@ -1,9 +1,10 @@
-"""One residual network for 2D and 3D, isotropic or plain.
+"""One residual network for 2D and 3D, isotropic, plain, or in 2D group-equivariant.
 
 The isotropic network is that of SRE-Conv (arXiv 2501.09753): 3x3 convolutions become isotropic ones of larger kernels,
 strides become mean pooling. Unlike the official code its logits are invariant to all flips and 90-degree rotations at
 every input size, since the pooling is symmetric at odd sizes too. The plain twin differs in nothing but those layers:
-same stem, same resolutions, same widths."""
+same stem, same resolutions, same widths. The group-equivariant ones have these too; their channels are the positions of
+a quarter or an eighth as many fields, and they pool as the isotropic ones do."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from isoconv import nn as iso
-from isoconv._checks import ntuple
+from isoconv._checks import did_you_mean, ntuple
+from isoconv.models.group import GroupConv2d, GroupMaxPool2d, GroupNorm2d, order
 from isoconv.models.registry import register_model
 from isoconv.ops.resampling import is_traced
 
@@ -25,6 +27,7 @@ _GLOBAL_POOL = {2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 _SRE_CONV = {2: iso.SREConv2d, 3: iso.SREConv3d}
 _AVG_POOL = {2: iso.SymmetricAvgPool2d, 3: iso.SymmetricAvgPool3d}
 
+_DOWNSAMPLE = ("symmetric", "strided")
 _LAYERS = {
     "resnet18": ("basic", (2, 2, 2, 2)),
     "resnet34": ("basic", (3, 4, 6, 3)),
@@ -36,57 +39,94 @@ class _PlainLayers:
     """How a plain ResNet convolves: strides in the convolutions."""
 
     def __init__(self, dims: int) -> None:
-        self.conv_type = _CONV[dims]
+        self.dims = dims
 
     def conv(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
-        return self.conv_type(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        return _CONV[self.dims](inputs, outputs, kernel, stride, kernel // 2, bias=False)
 
-    stem = conv
+    def stem(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
+        return self.conv(inputs, outputs, kernel, stride)
 
     def project(self, inputs: int, outputs: int, stride: int) -> list[nn.Module]:
         return [self.conv(inputs, outputs, 1, stride)]
 
+    def norm(self, channels: int) -> nn.Module:
+        return _NORM[self.dims](channels)
 
-class _IsotropicLayers:
-    """How an SRE-ResNet convolves: symmetric mean pooling for a stride, then an isotropic convolution."""
+    def head(self, channels: int, num_classes: int) -> tuple[nn.Module, nn.Linear]:
+        return _GLOBAL_POOL[self.dims](1), nn.Linear(channels, num_classes)
 
-    def __init__(self, dims: int, **options: Any) -> None:
-        self.dims, self.options = dims, options
+
+class _IsotropicLayers(_PlainLayers):
+    """How an SRE-ResNet convolves: symmetric mean pooling for a stride, then an isotropic convolution; or strided
+    isotropic convolutions, if ``downsample`` says so."""
+
+    def __init__(self, dims: int, downsample: str, **options: Any) -> None:
+        super().__init__(dims)
+        if downsample not in _DOWNSAMPLE:
+            hint = did_you_mean(downsample, _DOWNSAMPLE)
+            raise ValueError(f"downsample must be {' or '.join(_DOWNSAMPLE)}, got {downsample!r}{hint}")
+        self.strided, self.options = downsample == "strided", options
 
     def conv(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
-        conv = _SRE_CONV[self.dims](inputs, outputs, kernel, padding=kernel // 2, bias=False, **self.options)
-        return conv if stride == 1 else nn.Sequential(_AVG_POOL[self.dims](), conv)
+        step = stride if self.strided else 1
+        conv = _SRE_CONV[self.dims](inputs, outputs, kernel, step, kernel // 2, bias=False, **self.options)
+        return conv if stride == step else nn.Sequential(_AVG_POOL[self.dims](), conv)
 
     def stem(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
         if stride == 1:
             return self.conv(inputs, outputs, kernel)
-        n = self.dims
-        grid = iso.CentreGrid((kernel,) * n, (stride,) * n, (kernel // 2,) * n, (1,) * n)
-        return nn.Sequential(
-            grid, _SRE_CONV[n](inputs, outputs, kernel, stride, kernel // 2, bias=False, **self.options)
-        )
+        conv = _SRE_CONV[self.dims](inputs, outputs, kernel, stride, kernel // 2, bias=False, **self.options)
+        return conv if self.strided else nn.Sequential(_centre_grid(self.dims, kernel, stride), conv)
 
     def project(self, inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+        if self.strided:
+            return [_CONV[self.dims](inputs, outputs, 1, stride, bias=False)]
         pool = [] if stride == 1 else [_AVG_POOL[self.dims]()]
         return [*pool, _CONV[self.dims](inputs, outputs, 1, bias=False)]
 
 
-_Layers = _PlainLayers | _IsotropicLayers
+class _GroupLayers(_PlainLayers):
+    """How a group-equivariant ResNet convolves: symmetric mean pooling for a stride, then a group convolution."""
+
+    def __init__(self, group: str) -> None:
+        super().__init__(2)
+        self.group = group
+
+    def conv(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
+        conv = GroupConv2d(inputs, outputs, kernel, padding=kernel // 2, group=self.group)
+        return conv if stride == 1 else nn.Sequential(iso.SymmetricAvgPool2d(), conv)
+
+    def stem(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
+        conv = GroupConv2d(inputs, outputs, kernel, stride, kernel // 2, group=self.group, scalar=True)
+        return conv if stride == 1 else nn.Sequential(_centre_grid(2, kernel, stride), conv)
+
+    def project(self, inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+        return [self.conv(inputs, outputs, 1, stride)]
+
+    def norm(self, channels: int) -> nn.Module:
+        return GroupNorm2d(channels, self.group)
+
+    def head(self, channels: int, num_classes: int) -> tuple[nn.Module, nn.Linear]:
+        pool = nn.Sequential(GroupMaxPool2d(self.group), _GLOBAL_POOL[2](1))
+        return pool, nn.Linear(channels // order(self.group), num_classes)
+
+
+def _centre_grid(dims: int, kernel: int, stride: int) -> nn.Module:
+    return iso.CentreGrid((kernel,) * dims, (stride,) * dims, (kernel // 2,) * dims, (1,) * dims)
 
 
 class BasicBlock(nn.Module):
     expansion = 1
 
-    def __init__(
-        self, layers: _Layers, norm: type[nn.Module], inputs: int, width: int, kernel: int, stride: int
-    ) -> None:
+    def __init__(self, layers: _PlainLayers, inputs: int, width: int, kernel: int, stride: int) -> None:
         super().__init__()
         self.conv1 = layers.conv(inputs, width, kernel, stride)
-        self.bn1 = norm(width)
+        self.bn1 = layers.norm(width)
         self.conv2 = layers.conv(width, width, kernel)
-        self.bn2 = norm(width)
+        self.bn2 = layers.norm(width)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(layers, norm, inputs, width, stride)
+        self.downsample = _shortcut(layers, inputs, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
@@ -96,19 +136,17 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     expansion = 4
 
-    def __init__(
-        self, layers: _Layers, norm: type[nn.Module], inputs: int, width: int, kernel: int, stride: int
-    ) -> None:
+    def __init__(self, layers: _PlainLayers, inputs: int, width: int, kernel: int, stride: int) -> None:
         super().__init__()
         outputs = width * self.expansion
         (self.conv1,) = layers.project(inputs, width, 1)
-        self.bn1 = norm(width)
+        self.bn1 = layers.norm(width)
         self.conv2 = layers.conv(width, width, kernel, stride)
-        self.bn2 = norm(width)
+        self.bn2 = layers.norm(width)
         (self.conv3,) = layers.project(width, outputs, 1)
-        self.bn3 = norm(outputs)
+        self.bn3 = layers.norm(outputs)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(layers, norm, inputs, outputs, stride)
+        self.downsample = _shortcut(layers, inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
@@ -116,10 +154,10 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(y)) + self.downsample(x))
 
 
-def _shortcut(layers: _Layers, norm: type[nn.Module], inputs: int, outputs: int, stride: int) -> nn.Module:
+def _shortcut(layers: _PlainLayers, inputs: int, outputs: int, stride: int) -> nn.Module:
     if stride == 1 and inputs == outputs:
         return nn.Identity()
-    return nn.Sequential(*layers.project(inputs, outputs, stride), norm(outputs))
+    return nn.Sequential(*layers.project(inputs, outputs, stride), layers.norm(outputs))
 
 
 _BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
@@ -129,14 +167,13 @@ class ResNet(nn.Module):
     """Residual network over images (N, C, H, W) or volumes (N, C, D, H, W): stem, four stages, global mean, linear
     head.
 
-    Built by :func:`sre_resnet` and :func:`plain_resnet`. No max pooling; stages 2 to 4 halve the resolution, n to
-    ceil(n / 2)."""
+    Built by :func:`sre_resnet`, :func:`plain_resnet` and :func:`group_resnet`. No max pooling; stages 2 to 4 halve the
+    resolution, n to ceil(n / 2)."""
 
     def __init__(
         self,
         variant: str,
-        dims: int,
-        layers: _Layers,
+        layers: _PlainLayers,
         in_channels: int,
         num_classes: int,
         width: int,
@@ -157,24 +194,23 @@ class ResNet(nn.Module):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
         kind, depths = _LAYERS[variant]
-        block, norm = _BLOCKS[kind], _NORM[dims]
-        self.dims, self.in_channels = dims, in_channels
+        block = _BLOCKS[kind]
+        self.dims, self.in_channels = layers.dims, in_channels
         self.conv1 = layers.stem(in_channels, width, stem_kernel, stem_stride)
-        self.bn1 = norm(width)
+        self.bn1 = layers.norm(width)
         self.relu = nn.ReLU(inplace=True)
         stages, channels = [], width
         for stage, (depth, kernel) in enumerate(zip(depths, kernels, strict=True)):
             blocks = []
             for i in range(depth):
                 stride = 2 if i == 0 and stage > 0 else 1
-                blocks.append(block(layers, norm, channels, width << stage, kernel, stride))
+                blocks.append(block(layers, channels, width << stage, kernel, stride))
                 channels = (width << stage) * block.expansion
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.avgpool = _GLOBAL_POOL[dims](1)
-        self.fc = nn.Linear(channels, num_classes)
+        self.avgpool, self.fc = layers.head(channels, num_classes)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Conv3d):
+            if isinstance(module, nn.Conv2d | nn.Conv3d) and not isinstance(module, GroupConv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def features(self, x: Tensor) -> Tensor:
@@ -207,6 +243,7 @@ def sre_resnet(
     circular: bool = True,
     spacing: float | Sequence[float] | None = None,
     init: str = "default",
+    downsample: str = "symmetric",
     engine: str = "auto",
 ) -> ResNet:
     """SRE-ResNet: logits invariant to the square's (cube's) whole symmetry group at every input size, nearly so to any
@@ -219,13 +256,22 @@ def sre_resnet(
         kernel_sizes: odd kernel size of each of the four stages; by default (9, 9, 5, 5) in 2D and (5, 5, 5, 5) in 3D,
             the paper's.
         stem_kernel, stem_stride: of the first convolution.
+        downsample: ``"symmetric"``: mean pooling that commutes with the group; or ``"strided"``: strides in the
+            convolutions as in the plain twin, which costs the exact invariance and shows what the pooling gives.
         bands, profile, circular, spacing, init, engine: of the isotropic layers, see :class:`isoconv.nn.SREConv2d`.
     """
     layers = _IsotropicLayers(
-        dims, bands=bands, profile=profile, circular=circular, spacing=spacing, init=init, engine=engine
+        dims,
+        downsample,
+        bands=bands,
+        profile=profile,
+        circular=circular,
+        spacing=spacing,
+        init=init,
+        engine=engine,
     )
     kernels = kernel_sizes or ((9, 9, 5, 5) if dims == 2 else (5, 5, 5, 5))
-    return ResNet(variant, dims, layers, in_channels, num_classes, width, kernels, stem_kernel, stem_stride)
+    return ResNet(variant, layers, in_channels, num_classes, width, kernels, stem_kernel, stem_stride)
 
 
 def plain_resnet(
@@ -241,20 +287,31 @@ def plain_resnet(
 ) -> ResNet:
     """The plain twin of :func:`sre_resnet`: the same stem, resolutions and widths, ordinary strided convolutions, by
     default 3 wide."""
-    return ResNet(
-        variant,
-        dims,
-        _PlainLayers(dims),
-        in_channels,
-        num_classes,
-        width,
-        kernel_sizes or (3, 3, 3, 3),
-        stem_kernel,
-        stem_stride,
-    )
+    kernels = kernel_sizes or (3, 3, 3, 3)
+    return ResNet(variant, _PlainLayers(dims), in_channels, num_classes, width, kernels, stem_kernel, stem_stride)
+
+
+def group_resnet(
+    variant: str,
+    group: str,
+    in_channels: int,
+    num_classes: int,
+    *,
+    width: int = 64,
+    kernel_sizes: Sequence[int] | None = None,
+    stem_kernel: int = 5,
+    stem_stride: int = 1,
+) -> ResNet:
+    """The rival that is equivariant to a group, ``"c4"`` (quarter turns) or ``"d4"`` (flips too): stem, resolutions and
+    channels of :func:`plain_resnet`, so the same multiply-adds; parameters a quarter or an eighth, for the channels are
+    positions of so many fewer fields. ``width`` is a multiple of 4 or 8."""
+    kernels = kernel_sizes or (3, 3, 3, 3)
+    return ResNet(variant, _GroupLayers(group), in_channels, num_classes, width, kernels, stem_kernel, stem_stride)
 
 
 for _variant in _LAYERS:
     for _dims, _suffix in ((2, ""), (3, "_3d")):
         register_model(f"sre_{_variant}{_suffix}", partial(sre_resnet, _variant, _dims))
         register_model(f"{_variant}{_suffix}", partial(plain_resnet, _variant, _dims))
+    for _group in ("c4", "d4"):
+        register_model(f"{_group}_{_variant}", partial(group_resnet, _variant, _group))

@@ -171,7 +171,7 @@ def curve(entry: Entry) -> list[tuple[float, ...]]:
             result.append((angle, centre, centre - spread, centre + spread))
         else:
             result.append((angle, centre, *interval) if interval else (angle, centre))
-    if result[-1][0] == 350:
+    if 180 < result[-1][0] < 360:  # a full circle
         result.append((360.0, *result[0][1:]))
     return result
 

@@ -1,0 +1,107 @@
+"""Group-equivariant rivals: convolutions over the four rotations of the square, or all its eight symmetries.
+
+Cohen and Welling, Group Equivariant Convolutional Networks (arXiv 1602.07576): feature maps have a channel per field
+and group element, a filter is learned once and applied in every position of the group. In the words of e2cnn: regular
+fields of C4 and D4. Such networks tell orientations apart inside, where isotropic kernels do not, and forget them only
+before the head."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["GroupConv2d", "GroupMaxPool2d", "GroupNorm2d", "order"]
+
+_ORDERS = {"c4": 4, "d4": 8}
+
+
+def order(group: str) -> int:
+    """Number of elements of ``"c4"`` or ``"d4"``."""
+    return _ORDERS[group]
+
+
+def _act(x: Tensor, g: int) -> Tensor:
+    """Element ``g`` on the last two axes of ``x``: a flip if ``g >= 4``, then ``g % 4`` quarter turns."""
+    return torch.rot90(x.flip(-1) if g >= 4 else x, g % 4, (-2, -1))
+
+
+@cache
+def _quotients(size: int) -> Tensor:
+    """At [g, h] the number of the element that h is, seen from g: ``g^-1 h``."""
+    probe = torch.arange(9).view(3, 3)
+    acts = [_act(probe, g) for g in range(size)]
+    number = {tuple(act.flatten().tolist()): g for g, act in enumerate(acts)}
+    inverse = [next(h for h in range(size) if torch.equal(_act(acts[g], h), probe)) for g in range(size)]
+    return torch.tensor(
+        [[number[tuple(_act(acts[h], inverse[g]).flatten().tolist())] for h in range(size)] for g in range(size)]
+    )
+
+
+class GroupConv2d(nn.Conv2d):
+    """Convolution of fields: from ``in_channels`` scalar channels, or fields over the group, to fields over the group.
+
+    Args:
+        in_channels, out_channels: counted with the group's elements: fields x elements, elements counted fastest.
+        group: ``"c4"`` or ``"d4"``.
+        scalar: whether the input's channels are images, as of the first layer.
+
+    Attributes:
+        weight: (out fields, in fields, elements, k, k); for scalar input (out fields, in_channels, 1, k, k).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        *,
+        group: str,
+        scalar: bool = False,
+    ) -> None:
+        size = order(group)
+        for channels in (out_channels, size if scalar else in_channels):
+            if channels % size:
+                raise ValueError(f"channels over {group} come in multiples of its order, {size}, got {channels}")
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=False, device="meta")
+        self.order, elements = size, 1 if scalar else size
+        shape = (out_channels // size, in_channels // elements, elements, kernel_size, kernel_size)
+        self.weight = nn.Parameter(torch.empty(shape))
+        nn.init.kaiming_normal_(self.weight.flatten(1, 2), mode="fan_in", nonlinearity="relu")
+
+    def kernel(self) -> Tensor:
+        """The dense kernel (out_channels, in_channels, k, k): the filters in every position."""
+        seen = _quotients(self.order)
+        scalar = self.weight.shape[2] == 1
+        filters = [_act(self.weight if scalar else self.weight[:, :, seen[g]], g) for g in range(self.order)]
+        return torch.stack(filters, dim=1).flatten(2, 3).flatten(0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel(), None, self.stride, self.padding)
+
+
+class GroupNorm2d(nn.Module):
+    """Batch normalisation that treats the elements of a field alike."""
+
+    def __init__(self, channels: int, group: str) -> None:
+        super().__init__()
+        self.order = order(group)
+        self.norm = nn.BatchNorm3d(channels // self.order)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.unflatten(1, (-1, self.order))).flatten(1, 2)
+
+
+class GroupMaxPool2d(nn.Module):
+    """The largest of a field's elements, (N, fields, H, W): what they say of the orientation is forgotten."""
+
+    def __init__(self, group: str) -> None:
+        super().__init__()
+        self.order = order(group)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (-1, self.order)).amax(2)
