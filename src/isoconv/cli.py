@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ._extras import require
+from .cli_segment import Segment
 from .cli_serve import Serve
 from .cli_study import Study
 from .cli_tools import Doctor, Export
@@ -332,6 +333,7 @@ Command = (
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Segment, tyro.conf.subcommand("segment")]
     | Annotated[Serve, tyro.conf.subcommand("serve")]
     | Annotated[Study, tyro.conf.subcommand("study")]
 )

@@ -20,7 +20,7 @@ import pickle
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,10 +32,10 @@ from torch.nn import functional as F
 
 from ._extras import require
 from .config import TrainConfig
-from .data import DeviceBatches, Task, get_task, load
+from .data import Dataset, DeviceBatches, Task, get_task, load
 from .data.augment import augmentation, input_size
 from .metrics import classification_metrics
-from .models import create_model, model_config
+from .models import create_model, list_models, model_config
 from .nn import precondition_
 from .runs import OnImages, RunDir, atomic_write, check_state, resolve_device
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 else:
     pl = require("lightning.pytorch", extra="study")
 
-__all__ = ["Classifier", "TrainConfig", "is_first_process", "loss_fn", "train"]
+__all__ = ["Classifier", "TrainConfig", "fit", "is_first_process", "loss_fn", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +67,35 @@ def train(config: TrainConfig, resume: bool = False) -> RunDir:
         FloatingPointError: the loss became infinite or NaN; the last good checkpoint is kept.
         OSError: the run directory cannot be written; the last good checkpoint is kept.
     """
+    task, size = get_task(config.data), input_size(config.recipe, config.size)
+    return fit(
+        config,
+        task,
+        lambda: load(config.data, size=config.size, root=config.data_root),
+        Classifier,
+        augment=augmentation(config.recipe, task.dims, size, rotate=config.rotate),
+        masked=config.recipe == "standard",
+        resume=resume,
+    )
+
+
+def fit(
+    config: TrainConfig,
+    task: Task,
+    dataset: Callable[[], Dataset],
+    learner: type[Classifier],
+    *,
+    augment: nn.Module | None,
+    masked: bool,
+    resume: bool,
+) -> RunDir:
+    """What :func:`train` does, for any task: ``learner`` says what the loss is and how epochs are compared.
+
+    ``dataset`` is called once it is known that the network can be built."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     rank, world_size, local_size = (int(os.environ.get(name, n)) for name, n in _PROCESSES.items())
-    device, task = resolve_device(config.device), get_task(config.data)
+    device = resolve_device(config.device)
     lr = LR[task.dims] if config.lr is None else config.lr
     batch_size = BATCH_SIZE[task.dims] if config.batch_size is None else config.batch_size
     precondition = config.recipe == "standard" if config.precondition is None else config.precondition
@@ -78,16 +103,14 @@ def train(config: TrainConfig, resume: bool = False) -> RunDir:
 
     pl.seed_everything(config.seed, verbose=False)
     net = build(config, task)
-    dataset = load(config.data, size=config.size, root=config.data_root)
+    data = dataset()
     size = input_size(config.recipe, config.size)
     batches = partial(DeviceBatches, batch_size=batch_size, device=device, seed=config.seed, resize=size)
-    augment = augmentation(config.recipe, task.dims, size, rotate=config.rotate)
-    train_batches = batches(dataset.train, shuffle=True, augment=augment, rank=rank, world_size=world_size)
-    val_batches = batches(dataset.val, shuffle=False)
+    train_batches = batches(data.train, shuffle=True, augment=augment, rank=rank, world_size=world_size)
+    val_batches = batches(data.val, shuffle=False)
     steps = len(train_batches)
     schedule = partial(cosine, lr=lr, steps=config.epochs * steps, every=steps if config.recipe == "official" else 1)
-    masked = config.recipe == "standard"
-    classifier = Classifier(net, task, lr, schedule, masked=masked, precondition=precondition)
+    classifier = learner(net, task, lr, schedule, masked=masked, precondition=precondition)
 
     checkpoint = None
     if resume:
@@ -146,6 +169,9 @@ def build(config: TrainConfig, task: Task) -> nn.Module:
         )
     names = ("kernel_sizes", "stem_kernel", "stem_stride", "bands", "profile", "init", "downsample", "engine")
     options = {name: value for name in names if (value := getattr(config, name)) is not None}
+    if (config.model in list_models("*unet*")) != (task.kind == "segmentation"):
+        command, fitting = ("segment train", "sre_unet") if task.kind == "segmentation" else ("train", "sre_resnet18")
+        raise ValueError(f"`isoconv {command}` has no use for network {config.model!r}; use one such as {fitting}")
     return create_model(config.model, task.channels, task.num_outputs, width=config.width, **options)
 
 
@@ -196,6 +222,29 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         return {"logits": self(images).float(), "labels": labels}
 
+    def validation_loss(self, outputs: Sequence[Mapping[str, Tensor]]) -> float:
+        """From what :meth:`validation_step` gave, batch by batch."""
+        return self.loss(*_joined(outputs, "logits", "labels")).item()
+
+    def scores(self, outputs: Sequence[Mapping[str, Tensor]]) -> dict[str, float | None]:
+        """What else `metrics.jsonl` says of the validation split."""
+        logits, labels = _joined(outputs, "logits", "labels")
+        scores = classification_metrics(self.task.kind, logits, labels)
+        return {
+            "val_auc": scores["auc"],
+            "val_acc": scores["accuracy"],
+            "val_balanced_acc": scores["balanced_accuracy"],
+        }
+
+    def goodness(self, line: Mapping[str, Any]) -> tuple[float, float]:
+        """Order of epochs, the best one the largest."""
+        return goodness(line)
+
+    def summary(self, line: Mapping[str, Any]) -> str:
+        """The scores of an epoch, for the log."""
+        auc = "" if line["val_auc"] is None else f"auc {line['val_auc']:.4f} "
+        return f"{auc}acc {line['val_acc']:.4f}"
+
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.parameters(), self.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
@@ -245,26 +294,22 @@ class Recorder(pl.Callback):
         self.outputs.append(outputs)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        logits, labels = (torch.cat([batch[name] for batch in self.outputs]) for name in ("logits", "labels"))
-        val_loss = pl_module.loss(logits, labels).item()
+        val_loss = pl_module.validation_loss(self.outputs)
         self._check_finite(val_loss, f"validation loss at epoch {trainer.current_epoch}")
-        scores = classification_metrics(pl_module.task.kind, logits, labels)
         line = {
             "epoch": trainer.current_epoch,
             "lr": self.lr,
             "train_loss": self.train_loss,
             "val_loss": val_loss,
-            "val_auc": scores["auc"],
-            "val_acc": scores["accuracy"],
-            "val_balanced_acc": scores["balanced_accuracy"],
+            **pl_module.scores(self.outputs),
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.images / self.seconds, 1),
         }
-        is_best = not self.history or goodness(line) > max(map(goodness, self.history))
+        is_best = not self.history or pl_module.goodness(line) > max(map(pl_module.goodness, self.history))
         self.history = [*self.history, line]
         run = RunDir(self.config.out)
         if trainer.is_global_zero:
-            self._log(line, is_best)
+            self._log(line, pl_module.summary(line), is_best)
             if is_best:
                 run.save_model(pl_module.model.net, self._info(pl_module))
         trainer.save_checkpoint(run.last_checkpoint)
@@ -281,14 +326,13 @@ class Recorder(pl.Callback):
             "epoch": len(self.history) - 1,
         }
 
-    def _log(self, line: Mapping[str, Any], is_best: bool) -> None:
-        auc = "" if line["val_auc"] is None else f" auc {line['val_auc']:.4f}"
+    def _log(self, line: Mapping[str, Any], summary: str, is_best: bool) -> None:
         log.info(
             f"epoch {line['epoch'] + 1}/{self.config.epochs}: train loss {line['train_loss']:.4f}, "
-            f"val loss {line['val_loss']:.4f}{auc} acc {line['val_acc']:.4f}, "
+            f"val loss {line['val_loss']:.4f} {summary}, "
             f"{line['images_per_second']:.0f} images/s{', best so far' if is_best else ''}"
         )
-        if not auc and line["epoch"] == 0:
+        if line.get("val_auc", 0) is None and line["epoch"] == 0:
             log.info(
                 "a class is absent from the validation split: there is no AUC, the best epoch is chosen by accuracy"
             )
@@ -302,6 +346,10 @@ class Recorder(pl.Callback):
             raise FloatingPointError(
                 f"{where} is {loss}; train again with an --lr below {self.config.lr:g}{precise}{kept}"
             )
+
+
+def _joined(outputs: Sequence[Mapping[str, Tensor]], *names: str) -> list[Tensor]:
+    return [torch.cat([batch[name] for batch in outputs]) for name in names]
 
 
 def goodness(line: Mapping[str, Any]) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import torch
 
 __all__ = ["Dataset", "Kind", "Split", "Task"]
 
-Kind = Literal["multiclass", "binary", "ordinal", "multilabel"]
+Kind = Literal["multiclass", "binary", "ordinal", "multilabel", "segmentation"]
 
 _MEDMNIST_RECORD = "https://zenodo.org/records/10519652/files"
 
@@ -21,7 +21,8 @@ class Task:
 
     Attributes:
         name, title: ``"breastmnist"`` and ``"BreastMNIST"``.
-        kind: ``"multiclass"``, ``"binary"``, ``"ordinal"``: one label per image; ``"multilabel"``: any number of them.
+        kind: ``"multiclass"``, ``"binary"``, ``"ordinal"``: one label per image; ``"multilabel"``: any number of them;
+            ``"segmentation"``: one label per pixel.
         dims: 2 for images, 3 for volumes.
         channels: 1 (grey) or 3 (RGB).
         labels: the classes' names, in the order of the label numbers.
@@ -70,7 +71,8 @@ class Split:
 
     Attributes:
         images: uint8 ``(N, C, *spatial)``.
-        labels: int64 ``(N,)``, or ``(N, L)`` of zeros and ones for a multilabel task.
+        labels: int64 ``(N,)``, or ``(N, L)`` of zeros and ones for a multilabel task, or uint8
+            ``(N, *spatial)`` for a segmentation.
     """
 
     images: torch.Tensor

@@ -1,6 +1,7 @@
-"""Networks by name: isotropic ResNets and their plain twins."""
+"""Networks by name: isotropic ResNets and U-Nets, and their plain twins."""
 
 from isoconv.models import resnet as resnet
+from isoconv.models import unet as unet
 from isoconv.models.registry import create_model as create_model
 from isoconv.models.registry import list_models as list_models
 from isoconv.models.registry import model_config as model_config

@@ -1,0 +1,142 @@
+"""One U-Net for images and volumes, isotropic or plain.
+
+The network is that of the SRE U-Net (arXiv 2501.14592): MONAI's BasicUNet with three halvings, channels w, w, 2w, 4w,
+linear up-sampling behind a 1x1 convolution. Unlike there, pooling and up-sampling are symmetric at every input size, so
+that the logits of the isotropic network turn and flip exactly with the image; pooling takes the mean, and normalisation
+is by batch, which also works where the coarsest level is a single pixel. The plain twin differs in nothing but the
+convolutions.
+
+Parameters for RGB and 2 classes at width 32, kernels 9: 273,538; the paper's 274,306 count 768 biases more, each before
+a normalisation, which removes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from isoconv import nn as iso
+from isoconv._checks import ntuple
+from isoconv.models.registry import register_model
+from isoconv.ops.resampling import is_traced
+
+__all__ = ["UNet", "plain_unet", "sre_unet"]
+
+_LEVELS = (1, 1, 2, 4)  # channels over the width, finest level first
+_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_SRE_CONV = {2: iso.SREConv2d, 3: iso.SREConv3d}
+_POOL = {2: iso.SymmetricAvgPool2d, 3: iso.SymmetricAvgPool3d}
+_UPSAMPLE = {2: iso.SymmetricUpsample2d, 3: iso.SymmetricUpsample3d}
+
+_Conv = Callable[..., nn.Module]
+
+
+class UNet(nn.Module):
+    """Encoder and decoder joined by skips: images (N, C, *spatial) to logits (N, num_classes, *spatial).
+
+    Built by :func:`sre_unet` and :func:`plain_unet`. Any size of at least one pixel a side; a level halves n to
+    ceil(n / 2)."""
+
+    def __init__(
+        self,
+        dims: int,
+        conv: _Conv,
+        in_channels: int,
+        num_classes: int,
+        width: int,
+        kernel_sizes: int | Sequence[int],
+    ) -> None:
+        super().__init__()
+        kernels = ntuple(kernel_sizes, len(_LEVELS), "kernel_sizes")
+        if any(k < 1 or k % 2 == 0 for k in kernels):
+            raise ValueError(f"kernel_sizes must be odd, got {kernels}")
+        for name, value in {"in_channels": in_channels, "num_classes": num_classes, "width": width}.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        self.dims, self.in_channels = dims, in_channels
+
+        def two_convs(inputs: int, outputs: int, kernel: int) -> nn.Module:
+            layers: list[nn.Module] = []
+            for channels in (inputs, outputs):
+                layers += [conv(channels, outputs, kernel, padding=kernel // 2, bias=False), _NORM[dims](outputs)]
+                layers.append(nn.ReLU(inplace=True))
+            return nn.Sequential(*layers)
+
+        channels = [width * level for level in _LEVELS]
+        self.encoder = nn.ModuleList(map(two_convs, [in_channels, *channels], channels, kernels))
+        self.pool, self.upsample = _POOL[dims](), _UPSAMPLE[dims]()
+        # coarsest first, as they run
+        skips, below, fine_kernels = channels[-2::-1], channels[:0:-1], kernels[-2::-1]
+        self.project = nn.ModuleList(
+            nn.Identity() if low == skip else _CONV[dims](low, skip, 1) for low, skip in zip(below, skips, strict=True)
+        )
+        self.decoder = nn.ModuleList(two_convs(2 * c, c, k) for c, k in zip(skips, fine_kernels, strict=True))
+        self.head = _CONV[dims](width, num_classes, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not is_traced(x) and (x.dim() != self.dims + 2 or x.shape[1] != self.in_channels or 0 in x.shape[2:]):
+            raise ValueError(
+                f"expected an input (N, {self.in_channels}, {self.dims} non-empty spatial axes), got shape "
+                f"{tuple(x.shape)}"
+            )
+        skips: list[Tensor] = []
+        for i, encode in enumerate(self.encoder):
+            x = encode(self.pool(x) if i else x)
+            skips.append(x)
+        for skip, project, decode in zip(skips[-2::-1], self.project, self.decoder, strict=True):
+            x = decode(torch.cat([skip, self.upsample(project(x), skip.shape[2:])], dim=1))
+        return self.head(x)
+
+
+def sre_unet(
+    dims: int,
+    in_channels: int,
+    num_classes: int,
+    *,
+    width: int = 32,
+    kernel_sizes: int | Sequence[int] | None = None,
+    bands: int | None = None,
+    profile: str = "hard",
+    circular: bool = True,
+    spacing: float | Sequence[float] | None = None,
+    init: str = "default",
+    engine: str = "auto",
+) -> UNet:
+    """SRE U-Net: logits that turn with the image, exactly for the square's (cube's) whole symmetry group at every
+    input size, nearly so for any rotation.
+
+    Args:
+        dims: 2 or 3.
+        width: channels of the two finest levels; the next two have twice and four times as many.
+        kernel_sizes: odd kernel size of each of the four levels, finest first, or one for all; by default 9 in 2D, the
+            paper's, and 5 in 3D.
+        bands, profile, circular, spacing, init, engine: of the isotropic layers, see :class:`isoconv.nn.SREConv2d`.
+    """
+    conv = partial(
+        _SRE_CONV[dims],
+        bands=bands,
+        profile=profile,
+        circular=circular,
+        spacing=spacing,
+        init=init,
+        engine=engine,
+    )
+    return UNet(dims, conv, in_channels, num_classes, width, kernel_sizes or (9 if dims == 2 else 5))
+
+
+def plain_unet(
+    dims: int, in_channels: int, num_classes: int, *, width: int = 32, kernel_sizes: int | Sequence[int] | None = None
+) -> UNet:
+    """The plain twin of :func:`sre_unet`: ordinary convolutions, by default 3 wide, everything else the same."""
+    return UNet(dims, _CONV[dims], in_channels, num_classes, width, kernel_sizes or 3)
+
+
+for _dims, _suffix in ((2, ""), (3, "_3d")):
+    register_model(f"sre_unet{_suffix}", partial(sre_unet, _dims))
+    register_model(f"unet{_suffix}", partial(plain_unet, _dims))

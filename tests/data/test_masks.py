@@ -1,0 +1,130 @@
+"""Folders of images and masks: what is read, and what is refused with which remedy."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from isoconv.data.masks import read_pairs
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Eight grey images of 12 x 10 pixels whose brighter half has label 1."""
+    for i in range(8):
+        image = np.random.default_rng(i).integers(0, 256, (12, 10), np.uint8)
+        save(tmp_path / "images" / f"{i}.png", image)
+        save(tmp_path / "masks" / f"{i}.png", (image > 127).astype(np.uint8))
+    return tmp_path
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, array) if path.suffix == ".npy" else Image.fromarray(array).save(path)
+
+
+def test_images_are_split_cropped_and_matched_with_their_masks(folder: Path) -> None:
+    data = read_pairs(folder, size=10)
+    assert data.task.counts == (6, 1, 1)
+    assert data.task.labels == ("background", "label 1")
+    assert data.train.images.shape == (6, 1, 10, 10)
+    for split in (data.train, data.val, data.test):
+        assert torch.equal(split.labels, (split.images[:, 0] > 127).to(torch.uint8))
+
+
+def test_the_seed_draws_the_split(folder: Path) -> None:
+    tests = [read_pairs(folder, 10, seed).test.images for seed in (0, 0, 1, 2, 3)]
+    assert torch.equal(tests[0], tests[1])
+    assert any(not torch.equal(tests[0], other) for other in tests[2:])
+
+
+def test_subfolders_are_the_splits(tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).random((6, 6, 6))
+    for split, count in {"train": 2, "val": 1, "test": 1}.items():
+        for i in range(count):
+            save(tmp_path / split / "images" / f"{i}.npy", volume)
+            save(tmp_path / split / "masks" / f"{i}.npy", (volume > 0.5).astype(np.int64))
+    data = read_pairs(tmp_path, size=6)
+    assert (data.task.dims, data.task.counts) == (3, (2, 1, 1))
+    assert data.train.images.shape == (2, 1, 6, 6, 6)
+
+
+def test_colour_images(folder: Path) -> None:
+    for i in range(8):
+        save(folder / "images" / f"{i}.png", np.random.default_rng(i).integers(0, 256, (12, 10, 3), np.uint8))
+    assert read_pairs(folder, size=16).train.images.shape == (6, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (
+            np.eye(12, 9, dtype=np.uint8),
+            r"3.png has shape \(12, 9\), its image .* \(12, 10\); they must be equal",
+        ),
+        (np.zeros((12, 10, 3), np.uint8), r"mask .*3.png is in colour, shape \(12, 10, 3\); save label numbers"),
+        (np.full((12, 10), 3, np.uint8), "must hold labels 0..K-1, they hold 0, 1, 3; number the classes"),
+    ],
+)
+def test_a_wrong_mask_is_refused(folder: Path, mask: np.ndarray, message: str) -> None:
+    save(folder / "masks" / "3.png", mask)
+    with pytest.raises(ValueError, match=message):
+        read_pairs(folder, 10)
+
+
+def test_black_and_white_masks_are_refused(folder: Path) -> None:
+    for path in (folder / "masks").iterdir():
+        save(path, 255 * np.asarray(Image.open(path)))
+    with pytest.raises(ValueError, match="they hold 0, 255; .* black and white, divide them by 255"):
+        read_pairs(folder, 10)
+
+
+def test_fractional_labels_are_refused(folder: Path) -> None:
+    (folder / "masks" / "3.png").unlink()
+    save(folder / "masks" / "3.npy", np.full((12, 10), 0.5))
+    with pytest.raises(ValueError, match="holds values other than whole numbers"):
+        read_pairs(folder, 10)
+
+
+def test_a_class_that_is_nowhere_in_a_split_is_refused(folder: Path) -> None:
+    save(folder / "masks" / "3.png", np.full((12, 10), 2, np.uint8))
+    with pytest.raises(ValueError, match="label 2 is in no mask of split .*; choose another --seed"):
+        read_pairs(folder, 10)
+
+
+def test_masks_without_any_label_are_refused(folder: Path) -> None:
+    for path in (folder / "masks").iterdir():
+        save(path, np.zeros((12, 10), np.uint8))
+    with pytest.raises(ValueError, match="must hold labels 0..K-1, they hold 0;"):
+        read_pairs(folder, 10)
+
+
+@pytest.mark.parametrize(("lost", "message"), [("masks", "mask in masks/"), ("images", "image in images/")])
+def test_a_file_without_its_partner_is_named(folder: Path, lost: str, message: str) -> None:
+    (folder / lost / "5.png").unlink()
+    with pytest.raises(FileNotFoundError, match=f"1 files have no {message} of their name, the first is .*5.png"):
+        read_pairs(folder, 10)
+
+
+def test_a_name_that_is_there_twice_is_refused(folder: Path) -> None:
+    save(folder / "masks" / "3.npy", np.zeros((12, 10), np.uint8))
+    with pytest.raises(ValueError, match="differ in nothing but the ending"):
+        read_pairs(folder, 10)
+
+
+def test_a_folder_of_another_form_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"expected images/ and masks/ beside each other"):
+        read_pairs(tmp_path, 10)
+    (tmp_path / "images").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds none of"):
+        read_pairs(tmp_path, 10)
+
+
+def test_too_few_images_are_refused(folder: Path) -> None:
+    for i in range(2, 8):
+        (folder / "images" / f"{i}.png").unlink()
+        (folder / "masks" / f"{i}.png").unlink()
+    with pytest.raises(ValueError, match="has 2 images; train, val and test need at least one each"):
+        read_pairs(folder, 10)

@@ -1,0 +1,184 @@
+"""Segmentation from training to masks, on few and small images."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from isoconv import segmentation, training
+from isoconv.cli import main
+from isoconv.config import TrainConfig
+from isoconv.data.vessels import VESSELS
+from isoconv.runs import RunDir
+from isoconv.segmentation import evaluate, predict, segmentation_loss, train
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_vessels() -> None:  # type: ignore[misc]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, task in VESSELS.items():
+            patch.setitem(VESSELS, name, replace(task, counts=(8, 4, 4)))  # type: ignore[arg-type]
+        yield
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    out = tmp_path_factory.mktemp("runs") / "sre"
+    small = {"width": 2, "epochs": 2, "batch_size": 4, "size": 16, "device": "cpu", "kernel_sizes": (5, 3, 3, 3)}
+    return TrainConfig("vessels", "sre_unet", out, engine="reference", **small)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def run(config: TrainConfig) -> RunDir:
+    return train(config)
+
+
+def test_loss_of_perfect_and_of_wrong_logits() -> None:
+    labels = torch.randint(0, 3, (2, 6, 5))
+    right = 50.0 * torch.nn.functional.one_hot(labels, 3).movedim(-1, 1)
+    assert segmentation_loss(right, labels) < 1e-5
+    assert segmentation_loss(-right, labels) > 25
+
+
+def test_dice_part_of_the_loss_by_hand() -> None:
+    labels = torch.tensor([[[0, 1]]])
+    logits = torch.zeros(1, 2, 1, 2)  # one half everywhere: overlap 1/2, sizes 1 and 1, smoothed by 1
+    assert segmentation_loss(logits, labels).item() == pytest.approx(np.log(2) + 1 - 2 / 3)
+
+
+def test_training_writes_a_run(run: RunDir) -> None:
+    assert [set(line) >= {"val_loss", "val_dice", "train_loss"} for line in run.metrics()] == [True, True]
+    assert run.model_info["task"]["kind"] == "segmentation"
+
+
+def test_a_resumed_training_ends_as_an_unbroken_one(
+    run: RunDir, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = replace(config, out=tmp_path / "again")
+
+    def stop(self: segmentation.Segmenter) -> None:
+        if self.current_epoch == 1:
+            raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segmentation.Segmenter, "on_train_epoch_start", stop)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(again)
+    weights = train(again, resume=True).load_model().state_dict()
+    for name, value in run.load_model().state_dict().items():
+        assert torch.equal(weights[name], value), name
+
+
+def test_evaluation_is_exact_at_right_angles_and_flips(run: RunDir) -> None:
+    result = evaluate(run)
+    rows = {row["name"]: row for row in result["conditions"]}
+    for name in ("rot90", "rot180", "rot270", "flip_h", "flip_w"):
+        assert rows[name]["classes"] == pytest.approx(rows["rot0"]["classes"], abs=1e-3)
+    assert result["summary"]["rotated_worst"] == min(r["dice"] for r in rows.values() if r["group"] == "rotation")
+    assert (run.path / "figures" / "dice.png").stat().st_size > 5000
+    assert json.loads((run.path / "segmentation.json").read_text()) == result
+
+
+def test_dice_of_perfect_masks_is_one(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that knows: the grey levels are the labels, wherever the image is turned by right angles."""
+
+    class Knows(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return -(x - torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1)).abs()
+
+    data = segmentation.load("vessels", 16)
+    known = torch.tensor([0, 128, 255], dtype=torch.uint8)[data.test.labels.long()][:, None]
+    monkeypatch.setattr(segmentation, "load", lambda *_: replace(data, test=replace(data.test, images=known)))
+    monkeypatch.setattr(RunDir, "load_model", lambda _: Knows())
+    result = evaluate(run)
+    assert result["summary"]["upright"] == result["summary"]["right_angles"] == result["summary"]["flips"] == 1
+    assert 0.5 < result["summary"]["rotated_worst"] < 1
+
+
+def test_volumes(config: TrainConfig, tmp_path: Path) -> None:
+    volumes = replace(
+        config, data="vessels3d", model="sre_unet_3d", out=tmp_path / "v", kernel_sizes=(3,) * 4, epochs=1
+    )
+    result = evaluate(train(volumes))
+    cube = [row["dice"] for row in result["conditions"] if row["group"] in ("cube", "flip")]
+    assert cube == pytest.approx([cube[0]] * len(cube), abs=1e-3)
+
+
+def test_predicted_masks(run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (20, 30), np.uint8)).save(tmp_path / "a.png")
+    np.save(tmp_path / "b.npy", rng.random((2, 16, 16)))
+    arguments = ["segment", "predict", str(run.path), *(str(tmp_path / n) for n in ("a.png", "b.npy"))]
+    assert main([*arguments, "--out", str(tmp_path / "m"), "--json"]) == 0
+    files = json.loads(capsys.readouterr().out)
+    assert [Path(path).name for path in files.values()] == ["a.png", "b_0.png", "b_1.png"]
+    mask = np.asarray(Image.open(files[str(tmp_path / "a.png")]))
+    assert mask.shape == (16, 16)
+    assert mask.max() <= 2
+    assert main([*arguments, "--out", str(tmp_path / "m")]) == 1
+    assert "exists already; choose another --out" in capsys.readouterr().err
+
+
+def test_images_of_the_same_name_are_refused(run: RunDir, tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "a.npy", np.random.default_rng(0).random((16, 16)))
+    with pytest.raises(ValueError, match="several images have the same name"):
+        predict(run, [tmp_path / "x", tmp_path / "y"], tmp_path / "m")
+
+
+def test_command_line(run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "plain"
+    small = ["--width", "1", "--epochs", "1", "--size", "16", "--device", "cpu"]
+    assert main(["segment", "train", "--data", "vessels", "--model", "unet", "--out", str(out), *small, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["epoch"] == 0
+    assert main(["segment", "evaluate", str(out)]) == 0
+    assert "rotated, worst" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": "vesels"}, "unknown segmentation data 'vesels'.*did you mean 'vessels'"),
+        ({"model": "sre_resnet18"}, "no use for network 'sre_resnet18'; use one such as sre_unet"),
+        ({"model": "unet_3d"}, "vessels has 2D images, network 'unet_3d' does not; use --model unet"),
+        ({"rotate": True}, "leave out --recipe and --rotate"),
+        ({"size": 8}, "at least 16 pixels"),
+    ],
+)
+def test_wrong_options_are_refused_before_a_run_is_made(
+    config: TrainConfig, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(replace(config, out=tmp_path / "x", **change))  # type: ignore[arg-type]
+    assert not (tmp_path / "x").exists()
+
+
+def test_classification_has_no_use_for_a_unet(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`isoconv train` has no use for network 'unet'"):
+        training.train(TrainConfig("cells", "unet", tmp_path / "x", size=16, device="cpu"))
+
+
+def test_a_run_that_classifies_is_refused(evaluated: Callable[[str], RunDir]) -> None:
+    with pytest.raises(ValueError, match="was trained to classify; use isoconv evaluate"):
+        evaluate(evaluated("plain"))
+
+
+def test_a_users_folder_from_training_to_evaluation(config: TrainConfig, tmp_path: Path) -> None:
+    data = segmentation.load("vessels", 16)
+    for kind in ("images", "masks"):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+    for i, (image, mask) in enumerate(zip(data.train.images, data.train.labels, strict=True)):
+        Image.fromarray(image[0].numpy()).save(tmp_path / "set" / "images" / f"{i}.png")
+        Image.fromarray(mask.numpy()).save(tmp_path / "set" / "masks" / f"{i}.png")
+    own = replace(config, data=str(tmp_path / "set"), out=tmp_path / "run", epochs=1)
+    assert evaluate(train(own))["data"]["test_images"] == 1
+    shutil.rmtree(tmp_path / "set")
+    with pytest.raises(ValueError, match="unknown segmentation data"):
+        evaluate(own.out)
