@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ._extras import require
+from .cli_data import Data
 from .cli_segment import Segment
 from .cli_serve import Serve
 from .cli_study import Study
@@ -184,60 +185,6 @@ class Demo:
         else:
             show_comparison(comparison)
             sys.stdout.write("".join(f"figure: {path}\n" for path in figures))
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataList:
-    """List the data sets: 18 MedMNIST tasks and the embedded synthetic ones."""
-
-    as_json: Json = False
-
-    def run(self) -> None:
-        from .data import TASKS
-
-        if self.as_json:
-            names = ("name", "title", "kind", "dims", "channels", "labels", "counts", "sizes", "licence")
-            write_json([{name: getattr(task, name) for name in names} for task in TASKS.values()])
-        else:
-            show_table(
-                {
-                    "name": task.name,
-                    "images": f"{task.dims}D {'RGB' if task.channels == 3 else 'grey'}",
-                    "task": task.kind,
-                    "labels": len(task.labels),
-                    "train/val/test": "/".join(map(str, task.counts)),
-                }
-                for task in TASKS.values()
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataFetch:
-    """Download MedMNIST files and check them; files that are there already are only checked."""
-
-    names: tyro.conf.Positional[tuple[str, ...]]
-    """Tasks, as `isoconv data list` names them."""
-    size: int = 28
-    """Image size: 28, 64, 128 or 224 (3D: 28 or 64)."""
-    data_root: DataRoot = None
-    as_json: Json = False
-
-    def run(self) -> None:
-        from .data import get_task, load
-
-        tasks = [get_task(name) for name in self.names]
-        sources = {task.name: load(task.name, size=self.size, root=self.data_root).source for task in tasks}
-        show(sources, self.as_json, title="file")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """List data sets, or download them."""
-
-    command: Annotated[DataList, tyro.conf.subcommand("list")] | Annotated[DataFetch, tyro.conf.subcommand("fetch")]
-
-    def run(self) -> None:
-        self.command.run()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ class TrainConfig:
     """One training, completely: the same config and seed give the same weights on the same machine."""
 
     data: str
-    """Data set: a MedMNIST task or an embedded synthetic set; `isoconv data list` names them."""
+    """Data set: a MedMNIST task or an embedded synthetic set, `isoconv data list` names them; or the path of your own,
+    a folder with a folder per class, a .csv manifest or an .npz, see `isoconv data check`."""
     model: str
     """Network; `isoconv models` names them."""
     out: Path
@@ -54,7 +55,7 @@ class TrainConfig:
     rotate: bool = False
     """Also turn the training images at random: the rival that learns rotation from examples."""
     size: int = 28
-    """Image size of the MedMNIST file: 28, 64, 128 or 224 (3D: 28 or 64)."""
+    """Image size of the MedMNIST file: 28, 64, 128 or 224 (3D: 28 or 64); your own images are resized to any."""
     seed: int = 0
     """Seed of the initial weights, the order of the images and their augmentation."""
     precision: Precision = "32-true"

@@ -75,6 +75,9 @@ def evaluate(
     target = resolve_device(device)
     model = run.load_model().to(target)
     dataset = load(config.data, size=config.size, root=config.data_root)
+    if list(dataset.task.labels) != info["task"]["labels"]:
+        trained = ", ".join(info["task"]["labels"])
+        raise ValueError(f"{config.data} has other classes now than in the training, which were {trained}; train anew")
     test = Split(dataset.test.images[:limit], dataset.test.labels[:limit])
     scores, logits = measure(
         model, dataset.task, test, protocol, size=info["input_size"], batch_size=batch_size, device=target

@@ -70,7 +70,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Of its directory."""
-        return f"{self.data}-{self.contestant}-s{self.seed}"
+        return f"{Path(self.data).stem}-{self.contestant}-s{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,7 @@ def _study(name: str, table: dict[str, Any]) -> Study:
         _one_of("headline", each, everyone)
     if len(headline) != 2 and len(everyone) > 1:
         raise ValueError(f"headline must name two contestants, got {len(headline)}")
+    _no_double("the name of data", [Path(each).stem for each in data])
     study = Study(
         name=name,
         title=_typed("title", table.get("title", name), str),

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from ._extras import require
 from .config import TrainConfig
-from .data import Dataset, DeviceBatches, Task, get_task, load
+from .data import Dataset, DeviceBatches, Task, get_task, load, own_path
 from .data.augment import augmentation, input_size
 from .metrics import classification_metrics
 from .models import create_model, list_models, model_config
@@ -99,7 +99,8 @@ def fit(
     lr = LR[task.dims] if config.lr is None else config.lr
     batch_size = BATCH_SIZE[task.dims] if config.batch_size is None else config.batch_size
     precondition = config.recipe == "standard" if config.precondition is None else config.precondition
-    config = replace(config, lr=lr, batch_size=batch_size, precondition=precondition)
+    source = str(own_path(config.data) or config.data)  # a run is evaluated from any folder
+    config = replace(config, data=source, lr=lr, batch_size=batch_size, precondition=precondition)
 
     pl.seed_everything(config.seed, verbose=False)
     net = build(config, task)

@@ -1,5 +1,6 @@
 """Users' own files: what is read, what is refused, and with what words."""
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +170,18 @@ def test_missing_files_and_folders_without_images_are_refused(tmp_path: Path) ->
         read(tmp_path)
     with pytest.raises(ValueError, match="expected image files or a folder of them, got no path"):
         read_images([], channels=1, size=28, dims=2)
+
+
+def test_a_tiff_of_several_series_is_refused(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(RGB[..., 0])
+        file.write(RGB[:9, :7], photometric="rgb")
+    with pytest.raises(ValueError, match="2 series of images"):
+        read(tmp_path / "a.tif")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("imagecodecs") is not None, reason="imagecodecs is installed and decodes")
+def test_a_compressed_tiff_without_its_decoder_names_the_package(tmp_path: Path) -> None:
+    pil.fromarray(RGB).save(tmp_path / "a.tif", compression="tiff_lzw")
+    with pytest.raises(ValueError, match="pip install imagecodecs"):
+        read(tmp_path / "a.tif", channels=3)

@@ -47,6 +47,17 @@ def test_logits_are_invariant_under_the_group_alone(group: str, order: int, size
 
 
 @GROUPS
+def test_first_run_may_be_one_without_gradients_or_a_traced_one(group: str, order: int) -> None:
+    x = torch.randn(2, 1, 8, 8)
+    net = create_model(f"{group}_resnet18", 1, 4, width=order).eval()
+    with torch.inference_mode():
+        expected = net(x)
+    torch.testing.assert_close(torch.export.export(net, (x,)).module()(x), expected)
+    net.train()(x).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+@GROUPS
 def test_cost_beside_the_plain_network(group: str, order: int) -> None:
     image = torch.zeros(1, 3, 16, 16)
     plain, net = (create_model(name, 3, 4, width=16) for name in ("resnet18", f"{group}_resnet18"))

@@ -1,9 +1,10 @@
 """Users' own image files, as a network wants them: uint8, square, channels first.
 
-What is read: PNG and JPEG, TIFF, NumPy's npy and npz. For a 2D network a file holds an image ``(H, W)`` or a stack
-``(N, H, W)``, for a 3D network a volume ``(D, H, W)`` or a stack of them. A last axis of length 1, 3 or 4 besides these
-always means colours: grey, RGB, RGBA. Of an npz archive the arrays count whose names end in "images"; if none does, its
-only array.
+What is read: PNG and JPEG, TIFF, NumPy's npy and npz, with the extra ``medical`` DICOM and NIfTI. For a 2D network a
+file holds an image ``(H, W)`` or a stack ``(N, H, W)``, for a 3D network a volume ``(D, H, W)`` or a stack of them. A
+last axis of length 1, 3 or 4 besides these always means colours: grey, RGB, RGBA. Of an npz archive the arrays count
+whose names end in "images"; if none does, its only array. For a 3D network a folder of .dcm files is one volume, see
+:mod:`isoconv.data.medical`.
 
 What is done to them:
 
@@ -11,8 +12,9 @@ What is done to them:
   meaning (a 12-bit camera fills a sixteenth of a 16-bit file): a file's smallest and largest values become 0 and 255.
 - Colour. A grey image is repeated for an RGB network, an RGB image with three equal channels is taken as grey. An alpha
   channel is dropped. Real colour for a grey network is refused.
-- Size. An image is cropped to its central square, as MedMNIST's were, a volume is not, its voxels are often no cubes;
-  then every side is resized linearly, antialiased.
+- Size. An image is cropped to its central square, as MedMNIST's were. A volume whose voxels have a known size is padded
+  with its darkest value to a cube in space, so that voxels become cubes and a ball stays a ball; any other is taken to
+  be a cube. Then every side is resized linearly, antialiased.
 """
 
 from __future__ import annotations
@@ -27,12 +29,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from isoconv._extras import require
+from isoconv.data import medical
 from isoconv.data.batches import resize
+from isoconv.data.medical import Spacing
 
-__all__ = ["SUFFIXES", "read_images"]
+__all__ = ["SUFFIXES", "as_uint8", "is_image", "probe", "read_arrays", "read_images", "stack_images"]
 
 PathLike = str | os.PathLike[str]
 
@@ -59,44 +64,99 @@ def read_images(
             infinity, or an image whose pixels are all equal.
     """
     names, images = [], []
-    for path in _walk([Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(p) for p in paths]):
-        for name, array in _read(path):
-            stack, is_stack = _as_stack(name, _as_uint8(name, array), channels, dims)
+    for path in _walk([Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(p) for p in paths], dims):
+        for name, array, spacing in read_arrays(path):
+            stack, is_stack = _as_stack(name, as_uint8(name, array), channels, dims)
             for i, image in enumerate(stack):
                 names.append(f"{name}[{i}]" if is_stack else name)
-                images.append(_fit(_channels_first(names[-1], image, channels), size))
+                images.append(_fit(_channels_first(names[-1], image, channels), size, spacing))
     return names, torch.stack(images)
 
 
-def _walk(paths: list[Path]) -> list[Path]:
+def is_image(path: Path) -> bool:
+    """Whether the name of a file is that of a kind of image that is read."""
+    return _suffix(path) in SUFFIXES
+
+
+def stack_images(name: str, array: np.ndarray, channels: int, dims: int, size: int) -> Tensor:
+    """uint8 ``(N, channels, *spatial)`` of a stack of uint8 images, colours in the last axis, errors as above."""
+    stack, _ = _as_stack(name, array, channels, dims)
+    return torch.stack([_fit(_channels_first(f"{name}[{i}]", image, channels), size) for i, image in enumerate(stack)])
+
+
+def probe(path: Path) -> tuple[int, int]:
+    """Spatial axes, 2 or 3, and channels, 1 or 3, of the one image in a file; of a picture only the head is read.
+
+    Raises:
+        ValueError: it cannot be read, or is no single image.
+    """
+    if not path.is_dir() and not is_image(path):
+        raise ValueError(f"{path} is none of {', '.join(SUFFIXES)}; convert it to one of them")
+    if _READERS.get(_suffix(path)) is _picture and not path.is_dir():
+        pil = require("PIL.Image", "study")
+        try:
+            with pil.open(path) as file:
+                return 2, 1 if _is_grey(file.mode) else 3
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ValueError(f"cannot read {path} ({error}); save it anew or leave it out") from None
+    arrays = read_arrays(path)
+    shape = arrays[0][1].shape
+    coloured = len(shape) > 2 and shape[-1] in (1, 3, 4)
+    dims = len(shape) - coloured
+    if len(arrays) != 1 or dims not in (2, 3):
+        raise ValueError(f"{path} is no single image: {', '.join(str(array.shape) for _, array, _ in arrays)}")
+    return dims, 3 if coloured and shape[-1] >= 3 else 1
+
+
+def _walk(paths: list[Path], dims: int) -> list[Path]:
     if not paths:
         raise ValueError("expected image files or a folder of them, got no path")
     found: list[Path] = []
     for path in paths:
         if path.is_file():
-            if path.suffix.lower() not in _READERS:
+            if not is_image(path):
                 raise ValueError(f"{path} is none of {', '.join(SUFFIXES)}; convert it to one of them")
             found.append(path)
             continue
         if not path.is_dir():
             raise FileNotFoundError(f"there is no file or folder {path}")
         files = [p for p in sorted(path.rglob("*")) if p.is_file() and not p.name.startswith(".")]
-        images = [p for p in files if p.suffix.lower() in _READERS]
+        images = [p for p in files if is_image(p)]
         if not images:
             raise FileNotFoundError(f"the folder {path} holds no image, that is none of {', '.join(SUFFIXES)}")
         if others := [str(p.relative_to(path)) for p in files if p not in set(images)]:
             warnings.warn(f"left out of {path}, not images: {', '.join(others)}", stacklevel=3)
+        if dims == 3:
+            images = list(dict.fromkeys(p.parent if _suffix(p) == ".dcm" else p for p in images))
         found += images
     return found
 
 
-def _read(path: Path) -> list[tuple[str, np.ndarray]]:
-    """The named arrays in a file, colours in the last axis."""
+def _suffix(path: Path) -> str:
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
+
+
+def read_arrays(path: Path) -> list[tuple[str, np.ndarray, Spacing | None]]:
+    """The named arrays in a file or a folder of DICOM slices, colours in the last axis, with the spacing in mm.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     try:
-        arrays = _READERS[path.suffix.lower()](path)
+        if path.is_dir():
+            return [(str(path), *medical.dicom_series(path))]
+        if (suffix := _suffix(path)) in medical.READERS:
+            return [(str(path), *medical.READERS[suffix](path))]
+        arrays = _READERS[suffix](path)
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"cannot read {path} ({error}); save it anew or leave it out") from None
-    return [(f"{path}:{key}" if key else str(path), array) for key, array in arrays.items()]
+        remedy = (
+            "pip install imagecodecs, or save it uncompressed"
+            if "imagecodecs" in str(error)
+            else "save it anew or leave it out"
+        )
+        raise ValueError(f"cannot read {path} ({error}); {remedy}") from None
+    return [(f"{path}:{key}" if key else str(path), array, None) for key, array in arrays.items()]
 
 
 def _picture(path: Path) -> dict[str, np.ndarray]:
@@ -105,11 +165,18 @@ def _picture(path: Path) -> dict[str, np.ndarray]:
         image = ops.exif_transpose(file)
         if image.mode.startswith("I"):  # 16-bit grey
             return {"": np.asarray(image)}
-        return {"": np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))}
+        return {"": np.asarray(image.convert("L" if _is_grey(image.mode) else "RGB"))}
+
+
+def _is_grey(mode: str) -> bool:
+    return mode.startswith("I") or mode in ("1", "L", "LA")
 
 
 def _tiff(path: Path) -> dict[str, np.ndarray]:
     with require("tifffile", "study").TiffFile(path) as file:
+        if len(file.series) != 1:
+            shapes = ", ".join(str(each.shape) for each in file.series)
+            raise ValueError(f"it holds {len(file.series)} series of images, {shapes}; one is expected")
         series = file.series[0]
         array, channel = series.asarray(), max(series.axes.find("S"), series.axes.find("C"))
     return {"": array if channel < 0 else np.moveaxis(array, channel, -1)}
@@ -136,10 +203,10 @@ _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
     ".npy": _npy,
     ".npz": _npz,
 }
-SUFFIXES = tuple(_READERS)
+SUFFIXES = (*_READERS, *medical.READERS)
 
 
-def _as_uint8(name: str, array: np.ndarray) -> np.ndarray:
+def as_uint8(name: str, array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "buif":
         raise ValueError(f"{name} holds {array.dtype}; an image is an array of real numbers")
     if array.size == 0:
@@ -185,9 +252,25 @@ def _channels_first(name: str, image: np.ndarray, channels: int) -> Tensor:
     return torch.tensor(np.moveaxis(image, -1, 0))
 
 
-def _fit(image: Tensor, size: int) -> Tensor:
+def _fit(image: Tensor, size: int, spacing: Spacing | None = None) -> Tensor:
     if image.ndim == 3:
         side = min(image.shape[1:])
         top, left = ((s - side) // 2 for s in image.shape[1:])
         image = image[:, top : top + side, left : left + side]
-    return resize(image[None].float(), size)[0].round().clamp(0, 255).to(torch.uint8)
+    elif spacing is not None:
+        return _cube(image, size, spacing)
+    return _rounded(resize(image[None].float(), size)[0])
+
+
+def _cube(volume: Tensor, size: int, spacing: Spacing) -> Tensor:
+    """A volume ``(C, D, H, W)`` centred in a cube of ``size`` voxels a side, its longest extent in mm filling it."""
+    extent = [n * s for n, s in zip(volume.shape[1:], spacing, strict=True)]
+    d, h, w = (max(1, round(size * e / max(extent))) for e in extent)
+    plane = F.interpolate(volume.float(), (h, w), mode="bilinear", antialias=True)
+    scaled = F.interpolate(plane.flatten(2)[None], (d, h * w), mode="bilinear", antialias=True).view(-1, d, h, w)
+    padding = [n for axis in (w, h, d) for n in ((size - axis) // 2, size - axis - (size - axis) // 2)]
+    return _rounded(F.pad(scaled, padding, value=float(volume.min())))
+
+
+def _rounded(image: Tensor) -> Tensor:
+    return image.round().clamp(0, 255).to(torch.uint8)

@@ -18,8 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from isoconv.data.dataset import Dataset, Split, Task
-from isoconv.data.files import SUFFIXES, read_images
-from isoconv.data.files import _read as read_arrays
+from isoconv.data.files import SUFFIXES, read_arrays, read_images
 
 __all__ = ["read_pairs"]
 
@@ -94,7 +93,10 @@ def _array(path: Path) -> np.ndarray:
     arrays = read_arrays(path)
     if len(arrays) != 1:
         raise ValueError(f"{path} holds {len(arrays)} arrays; save one image to a file")
-    return arrays[0][1]
+    _, array, spacing = arrays[0]
+    if spacing is not None:  # a volume becomes a cube in space, which its mask would have to follow
+        raise ValueError(f"{path} has a voxel spacing, which masks do not follow; save volume and mask as npy or TIFF")
+    return array
 
 
 def _labels(path: Path) -> np.ndarray:

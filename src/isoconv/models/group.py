@@ -7,8 +7,6 @@ before the head."""
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,16 +26,9 @@ def _act(x: Tensor, g: int) -> Tensor:
     return torch.rot90(x.flip(-1) if g >= 4 else x, g % 4, (-2, -1))
 
 
-@cache
-def _quotients(size: int) -> Tensor:
-    """At [g, h] the number of the element that h is, seen from g: ``g^-1 h``."""
-    probe = torch.arange(9).view(3, 3)
-    acts = [_act(probe, g) for g in range(size)]
-    number = {tuple(act.flatten().tolist()): g for g, act in enumerate(acts)}
-    inverse = [next(h for h in range(size) if torch.equal(_act(acts[g], h), probe)) for g in range(size)]
-    return torch.tensor(
-        [[number[tuple(_act(acts[h], inverse[g]).flatten().tolist())] for h in range(size)] for g in range(size)]
-    )
+def _seen(g: int, h: int) -> int:
+    """The number of the element that h is, seen from g: ``g^-1 h``. A flip turns quarter turns the other way round."""
+    return 4 * (g // 4 ^ h // 4) + (h - g if g < 4 else g - h) % 4
 
 
 class GroupConv2d(nn.Conv2d):
@@ -75,9 +66,10 @@ class GroupConv2d(nn.Conv2d):
 
     def kernel(self) -> Tensor:
         """The dense kernel (out_channels, in_channels, k, k): the filters in every position."""
-        seen = _quotients(self.order)
-        scalar = self.weight.shape[2] == 1
-        filters = [_act(self.weight if scalar else self.weight[:, :, seen[g]], g) for g in range(self.order)]
+        scalar, elements = self.weight.shape[2] == 1, range(self.order)
+        filters = [
+            _act(self.weight if scalar else self.weight[:, :, [_seen(g, h) for h in elements]], g) for g in elements
+        ]
         return torch.stack(filters, dim=1).flatten(2, 3).flatten(0, 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,206 @@
+"""Users' own data sets: how they are found, split and refused, and what `check` says of them."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isoconv.cli import main
+from isoconv.data import get_task, load, own
+from isoconv.data.check import check
+
+pil = pytest.importorskip("PIL.Image", reason="reading pictures needs the extra 'study'")
+
+RNG = np.random.default_rng(0)
+
+
+def picture(path: Path, rgb: bool = False) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pil.fromarray(RNG.integers(0, 256, (20, 24, 3) if rgb else (20, 24), np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b", "a"):
+        for i in range(10):
+            picture(tmp_path / "set" / name / f"p{i // 2}_{i}.png")
+    return tmp_path / "set"
+
+
+def manifest(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_a_folder_per_class_is_split_in_each_class(folder: Path) -> None:
+    data = load(str(folder), size=16)
+    assert (data.task.kind, data.task.labels, data.task.counts) == ("binary", ("a", "b"), (14, 2, 4))
+    assert data.train.images.shape == (14, 1, 16, 16)
+    assert [split.labels.bincount().tolist() for split in (data.train, data.val, data.test)] == [[7, 7], [1, 1], [2, 2]]
+    again = load(str(folder), size=16)
+    assert (again.test.images == data.test.images).all()
+
+
+def test_given_splits_are_kept_and_a_missing_one_is_cut_from_train(tmp_path: Path) -> None:
+    for split, n in (("train", 20), ("test", 3)):
+        for name in ("10", "9"):
+            for i in range(n):
+                picture(tmp_path / split / name / f"{i}.png", rgb=True)
+    task = get_task(str(tmp_path))
+    assert (task.labels, task.channels, task.counts) == (("9", "10"), 3, (36, 4, 6))
+
+
+def test_a_manifest_of_several_labels(tmp_path: Path) -> None:
+    rows = [{"path": f"{i}.png", "label": ("x; y", "y", "")[i % 3], "split": own.SPLITS[i // 3]} for i in range(9)]
+    for row in rows:
+        picture(tmp_path / row["path"])
+    data = load(str(manifest(tmp_path / "m.csv", rows)), size=16)
+    assert (data.task.kind, data.task.labels) == ("multilabel", ("x", "y"))
+    assert data.test.labels.tolist() == [[1, 1], [0, 1], [0, 0]]
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from("abc")), min_size=30, max_size=60))
+def test_no_patient_is_in_two_splits(drawn: list[tuple[int, str]]) -> None:
+    found = [own.Item(Path(str(i)), (label,), "", f"p{patient}") for i, (patient, label) in enumerate(drawn)]
+    try:
+        assigned = own.assign(found)
+    except ValueError as error:
+        assert "split empty" in str(error) or "no image to train with" in str(error)  # noqa: PT017
+        return
+    patients = [{item.patient for item in assigned if item.split == s} for s in own.SPLITS]
+    assert len(set.union(*patients)) == sum(map(len, patients))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"path": "none.png"}, "row 2: there is no image"),
+        ({"label": ""}, "row 2: the label is empty"),
+        ({"split": "tset"}, "split must be train, val or test, got 'tset'"),
+        ({"split": ""}, "the split is empty in some rows"),
+        ({"path": "1.png"}, "listed twice"),
+        ({"patient": "p1"}, "1 patients are in two splits: p1"),
+    ],
+)
+def test_a_wrong_row_is_named(tmp_path: Path, row: dict[str, str], said: str) -> None:
+    rows = [
+        {"path": f"{i}.png", "label": "ab"[i % 2], "split": own.SPLITS[i // 2 % 3], "patient": f"p{i}"}
+        for i in range(12)
+    ]
+    for each in rows:
+        picture(tmp_path / each["path"])
+    rows[1]["split"] = "test"
+    manifest(tmp_path / "m.csv", [{**rows[0], **row}, *rows[1:]])
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        get_task(str(tmp_path / "m.csv"))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda p: p.mkdir(), "no folder inside"),
+        (lambda p: (p / "a").mkdir(parents=True), "lists no image"),
+        (lambda p: picture(p / "a" / "1.png"), "at least 2 classes|split empty"),
+        (lambda p: [picture(p / x / "1.png") for x in ("train", "cats")], "have splits or classes"),
+        (lambda p: [picture(p / "test" / x / "1.png") for x in "ab"], "no train folder"),
+        (lambda p: [picture(p / x / "1.png") for x in "ab"], "split empty"),
+        (lambda p: None, "there is no data set"),
+    ],
+)
+def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path, make: Callable[[Path], Any], said: str) -> None:
+    make(tmp_path / "set")
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        get_task(str(tmp_path / "set"))
+
+
+def arrays(**other: np.ndarray) -> dict[str, np.ndarray]:
+    made: dict[str, np.ndarray] = {}
+    for split, n in zip(own.SPLITS, (6, 2, 2), strict=True):
+        made[f"{split}_images"] = RNG.integers(0, 256, (n, 20, 20, 3), np.uint8)
+        made[f"{split}_labels"] = np.arange(n)[:, None] % 2
+    return {**made, **other}
+
+
+def test_an_archive_of_medmnists_layout(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", **arrays())
+    data = load(str(tmp_path / "s.npz"), size=16)
+    assert (data.task.kind, data.task.channels, data.task.dims, data.task.labels) == ("binary", 3, 2, ("0", "1"))
+    assert data.val.images.shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"val_labels": np.array([0])}, "val labels must be 2 whole numbers"),
+        ({"val_labels": np.array([0.0, 1.0])}, "whole numbers, got float64"),
+        ({"val_labels": np.array([0, 3])}, "no image to train with in class 2, 3"),
+        ({"test_images": np.full((2, 20, 20, 3), 9999, np.uint16)}, "must be uint8, or floats from 0 to 1"),
+        ({"test_images": np.zeros((0, 20, 20, 3), np.uint8)}, "test split is empty"),
+        ({"test_images": np.zeros((2, 20, 20), np.uint8)}, "different axes"),
+    ],
+)
+def test_a_wrong_archive_is_refused(tmp_path: Path, other: dict[str, np.ndarray], said: str) -> None:
+    np.savez(tmp_path / "s.npz", **arrays(**other))
+    with pytest.raises(ValueError, match=said):
+        load(str(tmp_path / "s.npz"), size=16)
+
+
+def test_check_finds_nothing_in_a_good_set(folder: Path) -> None:
+    report = check(str(folder), size=16)
+    assert (report.errors, report.warnings) == ([], [])
+    assert report.facts["train/val/test"] == "14/2/4"
+
+
+def test_check_names_every_defect(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "a" / "p0_0.png").write_bytes(b"no picture")
+    pil.fromarray(np.zeros((20, 24), np.uint8)).save(folder / "a" / "p0_1.png")
+    for item in own.assign(own.items(folder)):
+        if item.split == "test":
+            item.path.write_bytes((folder / "b" / "p1_3.png").read_bytes())
+    picture(folder / "b" / "p9.png", rgb=True)
+    errors = "; ".join(check(str(folder), size=16).errors)
+    for said in ("p0_0.png", "is constant", "the same image in two splits"):
+        assert said in errors
+    assert main(["data", "check", str(folder), "--json"]) == 1
+    assert "mend them before training" in capsys.readouterr().err
+
+
+def test_check_of_a_named_task(few_cells: None) -> None:
+    report = check("cells", size=16)
+    assert report.errors == []
+    assert report.facts["kind"] == "multiclass, 2D, RGB"
+
+
+def test_a_manifest_is_written_with_patients_and_splits(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.csv"
+    assert main(["data", "manifest", str(folder), "--out", str(out), "--patient", r"[ab]/p\d"]) == 0
+    assert {item.patient for item in own.items(out)} == {f"{c}/p{i}" for c in "ab" for i in range(5)}
+    assert get_task(str(out)).counts == (12, 4, 4)
+    assert main(["data", "manifest", str(folder), "--out", str(out)]) == 1
+    assert main(["data", "manifest", str(folder), "--out", str(tmp_path / "n.csv"), "--patient", "zz"]) == 1
+
+
+def test_a_run_on_own_data_is_trained_evaluated_and_predicts(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from isoconv import figures
+
+    monkeypatch.setattr(figures, "save_all", lambda *_: [])  # their own tests draw them
+    monkeypatch.chdir(tmp_path)
+    options = "--model resnet18 --width 2 --epochs 1 --size 16 --device cpu --out run"
+    assert main(["train", "--data", "set", *options.split()]) == 0
+    monkeypatch.chdir(folder)
+    assert main(["evaluate", str(tmp_path / "run"), "--json"]) == 0
+    assert main(["predict", str(tmp_path / "run"), str(folder / "a"), "--json"]) == 0
+    (folder / "a").rename(folder / "c")
+    assert main(["evaluate", str(tmp_path / "run")]) == 1
+    assert "other classes now" in capsys.readouterr().err
