@@ -48,13 +48,13 @@ def test_logits_are_invariant_under_the_group_alone(group: str, order: int, size
 
 @GROUPS
 def test_first_run_may_be_one_without_gradients_or_a_traced_one(group: str, order: int) -> None:
-    x = torch.randn(2, 1, 8, 8)
-    net = create_model(f"{group}_resnet18", 1, 4, width=order).eval()
+    x = torch.randn(2, order, 6, 6)
+    layer = GroupConv2d(order, order, 3, group=group)
     with torch.inference_mode():
-        expected = net(x)
-    torch.testing.assert_close(torch.export.export(net, (x,)).module()(x), expected)
-    net.train()(x).sum().backward()
-    assert all(p.grad is not None for p in net.parameters())
+        expected = layer(x)
+    torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), expected)
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None
 
 
 @GROUPS

@@ -309,7 +309,7 @@ def _archive_task(path: Path, arrays: dict[str, np.ndarray]) -> Task:
         if len(known := np.unique(labels[0])) < count:
             absent = np.setdiff1d(np.arange(min(count, len(known) + 1)), known)[0]
             raise ValueError(
-                f"{path}: no image to train with in class {absent}; labels go from 0 to {count - 1}, no gap"
+                f"{path}: no image to train with in class {absent}; labels are 0 to {count - 1}, all of them"
             )
         if count < 2:
             raise ValueError(f"{path}: a classification needs at least 2 classes, all labels are 0")
