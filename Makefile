@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow lint format docs clean
 
 help:
 	@echo 'make demo       train an SRE-ResNet and its plain twin on embedded images, compare them under rotation (under 5 minutes)'
@@ -14,6 +14,7 @@ help:
 	@echo 'make test-slow  the tests marked slow'
 	@echo 'make lint       formatting, lint and types, as CI checks them'
 	@echo 'make format     apply the formatting'
+	@echo 'make docs       the documentation as web pages, in build/docs'
 	@echo 'make clean      remove the virtual environment and caches'
 
 $(READY): pyproject.toml constraints.txt
@@ -39,5 +40,9 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(READY)
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs . build/docs
+	@echo 'open build/docs/docs/index.html'
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build/docs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -184,3 +184,4 @@ def _gaussian(size: tuple[int, ...], bands: int, circular: bool, spacing: tuple[
 
 
 PROFILES = {"hard": _hard, "linear": _linear, "area": _area, "gaussian": _gaussian}
+"""Profiles of a band by name, see ``profile`` of :func:`band_plan`."""

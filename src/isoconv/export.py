@@ -31,6 +31,7 @@ __all__ = ["FORMATS", "Export", "export_run"]
 log = logging.getLogger(__name__)
 
 FORMATS = ("pt2", "onnx", "safetensors")
+"""What :func:`export_run` can write."""
 KEY = "isoconv.json"  # under which each format carries what the file is
 TOLERANCE = 1e-4  # of the largest logit
 LARGE = 40

@@ -37,7 +37,8 @@ def predict(
 
     Args:
         run: a run directory.
-        paths: PNG, JPEG, TIFF, npy or npz files, or folders of them; :mod:`isoconv.data.files` says what they may hold.
+        paths: PNG, JPEG, TIFF, npy or npz files, or folders of them; what they may hold says
+            :func:`isoconv.data.read_images`.
         batch_size: images per forward pass; None stands for 256 in 2D, 16 in 3D.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         rotations: also measure ``consistency``, for which each image is decided some 35 times more.

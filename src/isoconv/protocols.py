@@ -42,6 +42,7 @@ from isoconv.symmetry import (
 __all__ = ["AS_IS", "DISTURBANCES", "PROTOCOLS", "Condition", "check_protocol", "conditions"]
 
 PROTOCOLS = ("standard", "official", "disturbed")
+"""Names of the protocols; what each does is told above."""
 DISTURBANCES = ("zoomed", "shifted", "noisy", "blurred")
 """Groups of positions of the protocol ``"disturbed"``, all of them rotations too."""
 

@@ -66,7 +66,7 @@ def train(config: TrainConfig, resume: bool = False) -> RunDir:
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy plus soft Dice loss, 1 - mean over classes of 2 |P T| / (|P| + |T|), sums taken over the batch.
+    """Cross-entropy plus soft Dice loss, ``1 - mean over classes of 2 |P T| / (|P| + |T|)``, sums over the batch.
 
     Args:
         logits: (N, K, *spatial).

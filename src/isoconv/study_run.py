@@ -40,6 +40,7 @@ __all__ = ["STATES", "BusyError", "locked", "run_cell", "run_study", "study_stat
 log = logging.getLogger(__name__)
 
 STATES = ("done", "running", "stopped", "failed", "missing")
+"""What a cell of a study can be."""
 _BUSY = 3  # exit status of a process that found its cell taken
 _HALF_WRITTEN_S = 60  # a lock without content is being written, unless it is older than this
 _POLL_S = 0.2

@@ -137,9 +137,8 @@ def equivariance_error(
 
     The output may be a map with as many axes as the input (equivariance) or have lost its spatial axes, like logits
     (invariance: ``g f(x) = f(x)``). Multiples of 90 degrees move samples exactly. Other angles resample input and
-    output bilinearly, and compare within the inscribed disc, outside of
-    which the input is zero: what is then measured includes the error of the resampling, so compare it with that of
-        another module on the same input.
+    output bilinearly, and compare within the inscribed disc, outside of which the input is zero: what is then measured
+    includes the error of the resampling, so compare it with that of another module on the same input.
 
     Args:
         module: evaluated in eval mode, its mode restored afterwards.

@@ -83,7 +83,7 @@ def fit(
     config: TrainConfig,
     task: Task,
     dataset: Callable[[], Dataset],
-    learner: type[Classifier],
+    learner: Callable[..., Classifier],
     *,
     augment: nn.Module | None,
     masked: bool,
@@ -224,7 +224,7 @@ class Classifier(pl.LightningModule):
         return {"logits": self(images).float(), "labels": labels}
 
     def validation_loss(self, outputs: Sequence[Mapping[str, Tensor]]) -> float:
-        """From what :meth:`validation_step` gave, batch by batch."""
+        """From what ``validation_step`` gave, batch by batch."""
         return self.loss(*_joined(outputs, "logits", "labels")).item()
 
     def scores(self, outputs: Sequence[Mapping[str, Tensor]]) -> dict[str, float | None]:

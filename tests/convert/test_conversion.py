@@ -329,6 +329,16 @@ def test_a_strided_pointwise_layer_is_centred_whatever_computes_its_weight() -> 
 
 
 @pytest.mark.parametrize(
+    ("engine", "transposed"), [("reference", "reference"), ("auto", "auto"), ("numba", "auto"), ("triton", "auto")]
+)
+def test_transposed_layers_get_no_engine_that_lacks_them(engine: str, transposed: str) -> None:
+    for extra in (0, 1):
+        up = nn.ConvTranspose2d(1, 1, 3, 2, padding=extra, output_padding=extra)
+        converted = convert(nn.Sequential(nn.Conv2d(1, 1, 3), up), engine=engine)
+        assert [m.engine for m in converted.modules() if hasattr(m, "engine")] == [engine, transposed]
+
+
+@pytest.mark.parametrize(
     ("make", "kind", "message"),
     [
         (lambda: convert("resnet18"), TypeError, "expected a torch.nn.Module, got str"),

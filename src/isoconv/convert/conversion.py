@@ -72,7 +72,8 @@ def convert(
     Args:
         net: any module; a single convolution too.
         bands, profile, circular: of every converted layer, see :func:`isoconv.bands.band_plan`.
-        engine: of every converted layer, see :mod:`isoconv.ops`.
+        engine: of every converted layer, see :mod:`isoconv.ops`; transposed ones, which the fast engines lack, get
+            ``"auto"`` in place of one of those.
 
     Raises:
         ValueError: for options that do not fit a layer, naming it.
@@ -147,6 +148,7 @@ def _replace_transposed(
     layer: Layer, options: BandOptions, engine: str, memo: dict[Any, Any]
 ) -> tuple[nn.Module, nn.Module]:
     module, padding = layer.module, recentred(layer.module)
+    engine = engine if engine == "reference" else "auto"
     if min(padding) < 0:
         heir = _banded(layer, options, engine, memo, module.padding, output_padding=module.output_padding)
         return heir, heir

@@ -49,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """The layers of a network as :func:`conversion_report` judges them; ``str()`` makes a table of it.
+    """The layers of a network as :func:`isoconv.conversion_report` judges them; ``str()`` makes a table of it.
 
     Attributes:
         rows: one per layer.

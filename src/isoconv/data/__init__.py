@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 TASKS: Mapping[str, Task] = {**SYNTHETIC, **MEDMNIST}
+"""All data sets by name."""
 
 
 def own_path(name: str) -> Path | None:

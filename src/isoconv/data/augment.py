@@ -36,7 +36,7 @@ def augmentation(recipe: str, dims: int, size: int, *, rotate: bool = False) -> 
     """The training augmentation of a recipe. Needs the extra ``study``.
 
     Args:
-        recipe: one of :data:`RECIPES`.
+        recipe: one of :data:`isoconv.data.RECIPES`.
         dims: 2 for images, 3 for volumes.
         size: side of the images that come in, and of those that go out: ``input_size(recipe, ...)``.
         rotate: also turn every image by a random angle, every volume by a random rotation of SO(3); bared corners get

@@ -207,6 +207,7 @@ SUFFIXES = (*_READERS, *medical.READERS)
 
 
 def as_uint8(name: str, array: np.ndarray) -> np.ndarray:
+    """An array of real numbers, scaled as told above; ``name`` is for the error. Raises ValueError for other values."""
     if array.dtype.kind not in "buif":
         raise ValueError(f"{name} holds {array.dtype}; an image is an array of real numbers")
     if array.size == 0:

@@ -12,14 +12,16 @@ from torch import Tensor
 from isoconv._checks import did_you_mean
 from isoconv.bands import BandPlan
 
-__all__ = ["INITS", "check_init", "init_bands_"]
+__all__ = ["INITS", "check_init", "init_bands_", "ring_energy"]
 
 INITS = ("default", "official")
+"""Initialisations by name."""
 _CORRELATION_LENGTH = 2.5  # pixels
 _CORRELATION_FLOOR = 0.6  # a rectified feature map has a mean, which every tap shares
 
 
 def check_init(init: str) -> str:
+    """``init`` if it is one of :data:`INITS`. Raises ValueError otherwise."""
     if init not in INITS:
         raise ValueError(f"unknown init {init!r}: expected one of {', '.join(INITS)}{did_you_mean(str(init), INITS)}")
     return init

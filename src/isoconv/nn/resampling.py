@@ -84,36 +84,45 @@ class CentreGrid(nn.Module):
 
 
 class SymmetricAvgPool1d(_AvgPool):
+    __doc__ = _AvgPool.__doc__
     dims = 1
 
 
 class SymmetricAvgPool2d(_AvgPool):
+    __doc__ = _AvgPool.__doc__
     dims = 2
 
 
 class SymmetricAvgPool3d(_AvgPool):
+    __doc__ = _AvgPool.__doc__
     dims = 3
 
 
 class SymmetricMaxPool1d(_MaxPool):
+    __doc__ = _MaxPool.__doc__
     dims = 1
 
 
 class SymmetricMaxPool2d(_MaxPool):
+    __doc__ = _MaxPool.__doc__
     dims = 2
 
 
 class SymmetricMaxPool3d(_MaxPool):
+    __doc__ = _MaxPool.__doc__
     dims = 3
 
 
 class SymmetricUpsample1d(_Upsample):
+    __doc__ = _Upsample.__doc__
     dims = 1
 
 
 class SymmetricUpsample2d(_Upsample):
+    __doc__ = _Upsample.__doc__
     dims = 2
 
 
 class SymmetricUpsample3d(_Upsample):
+    __doc__ = _Upsample.__doc__
     dims = 3

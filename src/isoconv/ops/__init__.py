@@ -21,6 +21,7 @@ __all__ = ["ENGINES", "ConvSpec", "check_engine", "conv_spec", "sre_conv"]
 log = logging.getLogger(__name__)
 
 ENGINES: dict[str, ModuleType] = {"reference": reference, "numba": numba_cpu, "triton": triton_cuda}
+"""Engines by name."""
 
 
 def check_engine(engine: str) -> str:

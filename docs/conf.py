@@ -1,0 +1,72 @@
+"""How `make docs` builds the pages: the Markdown files where they lie, and the reference from the docstrings.
+
+The source folder is the repository, so that a relative link means here what it means on the forge."""
+
+import re
+from importlib import import_module
+from types import ModuleType
+
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+import isoconv
+
+project, author, copyright = "isoconv", "the isoconv authors", "the isoconv authors, MIT licence"
+release = version = isoconv.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+root_doc = "docs/index"
+include_patterns = ["*.md", "docs/**.md", "benchmarks/**.md"]
+html_theme, html_title = "furo", f"isoconv {version}"
+html_show_sphinx = html_copy_source = False
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_inherit_docstrings = False
+autodoc_default_options = {"members": True, "no-value": True}
+python_use_unqualified_type_names = True
+napoleon_use_rtype = False
+nitpicky = True  # a reference to a name that is not documented fails the build
+nitpick_ignore_regex = [("py:class", r"(?!isoconv\.).*|.*\._\w+|.*\.Net")]  # but not torch's, numpy's, private ones
+
+REFERENCE = ("isoconv", "layers", "models", "convert", "symmetry", "data", "training", "evaluation", "study", "deploy")
+CONTENTS = {
+    "Tutorials": ["tutorials/*"],
+    "How to": ["how-to/*"],
+    "Concepts": ["concepts/*"],
+    "Results": ["results", "reproducing", "official-defects"],
+    "Reference": [f"reference/{page}" for page in REFERENCE],
+    "Measurements": ["../benchmarks/**"],
+    "Project": ["dependencies", "../CHANGELOG", "../CONTRIBUTING", "../README"],
+}
+
+
+def add_contents(_: Sphinx, page: str, source: list[str]) -> None:
+    """Put the navigation into the first page, where on the forge it would show as code."""
+    if page == root_doc:
+        for title, entries in CONTENTS.items():
+            paths = "\n".join(f"/docs/{entry}" if ".." not in entry else entry[2:] for entry in entries)
+            source[0] += f"\n```{{toctree}}\n:hidden:\n:glob:\n:caption: {title}\n\n{paths}\n```\n"
+
+
+def spell_out(_app: Sphinx, what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
+    """``(N, C, *spatial)`` opens no emphasis, and what a field's docstring has before a colon is not its type."""
+    lines[:] = [""] * (what == "attribute") + [re.sub(r"(?<=[ (])\*(?=\w+\))", r"\\*", line) for line in lines]
+
+
+def check_names(app: Sphinx, error: Exception | None) -> None:
+    """A public name that the reference lacks fails the build."""
+    python = app.env.domains["py"]
+    known = {entry[0] for entry in python.get_objects()}
+    for module in python.data["modules"] if error is None else ():
+        for name in getattr(public := import_module(module), "__all__", ()):
+            value = getattr(public, name)
+            homes = {module, getattr(value, "__module__", module)}
+            if not isinstance(value, ModuleType) and not any(f"{home}.{name}" in known for home in homes):
+                logging.getLogger(__name__).warning("%s.%s is not in the reference", module, name)
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("source-read", add_contents)
+    app.connect("autodoc-process-docstring", spell_out, priority=400)  # before napoleon, at 500
+    app.connect("build-finished", check_names)
