@@ -27,11 +27,13 @@ autodoc_default_options = {"members": True, "no-value": True}
 python_use_unqualified_type_names = True
 napoleon_use_rtype = False
 nitpicky = True  # a reference to a name that is not documented fails the build
+suppress_warnings = ["ref.python"]  # the builtin `type` in an annotation is none of our attributes of that name
 nitpick_ignore_regex = [("py:class", r"(?!isoconv\.).*|.*\._\w+|.*\.Net")]  # but not torch's, numpy's, private ones
 
 REFERENCE = ("isoconv", "layers", "models", "convert", "symmetry", "data", "training", "evaluation", "study", "deploy")
+TUTORIALS = ("drop-in-layer", "convert-your-network", "train-on-medmnist", "your-own-images", "deploy-with-onnx")
 CONTENTS = {
-    "Tutorials": ["tutorials/*"],
+    "Tutorials": [f"tutorials/{page}" for page in TUTORIALS],
     "How to": ["how-to/*"],
     "Concepts": ["concepts/*"],
     "Results": ["results", "reproducing", "official-defects"],

@@ -17,7 +17,7 @@ from isoconv.cli import main
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [*sorted(DOCS.glob("tutorials/*.md")), DOCS / "concepts" / "symmetry.md"]
-SLOW = {"deploy-with-onnx", "drop-in-layer", "symmetry", "train-on-medmnist", "your-own-images"}
+SLOW = {"deploy-with-onnx", "drop-in-layer", "symmetry", "train-on-medmnist"}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -63,6 +63,7 @@ def test_page(
     blocks = BLOCK.findall(text)
     assert blocks
     for language, text in blocks:
+        printed = capsys.readouterr().out
         if language == "python" and (file := re.match(r"# (\w+\.py)\n", text)):
             Path(file[1]).write_text(text)
         elif language == "python":
@@ -71,5 +72,4 @@ def test_page(
             for line in text.splitlines():
                 run_command(line)
         elif not language:
-            printed = capsys.readouterr().out
             assert same(text, printed, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE), f"{text}\nbut\n{printed}"
