@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from isoconv.bench import markdown
+from isoconv.figures import speed_ratios
 
 
 def main(name: str, bench: Callable[..., dict[str, Any]], rounds: int) -> None:
@@ -25,4 +26,5 @@ def main(name: str, bench: Callable[..., dict[str, Any]], rounds: int) -> None:
     path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     text = f"{markdown(result)}\nCommand: `{result['command']}`\n"
     path.with_suffix(".md").write_text(text)
+    speed_ratios(result).savefig(path.with_suffix(".png"), dpi=110)
     print(text)

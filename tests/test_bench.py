@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from isoconv import bench
+from isoconv.cli import main
+from isoconv.figures import speed_ratios
 from isoconv.ops import numba_cpu
 
 TINY = bench.Layer(4, (6, 6), 3, 2)
@@ -23,6 +25,23 @@ def test_layers_are_timed_side_by_side() -> None:
     text = bench.markdown(result)
     assert "| 2D 4x6x6 k=3, batch 2 |" in text
     assert "## forward+backward, ms" in text
+
+
+def test_ratios_are_drawn() -> None:
+    result = bench.bench_ops([TINY, bench.Layer(2, (4, 4, 4), 3, 1)], rounds=2)
+    figure = speed_ratios(result)
+    forward, both = figure.axes
+    times = result["rows"][0]["contestants"]
+    assert [label.get_text() for label in forward.get_yticklabels()] == ["2D 4x6x6 k=3", "3D 2x4x4x4 k=3"]
+    for ax, part in ((forward, "forward"), (both, "forward+backward")):
+        bars = {each.get_label(): each[0].get_width() for each in ax.containers}
+        assert "plain" not in bars
+        assert bars["numba"] == pytest.approx(times["plain"][part]["median"] / times["numba"][part]["median"])
+
+
+def test_a_plot_that_cannot_be_written_is_refused_before_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "ops", "--plot", "nowhere/a.png"]) == 1
+    assert "--plot must be a .png file in a folder that exists" in capsys.readouterr().err
 
 
 def test_training_steps_are_timed_side_by_side() -> None:

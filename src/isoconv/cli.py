@@ -223,6 +223,8 @@ class BenchOptions:
     """CPU threads; None leaves it to torch."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to compute."""
+    plot: Path | None = None
+    """PNG file to draw the ratios into."""
     as_json: Json = False
 
     def measure(self, bench: Callable[..., dict[str, Any]]) -> None:
@@ -230,6 +232,8 @@ class BenchOptions:
 
         from .bench import markdown
 
+        if self.plot is not None and (self.plot.suffix != ".png" or not self.plot.parent.is_dir()):
+            raise ValueError(f"--plot must be a .png file in a folder that exists, got {self.plot}")
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         result = bench(rounds=self.rounds, device=self.device)
@@ -237,6 +241,10 @@ class BenchOptions:
             write_json(result)
         else:
             sys.stdout.write(markdown(result))
+        if self.plot is not None:
+            from .figures import speed_ratios
+
+            speed_ratios(result).savefig(self.plot, dpi=150)
 
 
 @dataclass(frozen=True, kw_only=True)

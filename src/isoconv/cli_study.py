@@ -106,7 +106,7 @@ class StudyReport:
     runs: _Runs = None
     out: Path = Path("report.html")
     """HTML file to write; what is there is replaced."""
-    protocol: Literal["standard", "official"] | None = None
+    protocol: Literal["standard", "official", "disturbed"] | None = None
     """Whose results; None takes the study's first."""
     data_root: _DataRoot = None
     as_json: _Json = False

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["feature_maps", "first_stage", "kernels", "rotation_accuracy", "save_all", "save_comparison"]
+__all__ = [
+    "feature_maps",
+    "first_stage",
+    "kernels",
+    "rotation_accuracy",
+    "save_all",
+    "save_comparison",
+    "speed_ratios",
+    "watching_first_stage",
+]
 
 _COLOURS = (
     "#0072B2",
@@ -167,6 +177,33 @@ def feature_maps(
         return figure
 
 
+def speed_ratios(result: Mapping[str, Any]) -> Figure:
+    """How many times faster than the contestant ``result["base"]`` the others are, case by case, one panel per timing;
+    ``result`` is one of :func:`isoconv.bench.bench_ops` or :func:`isoconv.bench.bench_models`."""
+    rows, base = result["rows"], result["base"]
+    names = [name for name in rows[0]["contestants"] if name != base]
+    parts = [key for key, value in rows[0]["contestants"][base].items() if isinstance(value, dict)]
+    height = 0.8 / len(names)
+    with _style():
+        figure = _figure(5.2 * len(parts) + 1.5, 0.55 * len(rows) + 1.4)
+        panels = figure.subplots(1, len(parts), sharey=True, squeeze=False)[0]
+        for ax, part in zip(panels, parts, strict=True):
+            for i, (name, colour) in enumerate(zip(names, _cycle(len(names)), strict=True)):
+                times = [(row["contestants"][base][part]["median"], row["contestants"].get(name)) for row in rows]
+                ratios = [math.nan if other is None else own / other[part]["median"] for own, other in times]
+                ax.barh([y + i * height for y in range(len(rows))], ratios, 0.9 * height, color=colour, label=name)
+            ax.axvline(1, color="black", linewidth=0.8)
+            ax.set(xscale="log", xlabel=f"{part}: times faster than {base}")
+            ax.set_xticks([0.5, 1, 2, 5, 10, 20, 50], ["0.5", "1", "2", "5", "10", "20", "50"])
+            ax.minorticks_off()
+            ax.grid(False, axis="y")
+        panels[0].set_yticks([y + 0.4 - height / 2 for y in range(len(rows))], [row["case"] for row in rows])
+        panels[0].invert_yaxis()
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        figure.suptitle(f"{result['title']}, {result['device']}, threads: {result['threads']}, {result['clock']}")
+        return figure
+
+
 def save_all(run: RunDir, protocol: str = "standard", image: Tensor | None = None) -> list[Path]:
     """Write ``figures/*.png`` of an evaluated run and return their paths.
 
@@ -254,17 +291,30 @@ def _kernel(module: nn.Module) -> Tensor | None:
 
 @torch.inference_mode()
 def first_stage(model: nn.Module, x: Tensor) -> Tensor:
-    """Output of the first stage."""
-    maps: list[Tensor] = []
-    stages = [module for name, module in model.named_modules() if name.split(".")[-1] == "layer1"]
-    if not stages:
-        raise ValueError(f"{type(model).__name__} has no stage layer1 whose feature maps could be shown")
-    hook = stages[0].register_forward_hook(lambda _, __, output: maps.append(output.clone()))
-    try:
+    """Output of the first stage, ``layer1``. Raises ValueError for a model that has none."""
+    with watching_first_stage(model) as maps:
         model(x)
-    finally:
-        hook.remove()
+    if not maps:
+        raise ValueError(f"{type(model).__name__} has no stage layer1 whose feature maps could be shown")
     return maps[0]
+
+
+@contextmanager
+def watching_first_stage(model: nn.Module) -> Iterator[list[Tensor]]:
+    """A list that gets the output of the stage ``layer1``, if there is one, when the model runs."""
+    outputs: list[Tensor] = []
+
+    def keep(_: nn.Module, __: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            outputs.append(output.clone())  # the next layer may work in place
+
+    stages = [module for name, module in model.named_modules() if name.split(".")[-1] == "layer1"]
+    hooks = [stage.register_forward_hook(keep) for stage in stages[:1]]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _test_image(run: RunDir) -> Tensor:

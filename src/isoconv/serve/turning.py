@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from isoconv._extras import require
+from isoconv.figures import watching_first_stage
 from isoconv.prediction import Predictor
 from isoconv.report.turning import png
 from isoconv.symmetry import circular_mask, rotate
@@ -66,7 +66,7 @@ class _View:
     @torch.inference_mode()
     def at(self, angles: Sequence[int]) -> list[dict[str, Any]]:
         frames = self._turned([self.image] * len(angles), angles)
-        with _first_stage(self.predictor.model) as stage:
+        with watching_first_stage(self.predictor.model) as stage:
             logits = self.predictor.finite(self.predictor.model(frames).float().cpu())
         rows = [
             {"image": png(self._pixels(frame)), "label": label, "probabilities": chances, "maps": None, "change": None}
@@ -107,21 +107,3 @@ class _View:
         """uint8 (H, W) or (H, W, 3) of a frame (C, *spatial)."""
         channels = torch.stack([self._slice(channel) for channel in frame], dim=-1)
         return channels.clamp(0, 1).mul(255).round().to(torch.uint8).squeeze(-1).cpu().numpy()
-
-
-@contextmanager
-def _first_stage(model: nn.Module) -> Iterator[list[Tensor]]:
-    """A list that gets the output of the stage ``layer1``, if there is one, when the model runs."""
-    outputs: list[Tensor] = []
-    stages = [module for name, module in model.named_modules() if name.split(".")[-1] == "layer1"]
-
-    def keep(_: nn.Module, __: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            outputs.append(output.clone())  # the next layer may work in place
-
-    hooks = [stage.register_forward_hook(keep) for stage in stages[:1]]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()
