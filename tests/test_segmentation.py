@@ -182,3 +182,14 @@ def test_a_users_folder_from_training_to_evaluation(config: TrainConfig, tmp_pat
     shutil.rmtree(tmp_path / "set")
     with pytest.raises(ValueError, match="unknown segmentation data"):
         evaluate(own.out)
+
+
+def test_what_is_for_networks_that_classify_says_so(run: RunDir, tmp_path: Path) -> None:
+    from isoconv import save_pretrained
+    from isoconv.evaluation import evaluate as evaluate_classifier
+    from isoconv.export import export_run
+    from isoconv.prediction import Predictor
+
+    for use in (evaluate_classifier, export_run, Predictor, lambda run: save_pretrained(run, tmp_path / "net")):
+        with pytest.raises(ValueError, match="segments, this is for networks that classify; see isoconv segment"):
+            use(run)

@@ -64,6 +64,7 @@ def evaluate(
     from isoconv.figures import save_all
 
     run = run if isinstance(run, RunDir) else RunDir(run)
+    run.check_classifies()
     info, config = run.model_info, run.config
     conditions(protocol, info["task"]["dims"])  # refuses an unknown protocol before the work
     if limit is not None and limit < 1:

@@ -90,6 +90,7 @@ def export_run(
     if format == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             require(package, extra="onnx")
+    run.check_classifies()
     info, network = run.model_info, run.load_model()
     about = {name: info[name] for name in ("task", "model", "input_size", "masked")}
     with torch.no_grad():

@@ -53,6 +53,8 @@ def save_pretrained(net: nn.Module | RunDir, folder: str | os.PathLike[str]) -> 
     if not folder.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {folder.parent} to make {folder.name} in; make it first")
     run = net if isinstance(net, RunDir) else None
+    if run is not None:
+        run.check_classifies()
     module = net.load_model() if isinstance(net, RunDir) else net
     inner: Any = module.net if isinstance(module, OnImages) else module
     model = model_config(inner)

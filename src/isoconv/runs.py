@@ -117,6 +117,11 @@ class RunDir:
             raise ValueError(f"{what}; use that version, or train again with another --out")
         return info
 
+    def check_classifies(self) -> None:
+        """Raises ValueError for a run of segmentation, of which only `isoconv segment` knows what to do."""
+        if self.model_info["task"]["kind"] == "segmentation":
+            raise ValueError(f"{self.path} segments, this is for networks that classify; see isoconv segment")
+
     def load_model(self) -> nn.Module:
         """The best network in eval mode: images in [0, 1], shape (N, C, *spatial), to logits (N, outputs).
 
