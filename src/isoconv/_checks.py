@@ -20,6 +20,13 @@ def ntuple(value: Any, n: int, name: str, kind: Callable[[Any], T] = int) -> tup
     return tuple(kind(v) for v in values)
 
 
+def check_counts(**values: Any) -> None:
+    """Raises ValueError for the first of the named values that is no whole number of at least 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'a' or 'b'?"`` for the known names closest to ``name``, empty if none is close."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ._extras import require
 from .cli_data import Data
+from .cli_options import Json, RunPath
 from .cli_segment import Segment
 from .cli_serve import Serve
 from .cli_study import Study
 from .cli_tools import Doctor, Export
-from .config import Device, TrainConfig
-from .display import show, show_comparison, show_scores, show_table, write_json
+from .config import Device, Protocol, TrainConfig
+from .display import show, show_best_epoch, show_comparison, show_scores, show_table, write_json
 
 if TYPE_CHECKING:
     import tyro
@@ -29,14 +30,6 @@ else:
     tyro = require("tyro", extra="study")
 
 log = logging.getLogger(__name__)
-
-Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as JSON.")]
-DataRoot = Annotated[
-    Path | None, tyro.conf.arg(help="Folder of the MedMNIST files; None stands for $ISOCONV_DATA, else ~/.medmnist.")
-]
-RunPath = tyro.conf.Positional[
-    Annotated[Path, tyro.conf.arg(metavar="RUN", help="Run directory that `isoconv train` wrote.")]
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +49,7 @@ class Train(TrainConfig):
 
         run = train(TrainConfig(**{f.name: getattr(self, f.name) for f in fields(TrainConfig)}), self.resume)
         if is_first_process():
-            best = run.metrics()[run.model_info["epoch"]]
-            show(best, self.as_json, title=f"best epoch of {run.path}")
+            show_best_epoch(run, self.as_json)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +57,7 @@ class Evaluate:
     """Measure a trained network on the test images: upright, rotated and flipped."""
 
     path: RunPath
-    protocol: Literal["standard", "official", "disturbed"] = "standard"
+    protocol: Protocol = "standard"
     """How images are rotated: standard (bilinear, inside a circle), official (as the paper's code), or disturbed (as
     standard, and also zoomed, shifted, noisy and blurred)."""
     batch_size: int | None = None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from isoconv._extras import require
+from isoconv.cli_options import DataRoot, Json
 from isoconv.display import show, show_table, write_json
 
 if TYPE_CHECKING:
@@ -22,17 +23,12 @@ if TYPE_CHECKING:
 else:
     tyro = require("tyro", extra="study")
 
-_Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as JSON.")]
-_DataRoot = Annotated[
-    Path | None, tyro.conf.arg(help="Folder of the MedMNIST files; None stands for $ISOCONV_DATA, else ~/.medmnist.")
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class DataList:
     """List the data sets: 18 MedMNIST tasks and the embedded synthetic ones."""
 
-    as_json: _Json = False
+    as_json: Json = False
 
     def run(self) -> None:
         from isoconv.data import TASKS
@@ -61,8 +57,8 @@ class DataFetch:
     """Tasks, as `isoconv data list` names them."""
     size: int = 28
     """Image size: 28, 64, 128 or 224 (3D: 28 or 64)."""
-    data_root: _DataRoot = None
-    as_json: _Json = False
+    data_root: DataRoot = None
+    as_json: Json = False
 
     def run(self) -> None:
         from isoconv.data import get_task, load
@@ -84,8 +80,8 @@ class DataCheck:
     (columns path,label and optionally split,patient) or an .npz of MedMNIST's layout."""
     size: int = 28
     """Side in pixels that images are resized to."""
-    data_root: _DataRoot = None
-    as_json: _Json = False
+    data_root: DataRoot = None
+    as_json: Json = False
 
     def run(self) -> None:
         from isoconv.data.check import check

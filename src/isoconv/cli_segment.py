@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from isoconv._extras import require
+from isoconv.cli_options import Json
 from isoconv.config import Device, Precision, TrainConfig
-from isoconv.display import show, show_table, write_json
+from isoconv.display import show, show_best_epoch, show_table, write_json
 
 if TYPE_CHECKING:
     import tyro
@@ -18,7 +19,6 @@ else:
 
 log = logging.getLogger(__name__)
 
-_Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as JSON.")]
 _Run = tyro.conf.Positional[
     Annotated[Path, tyro.conf.arg(metavar="RUN", help="Run directory that `isoconv segment train` wrote.")]
 ]
@@ -70,7 +70,7 @@ class SegmentTrain:
     """CPU threads; None leaves it to torch."""
     resume: bool = False
     """Continue the stopped run in --out; repeat the options that it was started with."""
-    as_json: _Json = False
+    as_json: Json = False
 
     def run(self) -> None:
         from isoconv.segmentation import train
@@ -79,8 +79,7 @@ class SegmentTrain:
         options = {name: value for name, value in vars(self).items() if name not in ("resume", "as_json")}
         run = train(TrainConfig(**options), self.resume)
         if is_first_process():
-            best = run.metrics()[run.model_info["epoch"]]
-            show(best, self.as_json, title=f"best epoch of {run.path}")
+            show_best_epoch(run, self.as_json)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +91,7 @@ class SegmentEvaluate:
     """Images per forward pass; None stands for 64 in 2D, 4 in 3D."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
-    as_json: _Json = False
+    as_json: Json = False
 
     def run(self) -> None:
         from isoconv.segmentation import evaluate
@@ -129,7 +128,7 @@ class SegmentPredict:
     """Folder to write the masks to; none of them may exist yet."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
-    as_json: _Json = False
+    as_json: Json = False
 
     def run(self) -> None:
         from isoconv.segmentation import predict

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
-from isoconv._extras import require
+from isoconv.cli_options import RunPath
 from isoconv.config import Device
-
-if TYPE_CHECKING:
-    import tyro
-else:
-    tyro = require("tyro", extra="study")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +16,7 @@ class Serve:
     On the page an image is turned, and the answer turns with it or stands still.
     """
 
-    path: tyro.conf.Positional[
-        Annotated[Path, tyro.conf.arg(metavar="RUN", help="Run directory that `isoconv train` wrote.")]
-    ]
+    path: RunPath
     plain: Path | None = None
     """Run of another network for the same data, shown beside it."""
     host: str = "127.0.0.1"

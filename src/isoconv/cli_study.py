@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from isoconv._extras import require
-from isoconv.config import Device
+from isoconv.cli_options import DataRoot, Json
+from isoconv.config import Device, Protocol
 from isoconv.display import show, show_table, write_json
 
 if TYPE_CHECKING:
@@ -24,13 +25,9 @@ else:
 
 log = logging.getLogger(__name__)
 
-_Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as JSON.")]
 _File = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="STUDY.toml", help="What to train and test.")]]
 _Runs = Annotated[
     Path | None, tyro.conf.arg(help="Folder of the run directories; None stands for runs/ and the name of the study.")
-]
-_DataRoot = Annotated[
-    Path | None, tyro.conf.arg(help="Folder of the MedMNIST files; None stands for $ISOCONV_DATA, else ~/.medmnist.")
 ]
 
 
@@ -54,8 +51,8 @@ class StudyRun:
     """Only cells whose name matches one of these patterns, such as 'breastmnist-*'."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one. Jobs are spread over several GPUs."""
-    data_root: _DataRoot = None
-    as_json: _Json = False
+    data_root: DataRoot = None
+    as_json: Json = False
 
     def run(self) -> None:
         from isoconv.study import load_study
@@ -88,7 +85,7 @@ class StudyStatus:
 
     study: _File
     runs: _Runs = None
-    as_json: _Json = False
+    as_json: Json = False
 
     def run(self) -> None:
         from isoconv.study import load_study
@@ -106,10 +103,10 @@ class StudyReport:
     runs: _Runs = None
     out: Path = Path("report.html")
     """HTML file to write; what is there is replaced."""
-    protocol: Literal["standard", "official", "disturbed"] | None = None
+    protocol: Protocol | None = None
     """Whose results; None takes the study's first."""
-    data_root: _DataRoot = None
-    as_json: _Json = False
+    data_root: DataRoot = None
+    as_json: Json = False
 
     def run(self) -> None:
         from isoconv.report import write_report

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from isoconv._checks import did_you_mean
 from isoconv._extras import require
+from isoconv.cli_options import Json, RunPath
 from isoconv.display import show
 
 if TYPE_CHECKING:
@@ -21,11 +22,6 @@ else:
     tyro = require("tyro", extra="study")
 
 log = logging.getLogger(__name__)
-
-_Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as JSON.")]
-_Run = tyro.conf.Positional[
-    Annotated[Path, tyro.conf.arg(metavar="RUN", help="Run directory that `isoconv train` wrote.")]
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +48,7 @@ class Doctor:
     """Seed of the input, which is smooth noise, and of the network's initial weights."""
     html: Path | None = None
     """HTML file to write as well, with the costs of each layer; what is there is replaced."""
-    as_json: _Json = False
+    as_json: Json = False
 
     def run(self) -> None:
         import torch
@@ -77,12 +73,12 @@ class Export:
     The file is checked against the network before it is put in place. Nothing is overwritten.
     """
 
-    path: _Run
+    path: RunPath
     format: Literal["pt2", "onnx", "safetensors"] = "pt2"
     """What to write: pt2 (a program for torch.export.load), onnx (for ONNX Runtime) or safetensors (weights)."""
     out: Path | None = None
     """File to write; None stands for RUN/export/model and the ending of the format. Its card gets .md appended."""
-    as_json: _Json = False
+    as_json: Json = False
 
     def run(self) -> None:
         from isoconv.export import export_run

@@ -6,12 +6,15 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from isoconv._extras import require
 from isoconv.protocols import DISTURBANCES
 
-__all__ = ["show", "show_comparison", "show_scores", "show_table", "write_json"]
+if TYPE_CHECKING:
+    from isoconv.runs import RunDir
+
+__all__ = ["show", "show_best_epoch", "show_comparison", "show_scores", "show_table", "write_json"]
 
 _SCORES = {
     "upright": "upright",
@@ -36,6 +39,11 @@ def show(values: Mapping[str, Any], as_json: bool, title: str) -> None:
         write_json(values)
     else:
         show_table({"": name, title: value} for name, value in values.items())
+
+
+def show_best_epoch(run: RunDir, as_json: bool) -> None:
+    """Print what `metrics.jsonl` says of the epoch whose network was kept."""
+    show(run.metrics()[run.model_info["epoch"]], as_json, title=f"best epoch of {run.path}")
 
 
 def show_table(rows: Iterable[Mapping[str, Any]]) -> None:

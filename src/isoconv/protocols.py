@@ -23,12 +23,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from isoconv._checks import did_you_mean
+from isoconv.config import Protocol
 from isoconv.symmetry import (
     Symmetry,
     circular_mask,
@@ -41,7 +43,7 @@ from isoconv.symmetry import (
 
 __all__ = ["AS_IS", "DISTURBANCES", "PROTOCOLS", "Condition", "check_protocol", "conditions"]
 
-PROTOCOLS = ("standard", "official", "disturbed")
+PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 """Names of the protocols; what each does is told above."""
 DISTURBANCES = ("zoomed", "shifted", "noisy", "blurred")
 """Groups of positions of the protocol ``"disturbed"``, all of them rotations too."""

@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -99,15 +100,21 @@ class Study:
         return [
             Cell(data, contestant.name, seed)
             for seed, data, contestant in itertools.product(self.seeds, self.data, self.contestants)
-            if _model(contestant, get_task(data).dims) in known
+            if _model(contestant, _dims(data)) in known
         ]
 
     def config(self, cell: Cell, folder: Path, **place: Any) -> TrainConfig:
         """What ``cell`` trains; ``place`` are options that say where."""
         contestant = next(c for c in self.contestants if c.name == cell.contestant)
-        dims = get_task(cell.data).dims
+        dims = _dims(cell.data)
         model = _model(contestant, dims)
         return TrainConfig(cell.data, model, folder / cell.name, seed=cell.seed, **contestant.options[dims], **place)
+
+
+@cache
+def _dims(data: str) -> int:
+    """Asked for every cell, and of users' own data only the files can tell."""
+    return get_task(data).dims
 
 
 def _model(contestant: Contestant, dims: int) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from isoconv import nn as iso
-from isoconv._checks import did_you_mean, ntuple
+from isoconv._checks import check_counts, did_you_mean, ntuple
 from isoconv.models.group import GroupConv2d, GroupMaxPool2d, GroupNorm2d, order
 from isoconv.models.registry import register_model
 from isoconv.ops.resampling import is_traced
@@ -185,14 +185,7 @@ class ResNet(nn.Module):
         kernels = ntuple(kernel_sizes, 4, "kernel_sizes")
         if any(k < 1 or k % 2 == 0 for k in (*kernels, stem_kernel)):
             raise ValueError(f"kernel_sizes and stem_kernel must be odd, got {kernels} and {stem_kernel}")
-        for name, value in {
-            "in_channels": in_channels,
-            "num_classes": num_classes,
-            "width": width,
-            "stem_stride": stem_stride,
-        }.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        check_counts(in_channels=in_channels, num_classes=num_classes, width=width, stem_stride=stem_stride)
         kind, depths = _LAYERS[variant]
         block = _BLOCKS[kind]
         self.dims, self.in_channels = layers.dims, in_channels

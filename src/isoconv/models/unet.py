@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from isoconv import nn as iso
-from isoconv._checks import ntuple
+from isoconv._checks import check_counts, ntuple
 from isoconv.models.registry import register_model
 from isoconv.ops.resampling import is_traced
 
@@ -53,9 +53,7 @@ class UNet(nn.Module):
         kernels = ntuple(kernel_sizes, len(_LEVELS), "kernel_sizes")
         if any(k < 1 or k % 2 == 0 for k in kernels):
             raise ValueError(f"kernel_sizes must be odd, got {kernels}")
-        for name, value in {"in_channels": in_channels, "num_classes": num_classes, "width": width}.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        check_counts(in_channels=in_channels, num_classes=num_classes, width=width)
         self.dims, self.in_channels = dims, in_channels
 
         def two_convs(inputs: int, outputs: int, kernel: int) -> nn.Module:
