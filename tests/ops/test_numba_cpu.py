@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from isoconv import nn as iso
 from isoconv.bands import PROFILES, band_plan
@@ -307,6 +308,37 @@ def test_compile_and_export(layer: torch.nn.Module) -> None:
     exported = torch.export.export(layer, (x.detach(),), dynamic_shapes=({0: torch.export.Dim("n")},)).module()
     other = torch.randn(3, 4, 9, 9)
     torch.testing.assert_close(exported(other), layer(other))
+
+
+class Watcher(TorchDispatchMode):
+    """Names of the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ARG002
+        self.seen.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_who_watches_operators_sees_them_and_gets_the_same() -> None:
+    layer, x = iso.SREConv2d(4, 6, 5, padding=2, engine="numba"), torch.randn(2, 4, 9, 9, requires_grad=True)
+    with Watcher() as watcher:
+        watched = layer(x)
+        grad = torch.autograd.grad(watched.square().sum(), x)[0]
+    assert {"isoconv.ring_conv.default", "isoconv.ring_conv_gradients.default"} <= set(watcher.seen)
+    alone = layer(x)
+    assert torch.equal(alone, watched)
+    assert torch.equal(torch.autograd.grad(alone.square().sum(), x)[0], grad)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_trace_holds_the_operator_not_its_result() -> None:
+    layer = iso.SREConv2d(4, 6, 5, padding=2, engine="numba").eval()
+    traced = torch.jit.trace(layer, torch.randn(2, 4, 9, 9))
+    x = torch.randn(2, 4, 9, 9)
+    assert torch.equal(traced(x), layer(x))
 
 
 def test_operators_keep_the_rules_of_pytorch() -> None:

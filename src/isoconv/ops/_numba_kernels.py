@@ -178,7 +178,12 @@ def _ring_sums(first, last, x, sums, layout, rows, columns):
 
 # The work of a call is done by PyTorch's own OpenMP team: its threads spin for a while after every parallel region, and
 # threads of our own would share the cores with them. Each takes pieces of its own from ring sums to products, for every
-# meeting of the team waits for the slowest. C calls a function with one address, that of a `CALL`.
+# meeting of the team waits for the slowest. C calls a function with one address, that of a `Call`.
+
+
+def _numbers(*names):
+    return ((name, ctypes.c_int64) for name in names)
+
 
 _AXES = (np.int64, 3)
 _ARRAY = (np.int64, 2)  # address and length
@@ -191,17 +196,26 @@ PIECE = np.dtype(
 )
 """Some lines of every output plane: how :func:`_ring_sums` makes them, and the first of their pixels."""
 
-CALL = np.dtype(
-    [(name, np.int64) for name in ("threads", "by_planes", "thread_number", "thread_count", "gemm")]
-    + [("x", np.int64), ("shape", np.int64, 5), ("bands", np.int64), ("samples", np.int64), ("pieces", *_ARRAY)]
-    + [("sums", *_ARRAY), ("scratch", *_ARRAY), ("pixels", np.int64), ("groups", np.int64)]
-    + [(name, np.int64) for name in ("mixing", "output", "mixed", "other", "total", "others", "swapped")]
-)
-"""A call: ``samples`` images at a time, piece by piece, are summed into ``sums`` (C * bands, samples * pixels), which
-every thread has of its own, as well as ``scratch``. If ``mixing`` (groups, mixed, C * bands / groups) is given,
-``output`` becomes its product with the sums; if ``other`` (N, groups * others, pixels) is, the thread's ``total`` grows
-by the product of the sums with it, or if ``swapped``, the reverse. With ``by_planes`` the threads share the planes of
-every piece instead, and multiply nothing."""
+
+class Call(ctypes.Structure):
+    """A call: ``samples`` images at a time, piece by piece, are summed into ``sums`` (C * bands, samples * pixels),
+    which every thread has of its own, as well as ``scratch``. If ``mixing`` (groups, mixed, C * bands / groups) is
+    given, ``output`` becomes its product with the sums; if ``other`` (N, groups * others, pixels) is, the thread's
+    ``total`` grows by the product of the sums with it, or if ``swapped``, the reverse. With ``by_planes`` the threads
+    share the planes of every piece instead, and multiply nothing."""
+
+    _fields_ = (
+        *_numbers("threads", "by_planes", "thread_number", "thread_count", "gemm", "x"),
+        ("shape", ctypes.c_int64 * 5),
+        *_numbers("bands", "samples"),
+        ("pieces", ctypes.c_int64 * 2),
+        ("sums", ctypes.c_int64 * 2),
+        ("scratch", ctypes.c_int64 * 2),
+        *_numbers("pixels", "groups", "mixing", "output", "mixed", "other", "total", "others", "swapped"),
+    )
+
+
+_CALL = np.dtype(Call)
 
 
 @cache
@@ -314,7 +328,7 @@ def entry(dtype):
 
     @_cached(partial(numba.cfunc, types.void(types.voidptr), error_model="numpy"))
     def share(address):
-        call = carray(address, (1,), CALL)[0]
+        call = carray(address, (1,), _CALL)[0]
         shape, groups, pixels = call.shape, call.groups, call.pixels
         x = carray(_pointer(call.x), (shape[0], shape[1], shape[2], shape[3], shape[4]), dtype)
         pieces = carray(_pointer(call.pieces[0]), (call.pieces[1],), PIECE)
@@ -381,13 +395,10 @@ def team_size():
 
 
 def run(dtype, **fields):
-    """Do a `CALL`."""
-    parallel, *functions = _openmp() or (None, 0, 0)
-    call = np.zeros(1, CALL)
-    call["thread_number"], call["thread_count"] = functions
-    for name, value in fields.items():
-        call[name] = value
-    if fields["threads"] > 1:
-        parallel(entry(dtype).address, call.ctypes.data, fields["threads"], 0)
+    """Do a `Call`."""
+    parallel, number, count = _openmp() or (None, 0, 0)
+    call = Call(thread_number=number, thread_count=count, **fields)
+    if call.threads > 1:
+        parallel(entry(dtype).address, ctypes.byref(call), call.threads, 0)
     else:
-        entry(dtype).ctypes(call.ctypes.data)
+        entry(dtype).ctypes(ctypes.addressof(call))

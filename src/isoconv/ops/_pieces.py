@@ -220,7 +220,7 @@ def multiply_sums(
     if other is not None:
         call |= {"other": other.data_ptr(), "others": others, "total": total.data_ptr(), "swapped": swapped}
     kernels.run(dtype, **call)
-    return total.sum(0)
+    return total.sum(0) if copies > 1 else total[0]
 
 
 def _array(x: Tensor) -> tuple[int, int]:

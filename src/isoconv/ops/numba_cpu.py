@@ -14,6 +14,7 @@ from math import prod
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import Parameter
 
 from isoconv.bands import BandPlan, band_plan
 from isoconv.ops._folds import fold_plan
@@ -75,7 +76,8 @@ def run(input: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> T
         input = F.pad(input, _flat(spec.padding[::-1]), mode=spec.padding_mode)
         widths = [0] * len(widths)
     geometry = (list(plan.kernel_size), plan.bands, plan.profile, plan.circular, list(plan.spacing))
-    output = _convolve(input, weight, widths, list(spec.stride), list(spec.dilation), spec.groups, *geometry)
+    convolve = _Convolve.apply if _is_direct(input, weight) else _convolve
+    output = convolve(input, weight, widths, list(spec.stride), list(spec.dilation), spec.groups, *geometry)
     return output if bias is None else output + bias.view(-1, *[1] * plan.dims)
 
 
@@ -96,8 +98,7 @@ def _plan(kernel_size: list[int], bands: int, profile: str, circular: bool, spac
     return band_plan(tuple(kernel_size), bands=bands, profile=profile, circular=circular, spacing=tuple(spacing))
 
 
-@torch.library.custom_op("isoconv::ring_conv", mutates_args=())
-def _convolve(
+def _convolve_now(
     input: Tensor,
     weight: Tensor,
     padding: list[int],
@@ -120,8 +121,7 @@ def _convolve(
     return output
 
 
-@torch.library.custom_op("isoconv::ring_conv_gradients", mutates_args=())
-def _gradients(
+def _gradients_now(
     input: Tensor,
     weight: Tensor,
     grad: Tensor,
@@ -163,6 +163,10 @@ def _gradients(
     return grad_input, by_input.view(weight.shape)
 
 
+_convolve = torch.library.custom_op("isoconv::ring_conv", _convolve_now, mutates_args=())
+_gradients = torch.library.custom_op("isoconv::ring_conv_gradients", _gradients_now, mutates_args=())
+
+
 @_convolve.register_fake
 def _(input, weight, padding, stride, dilation, groups, kernel_size, *_):  # type: ignore[no-untyped-def]  # noqa: ARG001
     size = _output_size(input.shape[2:], padding, stride, dilation, kernel_size)
@@ -180,8 +184,10 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # noqa:
 
 
 def _backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+    input, weight = ctx.saved_tensors
     wanted = list(ctx.needs_input_grad[:2])
-    gradients = _gradients(*ctx.saved_tensors, grad, wanted, *ctx.rest)
+    direct = not torch.is_grad_enabled() and _is_direct(input, weight, grad)
+    gradients = (_gradients_now if direct else _gradients)(input, weight, grad, wanted, *ctx.rest)
     return *(g if want else None for g, want in zip(gradients, wanted, strict=True)), *[None] * len(ctx.rest)
 
 
@@ -208,3 +214,20 @@ def _gradients_backward(ctx, v_input: Tensor, v_weight: Tensor) -> tuple[Tensor 
 
 _convolve.register_autograd(_backward, setup_context=_save)
 _gradients.register_autograd(_gradients_backward, setup_context=_save_all)
+
+
+def _is_direct(*tensors: Tensor) -> bool:
+    """Whether nobody watches operators on their way: no compiler, tracer, counter or subclass. Then PyTorch's dispatch
+    is left out, which takes as long as a small layer if an operator is written in Python."""
+    watched = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
+    return not watched and all(type(tensor) in (Tensor, Parameter) for tensor in tensors)
+
+
+class _Convolve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, *inputs):  # type: ignore[no-untyped-def]  # with setup_context it is slower
+        output = _convolve_now(*inputs)
+        _save(ctx, inputs, output)
+        return output
+
+    backward = staticmethod(_backward)
