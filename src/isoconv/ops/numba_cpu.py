@@ -8,18 +8,15 @@ ring sums of the output's gradient serve both gradients.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import prod
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Parameter
 
-from isoconv.bands import BandPlan, band_plan
 from isoconv.ops._folds import fold_plan
 from isoconv.ops._pieces import Window, multiply_sums, three
-from isoconv.ops.spec import ConvSpec
+from isoconv.ops.spec import ConvSpec, output_size, plan_of
 
 
 def can_run(input: Tensor, weight: Tensor, spec: ConvSpec) -> str | None:
@@ -32,7 +29,7 @@ def can_run(input: Tensor, weight: Tensor, spec: ConvSpec) -> str | None:
     if spec.transposed:
         return "it has no transposed convolution"
     size = input.shape[-spec.plan.dims :]
-    if min(_output_size(size, _flat(spec.padding), spec.stride, spec.dilation, spec.plan.kernel_size)) < 1:
+    if min(spec.output_size(size)) < 1:
         return "the padded input is smaller than the kernel"
     if min(input.shape[-spec.plan.dims - 1 :]) < 1 or min(weight.shape) < 1:
         return f"it needs pixels and channels, got an input of shape {tuple(input.shape)}"
@@ -45,7 +42,7 @@ def can_run(input: Tensor, weight: Tensor, spec: ConvSpec) -> str | None:
 # and what a call costs. The figures behind it: benchmarks/results/choice-cpu.md. There too: PyTorch's gradients are as
 # slow for few channels as for eight, and very slow for depthwise convolutions of many taps.
 _ADDITION = 4
-_CALL = 24_000_000  # per thread: all of them wait
+_CALL = 3_000_000  # per thread: all of them wait
 _FEW = 8
 
 
@@ -55,47 +52,26 @@ def is_faster(input: Tensor, weight: Tensor, spec: ConvSpec) -> bool:
     outputs, inputs, taps = weight.shape[0] // groups, weight.shape[1], prod(plan.kernel_size)
     training = torch.is_grad_enabled() and weight.requires_grad
     if outputs == inputs == 1 and groups > 1:
-        return training and taps >= 25
+        return taps >= (25 if training else 125)
     if torch.compiler.is_compiling():  # a choice by the size of the image would tie the program to that size
         return stride == 1 and outputs * (taps - plan.bands) > 2 * _ADDITION * taps
     adding = _ADDITION * fold_plan(plan).additions * prod(spec.stride)
     samples = input.shape[0] if input.dim() == plan.dims + 2 else 1
     size = input.shape[-plan.dims :]
     before = samples * prod(size)
-    after = samples * prod(_output_size(size, _flat(spec.padding), spec.stride, spec.dilation, plan.kernel_size))
+    after = samples * prod(spec.output_size(size))
     least = _FEW if training else 1
     plain = 3 * after * groups * max(outputs, least) * max(inputs, least) * taps
     banded = (2 * after + before) * groups * outputs * inputs * plan.bands
     sums = adding * groups * (after * inputs * (1 if stride == 1 else 2) + before * outputs)
-    return plain - banded - sums > _CALL * torch.get_num_threads()
+    calls = 1 if training else 2  # an output alone saves less, and its call costs nearly half of all
+    return plain - banded - sums > calls * _CALL * torch.get_num_threads()
 
 
 def run(input: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> Tensor:
-    plan, widths = spec.plan, _flat(spec.padding)
-    if spec.padding_mode != "zeros":
-        input = F.pad(input, _flat(spec.padding[::-1]), mode=spec.padding_mode)
-        widths = [0] * len(widths)
-    geometry = (list(plan.kernel_size), plan.bands, plan.profile, plan.circular, list(plan.spacing))
-    convolve = _Convolve.apply if _is_direct(input, weight) else _convolve
-    output = convolve(input, weight, widths, list(spec.stride), list(spec.dilation), spec.groups, *geometry)
-    return output if bias is None else output + bias.view(-1, *[1] * plan.dims)
-
-
-def _flat(pairs: Sequence[tuple[int, int]]) -> list[int]:
-    return [width for pair in pairs for width in pair]
-
-
-def _output_size(
-    size: Sequence[int], padding: Sequence[int], stride: Sequence[int], dilation: Sequence[int], kernel: Sequence[int]
-) -> list[int]:
-    return [
-        (n + before + after - d * (k - 1) - 1) // s + 1
-        for n, before, after, s, d, k in zip(size, padding[::2], padding[1::2], stride, dilation, kernel, strict=True)
-    ]
-
-
-def _plan(kernel_size: list[int], bands: int, profile: str, circular: bool, spacing: list[float]) -> BandPlan:
-    return band_plan(tuple(kernel_size), bands=bands, profile=profile, circular=circular, spacing=tuple(spacing))
+    input, rest = spec.for_operator(input)
+    output = (_Convolve.apply if _is_direct(input, weight) else _convolve)(input, weight, *rest)
+    return output if bias is None else output.add_(bias.view(-1, *[1] * spec.plan.dims))
 
 
 def _convolve_now(
@@ -112,8 +88,8 @@ def _convolve_now(
     spacing: list[float],
 ) -> Tensor:
     """The convolution of ``input`` (N, C, *spatial), with ``padding`` before and after every axis."""
-    plan = _plan(kernel_size, bands, profile, circular, spacing)
-    size = _output_size(input.shape[2:], padding, stride, dilation, kernel_size)
+    plan = plan_of(kernel_size, bands, profile, circular, spacing)
+    size = output_size(input.shape[2:], padding, stride, dilation, kernel_size)
     output = input.new_empty(input.shape[0], weight.shape[0], *size)
     mixing = weight.detach().reshape(groups, weight.shape[0] // groups, -1)
     window = Window(three(padding[::2], 0), (1, 1, 1), three(stride, 1), three(dilation, 1))
@@ -137,7 +113,7 @@ def _gradients_now(
     spacing: list[float],
 ) -> tuple[Tensor, Tensor]:
     """Gradients of ``input`` and ``weight``, empty where not ``wanted``, for the gradient ``grad`` of the output."""
-    plan = _plan(kernel_size, bands, profile, circular, spacing)
+    plan = plan_of(kernel_size, bands, profile, circular, spacing)
     input, weight, grad = input.detach(), weight.detach().contiguous(), grad.detach().contiguous()
     grad_input = torch.empty_like(input, memory_format=torch.contiguous_format) if wanted[0] else input.new_empty(0)
     outputs, inputs = weight.shape[0] // groups, weight.shape[1]
@@ -169,7 +145,7 @@ _gradients = torch.library.custom_op("isoconv::ring_conv_gradients", _gradients_
 
 @_convolve.register_fake
 def _(input, weight, padding, stride, dilation, groups, kernel_size, *_):  # type: ignore[no-untyped-def]  # noqa: ARG001
-    size = _output_size(input.shape[2:], padding, stride, dilation, kernel_size)
+    size = output_size(input.shape[2:], padding, stride, dilation, kernel_size)
     return input.new_empty(input.shape[0], weight.shape[0], *size)
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isoconv._checks import did_you_mean, ntuple
-from isoconv.bands import BandPlan
+from isoconv.bands import BandPlan, band_plan
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -55,9 +55,43 @@ class ConvSpec:
         do."""
         if self.padding_mode == "zeros" and all(before == after for before, after in self.padding):
             return input, tuple(before for before, _ in self.padding)
-        widths = [width for pair in reversed(self.padding) for width in pair]
+        return self._padded(input), (0,) * self.plan.dims
+
+    def for_operator(self, input: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
+        """``input`` with padding other than zeros applied, and the rest in what operators can take, numbers and lists:
+        padding before and after every axis, stride, dilation, groups, and the arguments of :func:`plan_of`."""
+        plan, widths = self.plan, flat(self.padding)
+        if self.padding_mode != "zeros":
+            input, widths = self._padded(input), [0] * len(widths)
+        geometry = list(plan.kernel_size), plan.bands, plan.profile, plan.circular, list(plan.spacing)
+        return input, (widths, list(self.stride), list(self.dilation), self.groups, *geometry)
+
+    def output_size(self, size: Sequence[int]) -> list[int]:
+        """Spatial size of the output (unless transposed) for an input of spatial ``size``; below 1 if the kernel does
+        not fit."""
+        return output_size(size, flat(self.padding), self.stride, self.dilation, self.plan.kernel_size)
+
+    def _padded(self, input: Tensor) -> Tensor:
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        return F.pad(input, widths, mode=mode), (0,) * self.plan.dims
+        return F.pad(input, flat(self.padding[::-1]), mode=mode)
+
+
+def flat(pairs: Sequence[tuple[int, int]]) -> list[int]:
+    return [width for pair in pairs for width in pair]
+
+
+def output_size(
+    size: Sequence[int], padding: Sequence[int], stride: Sequence[int], dilation: Sequence[int], kernel: Sequence[int]
+) -> list[int]:
+    """Spatial size of a convolution's output, with ``padding`` before and after every axis."""
+    return [
+        (n + before + after - d * (k - 1) - 1) // s + 1
+        for n, before, after, s, d, k in zip(size, padding[::2], padding[1::2], stride, dilation, kernel, strict=True)
+    ]
+
+
+def plan_of(kernel_size: list[int], bands: int, profile: str, circular: bool, spacing: list[float]) -> BandPlan:
+    return band_plan(tuple(kernel_size), bands=bands, profile=profile, circular=circular, spacing=tuple(spacing))
 
 
 def conv_spec(

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isoconv.bands import BandPlan, band_plan
-from isoconv.ops.spec import ConvSpec
+from isoconv.bands import BandPlan
+from isoconv.ops.spec import ConvSpec, output_size, plan_of
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _tuning = threading.Lock()  # a tuned kernel keeps its arguments in itself while it is launched
@@ -48,8 +48,7 @@ def can_run(input: Tensor, weight: Tensor, spec: ConvSpec) -> str | None:
         return f"it computes in float32, float16 and bfloat16, got {input.dtype} and a weight of {weight.dtype}"
     if spec.transposed:
         return "it has no transposed convolution"
-    size, padding = input.shape[-spec.plan.dims :], [width for pair in spec.padding for width in pair]
-    if min(_output_size(size, padding, spec.stride, spec.dilation, spec.plan.kernel_size)) < 1:
+    if min(spec.output_size(input.shape[-spec.plan.dims :])) < 1:
         return "the padded input is smaller than the kernel"
     if input.numel() >= 2**31:
         return f"it counts pixels in 32 bits, the input has {input.numel()} elements"
@@ -66,18 +65,14 @@ def is_faster(input: Tensor, weight: Tensor, spec: ConvSpec) -> bool:  # noqa: A
 
 
 def run(input: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> Tensor:
-    plan, device = spec.plan, input.device.type
+    device = input.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         input, weight = input.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-    widths = [width for pair in spec.padding for width in pair]
-    if spec.padding_mode != "zeros":
-        input = F.pad(input, [width for pair in reversed(spec.padding) for width in pair], mode=spec.padding_mode)
-        widths = [0] * len(widths)
-    geometry = (list(plan.kernel_size), plan.bands, plan.profile, plan.circular, list(plan.spacing))
-    output = _convolve(input, weight, widths, list(spec.stride), list(spec.dilation), spec.groups, *geometry)
-    return output if bias is None else output + bias.view(-1, *[1] * plan.dims)
+    input, rest = spec.for_operator(input)
+    output = _convolve(input, weight, *rest)
+    return output if bias is None else output.add_(bias.view(-1, *[1] * spec.plan.dims))
 
 
 @lru_cache(maxsize=1024)
@@ -255,22 +250,6 @@ def _weight_gradient_of(
     return total.sum(0).permute(0, 2, 3, 1).reshape(groups * outputs, inputs, bands).to(x.dtype)
 
 
-def _plan(kernel_size: list[int], bands: int, profile: str, circular: bool, spacing: list[float]) -> BandPlan:
-    return band_plan(tuple(kernel_size), bands=bands, profile=profile, circular=circular, spacing=tuple(spacing))
-
-
-def _output_size(
-    size: Sequence[int],
-    padding: Sequence[int],
-    stride: Sequence[int],
-    dilation: Sequence[int],
-    kernel_size: Sequence[int],
-) -> list[int]:
-    reach = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
-    pads = [b + a for b, a in zip(padding[::2], padding[1::2], strict=True)]
-    return [(n + p - r - 1) // s + 1 for n, p, r, s in zip(size, pads, reach, stride, strict=True)]
-
-
 @torch.library.custom_op("isoconv::triton_conv", mutates_args=())
 def _convolve(
     input: Tensor,
@@ -285,11 +264,11 @@ def _convolve(
     circular: bool,
     spacing: list[float],
 ) -> Tensor:
-    output = _empty(input, weight.shape[0], _output_size(input.shape[2:], padding, stride, dilation, kernel_size))
+    output = _empty(input, weight.shape[0], output_size(input.shape[2:], padding, stride, dilation, kernel_size))
     if output.numel() == 0:
         return output
     mixing = weight.unflatten(0, (groups, -1)).permute(0, 3, 2, 1)
-    plan = _plan(kernel_size, bands, profile, circular, spacing)
+    plan = plan_of(kernel_size, bands, profile, circular, spacing)
     return _convolve_into(output, _padded(input, padding, [1] * len(stride)), mixing, plan, stride, dilation)
 
 
@@ -316,7 +295,7 @@ def _adjoint(
         mirrored = d * (k - 1) - before
         widths += [mirrored, n + before - (m - 1) * s - 1]
     mixing = weight.unflatten(0, (groups, -1)).permute(0, 3, 1, 2)
-    plan = _plan(kernel_size, bands, profile, circular, spacing)
+    plan = plan_of(kernel_size, bands, profile, circular, spacing)
     return _convolve_into(output, _padded(grad, widths, stride), mixing, plan, [1] * len(stride), dilation)
 
 
@@ -336,13 +315,13 @@ def _weight_gradient(
 ) -> Tensor:
     if input.numel() == 0 or grad.numel() == 0:
         return input.new_zeros(grad.shape[1], input.shape[1] // groups, bands)
-    plan = _plan(kernel_size, bands, profile, circular, spacing)
+    plan = plan_of(kernel_size, bands, profile, circular, spacing)
     return _weight_gradient_of(_padded(input, padding, [1] * len(stride)), grad, groups, plan, stride, dilation)
 
 
 @_convolve.register_fake
 def _(input, weight, padding, stride, dilation, groups, kernel_size, *_):  # type: ignore[no-untyped-def]  # noqa: ARG001
-    return _empty(input, weight.shape[0], _output_size(input.shape[2:], padding, stride, dilation, kernel_size))
+    return _empty(input, weight.shape[0], output_size(input.shape[2:], padding, stride, dilation, kernel_size))
 
 
 @_adjoint.register_fake
