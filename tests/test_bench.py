@@ -27,6 +27,24 @@ def test_layers_are_timed_side_by_side() -> None:
     assert "## forward+backward, ms" in text
 
 
+def test_a_contestant_of_some_cases_only_leaves_the_others_empty() -> None:
+    result = bench.bench_ops([TINY], rounds=2)
+    (row,) = result["rows"]
+    fewer = row | {"case": "without", "contestants": {k: v for k, v in row["contestants"].items() if k != "numba"}}
+    text = bench.markdown(result | {"rows": [fewer, row]})
+    cells = next(line for line in text.splitlines() if line.startswith("| without")).split("|")
+    heads = next(line for line in text.splitlines() if line.startswith("| case")).split("|")
+    assert cells[heads.index(" numba ")].strip() == ""
+    assert len(cells) == len(heads)
+
+
+def test_e2cnn_takes_part_where_it_is_installed() -> None:
+    pytest.importorskip("e2cnn")
+    first, second = bench.bench_ops([TINY, bench.Layer(4, (4, 4, 4), 3, 1)], rounds=2)["rows"]
+    assert first["contestants"]["e2cnn, C4"]["multiply_adds"] == first["contestants"]["plain"]["multiply_adds"]
+    assert "e2cnn, C4" not in second["contestants"]
+
+
 def test_ratios_are_drawn() -> None:
     result = bench.bench_ops([TINY, bench.Layer(2, (4, 4, 4), 3, 1)], rounds=2)
     figure = speed_ratios(result)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib.util
 import platform
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -28,6 +30,7 @@ from isoconv.ops import ENGINES, ConvSpec, conv_spec, sre_conv
 __all__ = ["LAYERS", "NETWORKS", "Layer", "Network", "bench_models", "bench_ops", "markdown"]
 
 _CONV = {2: F.conv2d, 3: F.conv3d}
+_E2CNN = "e2cnn, C4"
 _AGREEMENT = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}  # of the largest value
 
 Step = Callable[[], Any]
@@ -85,7 +88,8 @@ def bench_ops(
     layers: Sequence[Layer] = LAYERS, *, rounds: int = 15, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> dict[str, Any]:
     """Time layers: every engine that can run them, the plain convolution of the same kernel size and of size 3, and the
-    isotropic convolution in two eager steps, depthwise and pointwise.
+    isotropic convolution in two eager steps, depthwise and pointwise; of images also, where e2cnn is installed, its
+    convolution of as many channels that is equivariant to quarter turns.
 
     ``"product alone"`` is the matrix product that the banded weight leaves to do, the limit of every engine here.
 
@@ -174,8 +178,22 @@ def _layer_contestants(
     _check_agreement(str(layer), calls, (x, banded), grad)
     contestants = {"plain": plain(layer.kernel), "plain k=3": plain(3)}
     contestants |= {name: (_steps(call, (x, banded), grad), costs[name]) for name, call in calls.items()}
+    if dims == 2 and importlib.util.find_spec("e2cnn"):
+        contestants[_E2CNN] = (_steps(*_e2cnn(x, layer.kernel), grad), pixels * channels**2 * layer.kernel**dims)
     contestants["product alone"] = (_products(x, banded), pixels * banded.numel())
     return contestants
+
+
+def _e2cnn(x: Tensor, kernel: int) -> tuple[Callable[[], Tensor], tuple[Tensor, ...]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python and NumPy: they are newer than it
+        from e2cnn import gspaces  # type: ignore[import-not-found]
+        from e2cnn import nn as e2nn
+
+        turns = gspaces.Rot2dOnR2(4)
+        fields = e2nn.FieldType(turns, x.shape[1] // 4 * [turns.regular_repr])
+        layer = e2nn.R2Conv(fields, fields, kernel, padding=kernel // 2, bias=False).to(x)
+    return lambda: layer(e2nn.GeometricTensor(x, fields)).tensor, (x, *layer.parameters())
 
 
 def _engine_call(x: Tensor, weight: Tensor, spec: ConvSpec, engine: str) -> Callable[[], Tensor]:
@@ -347,23 +365,31 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"{machine}; median of {result['rounds']} interleaved calls (quartiles); in brackets: times faster than "
         f"{result['base']}.",
     ]
-    names = list(result["rows"][0]["contestants"])
-    first = result["rows"][0]["contestants"][names[0]]
+    names = list(dict.fromkeys(name for row in result["rows"] for name in row["contestants"]))
+    first = next(iter(result["rows"][0]["contestants"].values()))
+
+    def table(title: str, cell: Callable[[Mapping[str, Any], Mapping[str, Any]], str]) -> list[str]:
+        lines = ["", f"## {title}", "", f"| case | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        for row in result["rows"]:
+            entries = row["contestants"]
+            cells = [cell(entries[name], entries[result["base"]]) if name in entries else "" for name in names]
+            lines.append(f"| {row['case']}, batch {row['batch']} | {' | '.join(cells)} |")
+        return lines
+
+    def timing(part: str) -> Callable[[Mapping[str, Any], Mapping[str, Any]], str]:
+        def cell(entry: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+            t = entry[part]
+            ratio = base[part]["median"] / t["median"]
+            return f"{t['median']:.2f} ({t['low']:.2f}-{t['high']:.2f}) [{ratio:.1f}]"
+
+        return cell
+
+    def amount(key: str, scale: float) -> Callable[[Mapping[str, Any], Mapping[str, Any]], str]:
+        return lambda entry, _: f"{entry[key] / scale:.1f}"
+
     for part in [key for key, value in first.items() if isinstance(value, dict)]:
-        lines += ["", f"## {part}, ms", "", f"| case | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-        for row in result["rows"]:
-            times = {name: entry[part] for name, entry in row["contestants"].items()}
-            base = times[result["base"]]["median"]
-            cells = [
-                f"{t['median']:.2f} ({t['low']:.2f}-{t['high']:.2f}) [{base / t['median']:.1f}]" for t in times.values()
-            ]
-            lines.append(f"| {row['case']}, batch {row['batch']} | {' | '.join(cells)} |")
+        lines += table(f"{part}, ms", timing(part))
     for key, unit, scale in (("peak_memory", "MiB", 2**20), ("multiply_adds", "millions", 1e6)):
-        if first.get(key) is None:
-            continue
-        lines += ["", f"## {key.replace('_', ' ')}, {unit}", "", f"| case | {' | '.join(names)} |"]
-        lines.append("|---" * (len(names) + 1) + "|")
-        for row in result["rows"]:
-            cells = [f"{entry[key] / scale:.1f}" for entry in row["contestants"].values()]
-            lines.append(f"| {row['case']}, batch {row['batch']} | {' | '.join(cells)} |")
+        if first.get(key) is not None:
+            lines += table(f"{key.replace('_', ' ')}, {unit}", amount(key, scale))
     return "\n".join(lines) + "\n"
