@@ -19,7 +19,7 @@ from torch import Tensor
 import isoconv
 from isoconv import export
 from isoconv.cli import main
-from isoconv.export import _Centre, _Halve, _OnImages, export_run
+from isoconv.export import _Centre, _Double, _Halve, _OnImages, export_run
 from isoconv.models import create_model, model_config
 from isoconv.runs import OnImages, RunDir
 
@@ -141,6 +141,7 @@ def test_every_file_says_what_it_is_and_nothing_of_this_machine(exported: Export
     kept = {"isoconv.json": ""}
     run, pt2 = exported("plain_strided", "pt2")
     expected = {name: run.model_info[name] for name in ("task", "model", "input_size", "masked")}
+    expected["logits"] = f"(N, {len(run.model_info['task']['labels'])})"
     torch.export.load(pt2, extra_files=kept)
     assert json.loads(kept["isoconv.json"]) == expected
     _, weights = exported("plain_strided", "safetensors")
@@ -174,6 +175,16 @@ def test_pooling_by_indices_is_symmetric_pooling(dims: int) -> None:
         x = torch.randn(2, 3, *size[:dims], dtype=torch.float64)
         for mode, name in pools.items():
             torch.testing.assert_close(_Halve(dims, mode)(x), getattr(isoconv.nn, name)()(x))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_doubling_by_indices_is_symmetric_upsampling(dims: int) -> None:
+    upsample = getattr(isoconv.nn, f"SymmetricUpsample{dims}d")()
+    for size in ((4, 5, 6), (1, 2, 3), (3, 1, 1)):
+        x = torch.randn(2, 3, *size[:dims], dtype=torch.float64)
+        for odd in ((0, 0, 0), (1, 1, 1), (1, 0, 1)):
+            target = [2 * n - o for n, o in zip(size[:dims], odd[:dims], strict=True)]
+            torch.testing.assert_close(_Double()(x, target), upsample(x, target))
 
 
 def test_centring_by_indices_is_the_centre_grid() -> None:

@@ -1,6 +1,7 @@
 """Segmentation from training to masks, on few and small images."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,10 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
+import isoconv
 from isoconv import segmentation, training
 from isoconv.cli import main
+from isoconv.comparison import compare
 from isoconv.config import TrainConfig
 from isoconv.data.vessels import VESSELS
+from isoconv.evaluation import evaluate as evaluate_classifier
+from isoconv.export import export_run
+from isoconv.prediction import Predictor
 from isoconv.runs import RunDir
 from isoconv.segmentation import evaluate, predict, segmentation_loss, train
 
@@ -37,6 +43,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
 @pytest.fixture(scope="module")
 def run(config: TrainConfig) -> RunDir:
     return train(config)
+
+
+@pytest.fixture(scope="module")
+def volumes(config: TrainConfig) -> RunDir:
+    options = {"data": "vessels3d", "model": "sre_unet_3d", "kernel_sizes": (3,) * 4, "epochs": 1}
+    return train(replace(config, out=config.out.parent / "volumes", **options))  # type: ignore[arg-type]
 
 
 def test_loss_of_perfect_and_of_wrong_logits() -> None:
@@ -101,11 +113,8 @@ def test_dice_of_perfect_masks_is_one(run: RunDir, monkeypatch: pytest.MonkeyPat
     assert 0.5 < result["summary"]["rotated_worst"] < 1
 
 
-def test_volumes(config: TrainConfig, tmp_path: Path) -> None:
-    volumes = replace(
-        config, data="vessels3d", model="sre_unet_3d", out=tmp_path / "v", kernel_sizes=(3,) * 4, epochs=1
-    )
-    result = evaluate(train(volumes))
+def test_volumes(volumes: RunDir) -> None:
+    result = evaluate(volumes)
     cube = [row["dice"] for row in result["conditions"] if row["group"] in ("cube", "flip")]
     assert cube == pytest.approx([cube[0]] * len(cube), abs=1e-3)
 
@@ -184,12 +193,75 @@ def test_a_users_folder_from_training_to_evaluation(config: TrainConfig, tmp_pat
         evaluate(own.out)
 
 
-def test_what_is_for_networks_that_classify_says_so(run: RunDir, tmp_path: Path) -> None:
-    from isoconv import save_pretrained
-    from isoconv.evaluation import evaluate as evaluate_classifier
-    from isoconv.export import export_run
-    from isoconv.prediction import Predictor
+# What others make of a run
 
-    for use in (evaluate_classifier, export_run, Predictor, lambda run: save_pretrained(run, tmp_path / "net")):
+
+def skip_without_extra(format: str) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ():
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'isoconv[onnx]'")
+
+
+def run_code(card: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """The names that the code of a model card leaves, run beside its file."""
+    monkeypatch.chdir(card.parent)
+    (code,) = re.findall(r"```python\n(.*?)```", card.read_text(), re.DOTALL)
+    names: dict = {"__name__": "card"}
+    exec(compile(code, "card", "exec"), names)
+    return names
+
+
+def test_pt2_takes_any_batch_and_size(run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, about = export_run(run, "pt2", tmp_path / "net.pt2"), {"isoconv.json": ""}
+    program, network = torch.export.load(done.path, extra_files=about).module(), run.load_model()
+    for batch, size in enumerate([(16, 16), (17, 22), (34, 9)], 1):
+        x = torch.rand(batch, 1, *size)
+        logits = network(x)
+        assert logits.shape == (batch, 3, *size)
+        assert logits.std() > 0.1
+        torch.testing.assert_close(program(x), logits, rtol=1e-4, atol=1e-5)
+    assert json.loads(about["isoconv.json"])["logits"] == "(N, 3, H, W)"
+    assert run_code(done.card, monkeypatch)["probabilities"].shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize("format", ["safetensors", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_other_formats(run: RunDir, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_without_extra(format)
+    done = export_run(run, format, tmp_path / f"net.{format}")
+    assert done.smallest == 1
+    names = run_code(done.card, monkeypatch)
+    assert names["logits" if format == "onnx" else "probabilities"].shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize("format", ["safetensors", *(pytest.param(f, marks=pytest.mark.slow) for f in ("pt2", "onnx"))])
+def test_exported_volumes(volumes: RunDir, tmp_path: Path, format: str) -> None:
+    skip_without_extra(format)
+    done = export_run(volumes, format, tmp_path / f"net.{format}")
+    assert "float32 (N, 3, D, H, W)" in done.card.read_text()
+
+
+def test_a_folder_that_rebuilds_the_network(run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = evaluate(run)["summary"]
+    saved = isoconv.save_pretrained(run, tmp_path / "net")
+    x = torch.rand(2, 1, 17, 22)
+    torch.testing.assert_close(isoconv.from_pretrained(saved)(x), run.load_model()(x))
+    card = (saved / "README.md").read_text()
+    assert "- image-segmentation\n" in card
+    for name, key in (("upright", "upright"), ("rotated, mean", "rotated_mean")):
+        assert f"| {name} | {100 * summary[key]:.1f} |" in card
+    assert "Its labels move with the image under quarter turns" in card
+    assert "None" not in card
+    monkeypatch.chdir(tmp_path)
+    shutil.move(saved / "README.md", "card.md")
+    assert run_code(Path("card.md").absolute(), monkeypatch)["probabilities"].shape == (1, 3, 16, 16)
+
+
+def test_the_card_of_a_run_that_was_not_evaluated(run: RunDir, tmp_path: Path) -> None:
+    again = shutil.copytree(run.path, tmp_path / "again", ignore=shutil.ignore_patterns("segmentation.json"))
+    card = export_run(again, "safetensors").card.read_text()
+    assert "None, it was not evaluated: `isoconv segment evaluate again`." in card
+
+
+def test_what_is_for_networks_that_classify_says_so(run: RunDir, volumes: RunDir) -> None:
+    for use in (evaluate_classifier, Predictor, lambda run: compare([run, volumes])):
         with pytest.raises(ValueError, match="segments, this is for networks that classify; see isoconv segment"):
             use(run)

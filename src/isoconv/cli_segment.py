@@ -22,14 +22,6 @@ log = logging.getLogger(__name__)
 _Run = tyro.conf.Positional[
     Annotated[Path, tyro.conf.arg(metavar="RUN", help="Run directory that `isoconv segment train` wrote.")]
 ]
-_ROWS = {
-    "upright": "upright",
-    "upright, whole image": "upright_unmasked",
-    "rotated, mean": "rotated_mean",
-    "rotated, worst": "rotated_worst",
-    "right angles": "right_angles",
-    "flips": "flips",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +86,7 @@ class SegmentEvaluate:
     as_json: Json = False
 
     def run(self) -> None:
+        from isoconv.model_card import DICE
         from isoconv.segmentation import evaluate
 
         result = evaluate(self.path, self.batch_size, self.device)
@@ -104,7 +97,7 @@ class SegmentEvaluate:
         columns: dict[str, dict[str, Any]] = {"mean": result["summary"], **foreground}
         show_table(
             {f"Dice of {self.path}": name, **{label: column[key] for label, column in columns.items()}}
-            for name, key in _ROWS.items()
+            for name, key in DICE.items()
         )
         log.info(
             "worst at %s; Dice of each angle is drawn in %s",

@@ -54,13 +54,15 @@ def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | Non
 
     Raises:
         FileNotFoundError: a run was not evaluated.
-        ValueError: fewer than two runs, no common protocol, or other test images.
+        ValueError: fewer than two runs, a run of segmentation, no common protocol, or other test images.
     """
     opened = [run if isinstance(run, RunDir) else RunDir(run) for run in runs]
     if len(opened) < 2:
         raise ValueError(f"comparing needs at least two run directories, got {len(opened)}")
     if twice := [str(path) for path, count in Counter(run.path.resolve() for run in opened).items() if count > 1]:
         raise ValueError(f"{', '.join(twice)} is given more than once; a run is no second seed of itself")
+    for run in opened:
+        run.check_classifies()
     results = [run.results() for run in opened]
     protocol = protocol or _common_protocol(opened, results)
     entries = [results_by(run, protocol) for run in opened]

@@ -22,7 +22,7 @@ from isoconv._checks import did_you_mean
 from isoconv._extras import require
 from isoconv.convert import fuse
 from isoconv.convert.rules import BANDED
-from isoconv.model_card import Usage, model_card
+from isoconv.model_card import Usage, logits_shape, model_card
 from isoconv.models import create_model
 from isoconv.runs import OnImages, RunDir, atomic_write
 
@@ -39,6 +39,7 @@ LARGE = 40
 _Program: TypeAlias = Callable[[Tensor], Tensor]
 _AVG_POOLS = (iso.SymmetricAvgPool1d, iso.SymmetricAvgPool2d, iso.SymmetricAvgPool3d)
 _MAX_POOLS = (iso.SymmetricMaxPool1d, iso.SymmetricMaxPool2d, iso.SymmetricMaxPool3d)
+_UPSAMPLES = (iso.SymmetricUpsample1d, iso.SymmetricUpsample2d, iso.SymmetricUpsample3d)
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def export_run(
     - ``"safetensors"``: the weights, with dense kernels, of the network that comes after mask and normalisation:
       ``isoconv.fuse(isoconv.create_model(...))`` or the like.
 
+    Logits are (N, labels), those of a segmentation (N, labels, *spatial).
     Batches and, of a network in which nothing hinders it, image sizes are free. The file is read back and its logits
     are compared with those of the network at several of them before it is put in place.
 
@@ -90,9 +92,9 @@ def export_run(
     if format == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             require(package, extra="onnx")
-    run.check_classifies()
     info, network = run.model_info, run.load_model()
     about = {name: info[name] for name in ("task", "model", "input_size", "masked")}
+    about["logits"] = logits_shape(info["task"])
     with torch.no_grad():
         payload = write(network, info, json.dumps(about))
         program = read(payload, info)
@@ -136,6 +138,19 @@ class _Halve(nn.Module):
             at = 2 * torch.arange((n + 1) // 2, device=x.device)
             taken = [x.index_select(axis, i.clamp(0, n - 1)) for i in (at - odd, at, at + 1 - odd, at + 1)]
             x = _combined(taken, self.mode)
+        return x
+
+
+class _Double(nn.Module):
+    """`SymmetricUpsample` by indices."""
+
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        for axis, n in enumerate(size, -len(size)):
+            # in quarters of a sample: every other new one lies on an old one if n is odd, else all lie between two
+            at = (2 * torch.arange(n, device=x.device) - 1 + n % 2).clamp(0, 4 * (x.shape[axis] - 1))
+            low, part = at // 4, (at % 4).to(x.dtype).view([-1] + [1] * (-axis - 1)) / 4
+            high = (low + 1).clamp(max=x.shape[axis] - 1)
+            x = torch.lerp(x.index_select(axis, low), x.index_select(axis, high), part)
         return x
 
 
@@ -189,6 +204,8 @@ def _exported(network: Any, info: dict[str, Any]) -> torch.export.ExportedProgra
                 setattr(parent, name, fuse(child))
             elif isinstance(child, (*_AVG_POOLS, *_MAX_POOLS)):
                 setattr(parent, name, _Halve(child.dims, "max" if isinstance(child, _MAX_POOLS) else "avg"))
+            elif isinstance(child, _UPSAMPLES):
+                setattr(parent, name, _Double())
             elif isinstance(child, iso.CentreGrid):
                 setattr(parent, name, _Centre(child))
     whole, size, spatial = (

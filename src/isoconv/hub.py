@@ -53,8 +53,6 @@ def save_pretrained(net: nn.Module | RunDir, folder: str | os.PathLike[str]) -> 
     if not folder.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {folder.parent} to make {folder.name} in; make it first")
     run = net if isinstance(net, RunDir) else None
-    if run is not None:
-        run.check_classifies()
     module = net.load_model() if isinstance(net, RunDir) else net
     inner: Any = module.net if isinstance(module, OnImages) else module
     model = model_config(inner)
@@ -222,5 +220,6 @@ def _card(run: RunDir, module: nn.Module, folder: str) -> str:
     from isoconv.export import smallest_size
     from isoconv.model_card import Usage, model_card
 
-    head = "---\nlibrary_name: isoconv\ntags:\n- image-classification\n- rotation-equivariance\n---\n\n"
+    does = "segmentation" if run.segments else "classification"
+    head = f"---\nlibrary_name: isoconv\ntags:\n- image-{does}\n- rotation-equivariance\n---\n\n"
     return head + model_card(run, Usage(folder, "pretrained", smallest_size(module, run.model_info)))

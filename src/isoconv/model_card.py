@@ -7,16 +7,18 @@ from typing import Any, NamedTuple
 
 from isoconv import __version__
 from isoconv.data import TASKS
+from isoconv.data.vessels import VESSELS
 from isoconv.protocols import DISTURBANCES
 from isoconv.runs import RunDir
 
-__all__ = ["Usage", "model_card"]
+__all__ = ["DICE", "Usage", "logits_shape", "model_card"]
 
 _RULES = {
     "multilabel": ("a sigmoid each", "each label whose probability exceeds 1/2", ".sigmoid()"),
     "multiclass": ("softmax", "the largest", ".softmax(1)"),
     "binary": ("softmax", "the larger", ".softmax(1)"),
     "ordinal": ("softmax", "the largest", ".softmax(1)"),
+    "segmentation": ("softmax at each pixel", "the largest there", ".softmax(1)"),
 }
 _SCORES = {
     "accuracy upright": "upright",
@@ -28,6 +30,15 @@ _SCORES = {
     "AUC rotated, mean": "rotated_auc",
     "same answer as upright": "consistency",
 }
+DICE = {
+    "upright": "upright",
+    "upright, whole image": "upright_unmasked",
+    "rotated, mean": "rotated_mean",
+    "rotated, worst": "rotated_worst",
+    "right angles": "right_angles",
+    "flips": "flips",
+}
+"""What to call the scores in the summary of :func:`isoconv.segmentation.evaluate`."""
 _POSITIONS = {
     "rotation": "rotated",
     "cube": "cube rotated onto itself,",
@@ -51,16 +62,16 @@ def model_card(run: RunDir, usage: Usage) -> str:
     """The card of the best network of a run, Markdown: task, labels, input, how to run it, protocol and scores in every
     position, limits.
 
-    Scores are those that ``isoconv evaluate`` left in the run; without them the card says that there are none.
+    Scores are those that ``isoconv evaluate`` or ``isoconv segment evaluate`` left in the run; without them the card
+    says that there are none.
     """
     info = run.model_info
     task, model = info["task"], info["model"]
-    evaluated = (run.path / "results.json").exists()
-    scores = [_scores(protocol, result) for protocol, result in (run.results() if evaluated else {}).items()]
     images = "volumes" if task["dims"] == 3 else "images"
+    does = f"Gives each pixel of {images} a label" if run.segments else f"Classifies {images}, {task['kind']}"
     sections = [
         f"# {model['name']} for {task['title']}",
-        f"Classifies {images}, {task['kind']}. Written by isoconv {__version__}.",
+        f"{does}. Written by isoconv {__version__}.",
         "## Input and output",
         _table(("", ""), _interface(info, usage)),
         "Labels, in the order of the logits:",
@@ -70,11 +81,20 @@ def model_card(run: RunDir, usage: Usage) -> str:
         _check(usage),
         "## Training",
         _training(run, info),
-        *(scores or [f"## Scores\n\nNone, it was not evaluated: `isoconv evaluate {run.path.name}`."]),
+        *_all_scores(run),
         "## Limits",
         _limits(model["name"], task),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def logits_shape(task: Mapping[str, Any]) -> str:
+    """``"(N, 9)"``, or of a segmentation ``"(N, 3, H, W)"``."""
+    return f"(N, {len(task['labels'])}{', ' + _axes(task) if task['kind'] == 'segmentation' else ''})"
+
+
+def _axes(task: Mapping[str, Any]) -> str:
+    return ", ".join("DHW"[-task["dims"] :])
 
 
 def _interface(info: Mapping[str, Any], usage: Usage) -> list[tuple[str, str]]:
@@ -84,12 +104,11 @@ def _interface(info: Mapping[str, Any], usage: Usage) -> list[tuple[str, str]]:
     others = "no other" if usage.smallest is None else f"others run from {usage.smallest} up, untested"
     steps = ["black outside of the inscribed disc (ball)"] * info["masked"] + ["(x - 0.5) / 0.5"]
     who = "yours to do, see below" if usage.format == "safetensors" else "done inside"
-    axes = ", ".join("DHW"[-task["dims"] :])
     return [
-        ("input", f"`images`, float32 (N, {task['channels']}, {axes}), values from 0 to 1"),
+        ("input", f"`images`, float32 (N, {task['channels']}, {_axes(task)}), values from 0 to 1"),
         ("size", f"{size} pixels, as trained and tested; {others}"),
         ("preparation", f"{', then '.join(steps)}: {who}"),
-        ("output", f"`logits`, float32 (N, {len(task['labels'])}); probabilities by {chance}; decision: {rule}"),
+        ("output", f"`logits`, float32 {logits_shape(task)}; probabilities by {chance}; decision: {rule}"),
     ]
 
 
@@ -103,7 +122,8 @@ def _check(usage: Usage) -> str:
 
 
 def _training(run: RunDir, info: Mapping[str, Any]) -> str:
-    config, task, known = run.config, info["task"], TASKS.get(info["task"]["name"])
+    config, task = run.config, info["task"]
+    known = {**TASKS, **VESSELS}.get(config.data)
     options = ", ".join(f"{key}={value}" for key, value in info["model"].items() if key != "name")
     licence = f", licence {known.licence}" if known else ""
     rotated = "with" if config.rotate else "without"
@@ -144,13 +164,42 @@ def _code(usage: Usage, info: Mapping[str, Any]) -> str:
     )
 
 
+def _all_scores(run: RunDir) -> list[str]:
+    try:
+        if run.segments:
+            return [_dice(run.segmentation_results())]
+        return [_scores(protocol, result) for protocol, result in run.results().items()]
+    except FileNotFoundError:
+        command = "segment evaluate" if run.segments else "evaluate"
+        return [f"## Scores\n\nNone, it was not evaluated: `isoconv {command} {run.path.name}`."]
+
+
+def _dice(result: Mapping[str, Any]) -> str:
+    found = list(result["classes"])[1:]
+    summaries = [result["summary"], *(result["classes"][label] for label in found)]
+    scores = [(name, *(_score(summary[key]) for summary in summaries)) for name, key in DICE.items()]
+    positions = [
+        (row["name"], _position(row), _score(row["dice"]), *(_score(row["classes"][label]) for label in found))
+        for row in result["conditions"]
+    ]
+    what = (
+        f"Protocol {result['protocol']} of `isoconv segment evaluate`: Dice inside the inscribed disc (ball), over the "
+        f"pixels of all {result['data']['test_images']} test images together. The mean is that of all labels but the "
+        "background."
+    )
+    heads = ("mean", *found)
+    return "\n\n".join(
+        ["## Scores", what, _table(("Dice, %", *heads), scores), _table(("position", "", *heads), positions)]
+    )
+
+
 def _scores(protocol: str, result: Mapping[str, Any]) -> str:
     summary, test = result["summary"], result["data"]["test_images"]
     scores = [(name, _score(summary.get(key), summary.get(f"{key}_ci"))) for name, key in _SCORES.items()]
     positions = [
         (
             row["name"],
-            _POSITIONS[row["group"]] + (f" by {row['angle']:.0f}°" if row["angle"] is not None else ""),
+            _position(row),
             _score(row["accuracy"], row["accuracy_ci"]),
             _score(row["balanced_accuracy"]),
             _score(row["auc"]),
@@ -163,13 +212,23 @@ def _scores(protocol: str, result: Mapping[str, Any]) -> str:
     return "\n\n".join([f"## Scores, protocol {protocol}", what, _table(("", "%"), scores), _table(heads, positions)])
 
 
+def _position(row: Mapping[str, Any]) -> str:
+    return _POSITIONS[row["group"]] + ("" if row["angle"] is None else f" by {row['angle']:.0f}°")
+
+
 def _limits(name: str, task: Mapping[str, Any]) -> str:
     symmetries = "the cube's 48 rotations and reflections" if task["dims"] == 3 else "quarter turns and mirror images"
+    if task["kind"] == "segmentation":
+        kept = f"Its labels move with the image under {symmetries}"
+        lost = "a structure can get another label when the image is turned"
+    else:
+        kept = f"Its answer is the same for an image and its {symmetries}"
+        lost = "its answer can change when an image is turned"
     isotropic = [
-        f"- Its answer is the same for an image and its {symmetries}, to rounding, and nearly so for other rotations.",
+        f"- {kept}, to rounding, and nearly so for other rotations.",
         "- It cannot tell an image from its mirror image, nor how neighbouring structures are oriented to each other.",
     ]
-    plain = ["- It is an ordinary network: its answer can change when an image is turned."]
+    plain = [f"- It is an ordinary network: {lost}."]
     return "\n".join(
         [
             *(isotropic if name.startswith("sre_") else plain),

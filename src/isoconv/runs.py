@@ -8,7 +8,8 @@ checkpoints/last.ckpt  state of the whole training after the last finished epoch
 model.json             how to rebuild the best network, and the task that it was trained for
 model.safetensors      weights of the best network, chosen on the validation split
 ```
-Evaluation adds `predictions.npz`, `results.json` and `figures/`.
+Evaluation adds `predictions.npz`, `results.json` and `figures/`; that of a segmentation `segmentation.json` and
+`figures/`.
 """
 
 from __future__ import annotations
@@ -103,9 +104,12 @@ class RunDir:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def results(self) -> dict[str, Any]:
-        """What `isoconv evaluate` found."""
-        again = f"isoconv evaluate {self.path}"
-        return self._json("results.json", missing=f"evaluate it first: {again}", damaged=f"delete it and do: {again}")
+        """What `isoconv evaluate` found, by protocol."""
+        return self._found("results.json", f"isoconv evaluate {self.path}")
+
+    def segmentation_results(self) -> dict[str, Any]:
+        """What `isoconv segment evaluate` found."""
+        return self._found("segmentation.json", f"isoconv segment evaluate {self.path}")
 
     @property
     def model_info(self) -> dict[str, Any]:
@@ -117,9 +121,14 @@ class RunDir:
             raise ValueError(f"{what}; use that version, or train again with another --out")
         return info
 
+    @property
+    def segments(self) -> bool:
+        """Whether the network gives a label to each pixel, not to the image."""
+        return self.model_info["task"]["kind"] == "segmentation"
+
     def check_classifies(self) -> None:
-        """Raises ValueError for a run of segmentation, of which only `isoconv segment` knows what to do."""
-        if self.model_info["task"]["kind"] == "segmentation":
+        """Raises ValueError for a run of segmentation."""
+        if self.segments:
             raise ValueError(f"{self.path} segments, this is for networks that classify; see isoconv segment")
 
     def load_model(self) -> nn.Module:
@@ -154,6 +163,9 @@ class RunDir:
     def write_metrics(self, lines: Iterable[Mapping[str, Any]]) -> None:
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         atomic_write(self.path / "metrics.jsonl", lambda f: f.write(text.encode()))
+
+    def _found(self, name: str, command: str) -> dict[str, Any]:
+        return self._json(name, missing=f"evaluate it first: {command}", damaged=f"delete it and do: {command}")
 
     def _json(self, name: str, missing: str = _RESTORE, damaged: str = _RESTORE) -> dict[str, Any]:
         path = self.path / name

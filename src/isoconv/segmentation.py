@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Segmenter", "dice_figure", "evaluate", "load", "predict", "segmentation_loss", "train"]
 
-RESULTS = "segmentation.json"
 _BATCH_SIZE = {2: 64, 3: 4}
 
 
@@ -180,7 +179,7 @@ def evaluate(
             **multiply_adds(model, data.test.images[:1].to(target).float() / 255),
         },
     }
-    write_json(run.path / RESULTS, result)
+    write_json(run.path / "segmentation.json", result)
     figure = run.path / "figures" / "dice.png"
     figure.parent.mkdir(exist_ok=True)
     atomic_write(figure, lambda f: dice_figure(result).savefig(f, dpi=150))
@@ -188,10 +187,9 @@ def evaluate(
 
 
 def _task(run: RunDir) -> dict[str, Any]:
-    task = run.model_info["task"]
-    if task["kind"] != "segmentation":
+    if not run.segments:
         raise ValueError(f"{run.path} was trained to classify; use isoconv evaluate or predict")
-    return task
+    return run.model_info["task"]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

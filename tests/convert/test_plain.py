@@ -100,6 +100,8 @@ def test_outputs_of_other_engines_are_close() -> None:
         ("sre_resnet18", {"stem_stride": 2, "profile": "gaussian"}),
         ("sre_resnet50", {}),
         ("sre_resnet18_3d", {}),
+        ("sre_unet", {}),
+        ("sre_unet_3d", {"kernel_sizes": 3}),
     ],
 )
 def test_whole_networks_at_several_sizes(name: str, options: dict) -> None:

@@ -88,7 +88,8 @@ class UNet(nn.Module):
             x = encode(self.pool(x) if i else x)
             skips.append(x)
         for skip, project, decode in zip(skips[-2::-1], self.project, self.decoder, strict=True):
-            x = decode(torch.cat([skip, self.upsample(project(x), skip.shape[2:])], dim=1))
+            size = [skip.shape[axis] for axis in range(-self.dims, 0)]  # torch.fx cannot tell how long a slice is
+            x = decode(torch.cat([skip, self.upsample(project(x), size)], dim=1))
         return self.head(x)
 
 
