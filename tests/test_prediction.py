@@ -1,8 +1,10 @@
 """Predictions on a user's own files: as in the evaluation, told apart by their names, never on an unsuitable image."""
 
 import csv
+import io
 import json
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import isoconv
 from isoconv.data import load
-from isoconv.prediction import predict, write_predictions
+from isoconv.prediction import Predictor, predict, write_predictions
 from isoconv.runs import RunDir
 from isoconv.training import TrainConfig
 
@@ -220,8 +222,23 @@ def test_run_that_is_none_or_unfinished(tmp_path: Path) -> None:
 def test_network_that_gives_no_finite_logits(grey: RunDir, tmp_path: Path) -> None:
     path = grey.path / "model.safetensors"
     save_file({name: value * float("nan") for name, value in load_file(path).items()}, path)
-    with pytest.raises(ValueError, match="grey gives logits that are not finite; train again with a lower --lr"):
+    with pytest.raises(
+        FloatingPointError, match="grey gives logits that are not finite; train again with a lower --lr"
+    ):
         predict(grey, save(tmp_path / "x.npy", np.arange(256, dtype=np.uint8).reshape(16, 16)))
+
+
+def test_only_predict_shows_a_bar(grey: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    path = save(tmp_path / "x.npy", np.arange(256, dtype=np.uint8).reshape(16, 16))
+    predictor = Predictor(grey, "cpu")
+    predictor.predict(*predictor.read(path))
+    assert terminal.getvalue() == ""
+    predict(grey, path)
+    assert "test images" in terminal.getvalue()
 
 
 def test_impossible_batch_size(grey: RunDir, tmp_path: Path) -> None:

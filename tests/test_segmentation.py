@@ -188,6 +188,10 @@ def test_a_users_folder_from_training_to_evaluation(config: TrainConfig, tmp_pat
         Image.fromarray(mask.numpy()).save(tmp_path / "set" / "masks" / f"{i}.png")
     own = replace(config, data=str(tmp_path / "set"), out=tmp_path / "run", epochs=1)
     assert evaluate(train(own))["data"]["test_images"] == 1
+    for kind in ("images", "masks"):
+        shutil.copy(tmp_path / "set" / kind / "0.png", tmp_path / "set" / kind / "new.png")
+    with pytest.raises(ValueError, match="has other images or labels in test than when .* was started; restore them"):
+        evaluate(own.out)
     shutil.rmtree(tmp_path / "set")
     with pytest.raises(ValueError, match="unknown segmentation data"):
         evaluate(own.out)

@@ -49,7 +49,9 @@ def split(dims: int, count: int, seed: int) -> Split:
 
 def tiny_data(dims: int = 2) -> SimpleNamespace:
     task = Task("tiny", "Tiny", "binary", dims, 1, ("dark", "bright"), (20, 10, 10), "MIT")
-    return SimpleNamespace(task=task, train=split(dims, 20, 0), val=split(dims, 10, 1), test=Untouchable())
+    return SimpleNamespace(
+        task=task, train=split(dims, 20, 0), val=split(dims, 10, 1), test=Untouchable(), fingerprints={}
+    )
 
 
 def tiny_config(out: Path, **options: Any) -> TrainConfig:
@@ -62,8 +64,7 @@ def tiny_config(out: Path, **options: Any) -> TrainConfig:
 def data(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The tiny data set in place of every other."""
     tiny = tiny_data()
-    monkeypatch.setattr(training, "get_task", lambda _: tiny.task)
-    monkeypatch.setattr(training, "load", lambda _, **__: tiny)
+    monkeypatch.setattr(training, "find", lambda _, **__: (tiny.task, lambda: tiny))
     return tiny
 
 
@@ -439,7 +440,7 @@ def main() -> None:
     parser.add_argument("--die", type=int, nargs=2, metavar=("EPOCH", "STEP"))
     args = parser.parse_args()
     tiny = tiny_data()
-    training.get_task, training.load = lambda _: tiny.task, lambda _, **__: tiny
+    training.find = lambda _, **__: (tiny.task, lambda: tiny)
     original = training.Classifier.training_step
 
     def step(self: training.Classifier, batch: Any) -> Any:

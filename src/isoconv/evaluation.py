@@ -25,7 +25,7 @@ from isoconv.metrics import bootstrap, classification_metrics, correct, decide, 
 from isoconv.protocols import DISTURBANCES, Condition, conditions
 from isoconv.runs import RunDir, atomic_write, resolve_device, write_json
 
-__all__ = ["compare", "evaluate", "measure", "multiply_adds", "position_logits"]
+__all__ = ["compare", "evaluate", "measure", "multiply_adds", "position_logits", "with_progress"]
 
 BATCH_SIZE = {2: 256, 3: 16}
 _SRE = (iso.SREConv1d, iso.SREConv2d, iso.SREConv3d)
@@ -79,6 +79,7 @@ def evaluate(
     if list(dataset.task.labels) != info["task"]["labels"]:
         trained = ", ".join(info["task"]["labels"])
         raise ValueError(f"{config.data} has other classes now than in the training, which were {trained}; train anew")
+    run.check_data(dataset.fingerprints, ["test"])
     test = Split(dataset.test.images[:limit], dataset.test.labels[:limit])
     scores, logits = measure(
         model, dataset.task, test, protocol, size=info["input_size"], batch_size=batch_size, device=target
@@ -158,7 +159,7 @@ def measure(
         raise ValueError(f"the test split of {task.name} is empty; there is nothing to evaluate")
     batch_size = BATCH_SIZE[task.dims] if batch_size is None else batch_size
     batches = DeviceBatches(split, batch_size, device=device, seed=0, shuffle=False, resize=size)
-    logits, labels = position_logits(model, batches, positions), split.labels.cpu()
+    logits, labels = position_logits(model, with_progress(batches), positions), split.labels.cpu()
     passes = [classification_metrics(task.kind, each, labels, task.labels) for each in logits]
     same = correct(task.kind, logits, decide(task.kind, logits[0]))
     accuracy, balanced = bootstrap(task.kind, logits, labels)
@@ -212,14 +213,16 @@ def multiply_adds(model: nn.Module, images: Tensor) -> dict[str, int]:
 
 
 @torch.inference_mode()
-def position_logits(model: nn.Module, batches: DeviceBatches, positions: Sequence[Condition]) -> Tensor:
+def position_logits(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], positions: Sequence[Condition]
+) -> Tensor:
     """Logits, float32 (positions, N, K) on the CPU, of images in each of the positions; the model in eval mode."""
     training = [m for m in model.modules() if m.training]
     model.eval()
     try:
         rows = [
             torch.stack([model(position.apply(images)).float().cpu() for position in positions])
-            for images, _ in _progress(batches)
+            for images, _ in batches
         ]
     finally:
         for m in training:
@@ -227,7 +230,8 @@ def position_logits(model: nn.Module, batches: DeviceBatches, positions: Sequenc
     return torch.cat(rows, dim=1)
 
 
-def _progress(batches: DeviceBatches) -> Iterable[tuple[Tensor, Tensor]]:
+def with_progress(batches: DeviceBatches) -> Iterable[tuple[Tensor, Tensor]]:
+    """The batches, and in a terminal a bar that tells how many are done."""
     console = require("rich.console", extra="study").Console(stderr=True)
     track = require("rich.progress", extra="study").track
     return track(

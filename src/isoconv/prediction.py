@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from isoconv.data import DeviceBatches, Split, read_images
-from isoconv.evaluation import BATCH_SIZE, position_logits
+from isoconv.evaluation import BATCH_SIZE, position_logits, with_progress
 from isoconv.metrics import correct, decide, probabilities
 from isoconv.protocols import AS_IS, conditions
 from isoconv.runs import RunDir, atomic_write, resolve_device
@@ -56,10 +56,11 @@ def predict(
 
     Raises:
         FileNotFoundError: no run or no network there, a path does not exist, or a folder holds no image.
-        ValueError: an image that cannot be read or that the network cannot take, named; or logits that are not finite.
+        ValueError: an image that cannot be read or that the network cannot take, named.
+        FloatingPointError: logits that are not finite.
     """
     predictor = Predictor(run, device)
-    return predictor.predict(*predictor.read(paths), batch_size=batch_size, rotations=rotations)
+    return predictor.predict(*predictor.read(paths), batch_size=batch_size, rotations=rotations, progress=True)
 
 
 class Predictor:
@@ -90,16 +91,23 @@ class Predictor:
         return names, images
 
     def predict(
-        self, names: Sequence[str], images: Tensor, *, batch_size: int | None = None, rotations: bool = True
+        self,
+        names: Sequence[str],
+        images: Tensor,
+        *,
+        batch_size: int | None = None,
+        rotations: bool = True,
+        progress: bool = False,
     ) -> list[dict[str, Any]]:
-        """The rows of :func:`predict` for what :meth:`read` returned."""
+        """The rows of :func:`predict` for what :meth:`read` returned; ``progress`` shows a bar in a terminal."""
         task, labels = self.task, self.task["labels"]
         unlabelled = Split(images, torch.zeros(len(images), dtype=torch.int64))
         batch_size = BATCH_SIZE[task["dims"]] if batch_size is None else batch_size
         batches = DeviceBatches(unlabelled, batch_size, device=self.device, seed=0, shuffle=False)
         upright, *others = conditions("standard", task["dims"])
         turned = [upright, *(p for p in others if p.group == "rotation")] if rotations else []
-        logits = self.finite(position_logits(self.model, batches, [AS_IS, *turned]))
+        shown = with_progress(batches) if progress else batches
+        logits = self.finite(position_logits(self.model, shown, [AS_IS, *turned]))
 
         rows = []
         for name, label, chances in zip(names, self.label(logits[0]), self.chances(logits[0]), strict=True):
@@ -114,9 +122,9 @@ class Predictor:
         return rows
 
     def finite(self, logits: Tensor) -> Tensor:
-        """``logits``, or ValueError."""
+        """``logits``, or FloatingPointError."""
         if not logits.isfinite().all():
-            raise ValueError(
+            raise FloatingPointError(
                 f"the network of {self.run.path} gives logits that are not finite; train again with a lower --lr"
             )
         return logits

@@ -2,7 +2,7 @@
 
 ```
 config.json            the TrainConfig, with every default resolved
-environment.json       versions, platform, threads, device, commit
+environment.json       versions, platform, threads, device, commit; of users' own data the splits' fingerprints
 metrics.jsonl          one line per finished epoch
 checkpoints/last.ckpt  state of the whole training after the last finished epoch (lightning)
 model.json             how to rebuild the best network, and the task that it was trained for
@@ -55,8 +55,8 @@ class RunDir:
         return f"RunDir({str(self.path)!r})"
 
     @classmethod
-    def create(cls, config: TrainConfig) -> RunDir:
-        """Make the directory ``config.out`` with its config and environment.
+    def create(cls, config: TrainConfig, fingerprints: Mapping[str, str] | None = None) -> RunDir:
+        """Make the directory ``config.out`` with its config and environment, in which the data's fingerprints are.
 
         Raises:
             FileExistsError: the directory exists and is not empty.
@@ -73,7 +73,7 @@ class RunDir:
             raise type(error)(
                 f"cannot make the run directory {path} ({error.strerror}); choose an --out that you may write to"
             ) from None
-        write_json(path / "environment.json", environment(config))
+        write_json(path / "environment.json", {**environment(config), "data": dict(fingerprints or {})})
         write_json(path / "config.json", config.to_json())
         return cls(path)
 
@@ -83,6 +83,15 @@ class RunDir:
         if changed := [f"{k} {old[k]!r} -> {new[k]!r}" for k in old if k not in _PLACE and old[k] != new[k]]:
             remedy = "repeat those, or choose another --out"
             raise ValueError(f"{self.path} was started with other options ({', '.join(changed)}); {remedy}")
+
+    def check_data(self, fingerprints: Mapping[str, str], splits: Iterable[str] = ("train", "val", "test")) -> None:
+        """Refuse splits, of users' own data, that are not those which this run was started with."""
+        started = self._json("environment.json").get("data", {}) if fingerprints else {}
+        if changed := [s for s in splits if s in started and started[s] != fingerprints[s]]:
+            raise ValueError(
+                f"{self.config.data} has other images or labels in {', '.join(changed)} than when {self.path} was "
+                "started; restore them, or train again with another --out"
+            )
 
     def note_resumed(self, config: TrainConfig) -> None:
         """Add what the training goes on with to the environment that it was started in."""

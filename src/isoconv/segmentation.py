@@ -148,6 +148,7 @@ def evaluate(
     data = load(config.data, run.model_info["input_size"], config.seed)
     if (data.task.dims, data.task.labels) != (task["dims"], tuple(task["labels"])):
         raise ValueError(f"{config.data} holds other classes than {run.path} was trained on; restore the data")
+    run.check_data(data.fingerprints, ["test"])
     target = resolve_device(device)
     model = run.load_model().to(target)
     positions = conditions("standard", data.task.dims)

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from ._extras import require
 from .config import TrainConfig
-from .data import Dataset, DeviceBatches, Task, get_task, load, own_path
+from .data import Dataset, DeviceBatches, Task, find, own_path
 from .data.augment import augmentation, input_size
 from .metrics import classification_metrics
 from .models import create_model, list_models, model_config
@@ -63,15 +63,17 @@ def train(config: TrainConfig, resume: bool = False) -> RunDir:
 
     Raises:
         FileExistsError: ``config.out`` exists and ``resume`` is false.
-        ValueError: an unknown name or impossible value, a damaged checkpoint, or ``resume`` with another config.
+        ValueError: an unknown name or impossible value, a damaged checkpoint, or ``resume`` with another config or
+            other data.
         FloatingPointError: the loss became infinite or NaN; the last good checkpoint is kept.
         OSError: the run directory cannot be written; the last good checkpoint is kept.
     """
-    task, size = get_task(config.data), input_size(config.recipe, config.size)
+    task, dataset = find(config.data, size=config.size, root=config.data_root)
+    size = input_size(config.recipe, config.size)
     return fit(
         config,
         task,
-        lambda: load(config.data, size=config.size, root=config.data_root),
+        dataset,
         Classifier,
         augment=augmentation(config.recipe, task.dims, size, rotate=config.rotate),
         masked=config.recipe == "standard",
@@ -117,6 +119,7 @@ def fit(
     if resume:
         run = RunDir(config.out)
         run.check_same(config)
+        run.check_data(data.fingerprints)
         if run.last_checkpoint.exists():
             checkpoint = run.last_checkpoint
             done = epochs_done(checkpoint, classifier)
@@ -126,7 +129,7 @@ def fit(
         if rank == 0:
             run.note_resumed(config)
     elif rank == 0:
-        RunDir.create(config)
+        RunDir.create(config, data.fingerprints)
 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # their INFO is an inventory of the hardware and advertising

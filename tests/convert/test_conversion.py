@@ -162,6 +162,22 @@ class TestCopy:
         assert converted[0].bias is converted[1][1].bias
         assert sum(p.numel() for p in converted.parameters()) == 2 * 2 * 2 + 2 + 2
 
+    def test_a_weight_that_another_layer_needs_as_it_is_stays_shared(self) -> None:
+        first, second, down, mix = nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3, 2), nn.Conv2d(2, 2, 1, 2)
+        second.weight = first.weight
+        net = nn.ModuleDict({"first": first, "second": second, "down": down, "mix": mix})
+        net["rest"] = nn.ParameterList([first.weight, mix.weight])
+        net.weight = down.weight
+        converted = convert(net)
+        assert converted["first"].weight is converted["second"].weight is converted["rest"][0]
+        assert converted["mix"][1].weight is converted["rest"][1]
+        assert converted["down"].weight is converted.weight
+        report = conversion_report(net)
+        told = {row.name: (row.status, row.reason) for row in report.rows}
+        assert told["first"] == told["second"] == ("left", "rest shares its weight and is not converted")
+        assert told["down"] == ("left", "(root) shares its weight and is not converted")
+        assert report.parameters_converted == report.parameters
+
     def test_references_from_elsewhere_follow(self) -> None:
         net = nn.Sequential(nn.Conv2d(2, 2, 3, 2), nn.ReLU())
         net.skips = ({"stem": net[0]},)

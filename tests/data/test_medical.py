@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from isoconv.data import read_images
+from isoconv.data import load, own, read_images
 from isoconv.data.medical import dicom, dicom_series, nifti, patient_of
 
 pydicom = pytest.importorskip("pydicom", reason="DICOM needs the extra 'medical'")
@@ -91,6 +91,40 @@ def test_single_and_multi_frame_files(tmp_path: Path) -> None:
     array, spacing = dicom(write_dicom(tmp_path / "many.dcm", VOLUME, SliceThickness=2))
     assert np.array_equal(array, VOLUME)
     assert spacing == (2, 0.5, 0.5)
+
+
+def test_files_are_dicom_by_their_first_bytes_where_the_name_does_not_tell(tmp_path: Path) -> None:
+    write_series(tmp_path / "s")
+    for i, path in enumerate(sorted((tmp_path / "s").iterdir())):
+        path.rename(path.with_name(f"1.2.840.{i}" if i % 2 else f"IM{i}"))
+    (tmp_path / "s" / "README").write_text("about " * 99)
+    write_dicom(tmp_path / "s" / "DICOMDIR", VOLUME[0])
+    with pytest.warns(UserWarning, match="not images: s/DICOMDIR, s/README"):
+        names, _ = read_images(tmp_path, channels=1, size=12, dims=3)
+    assert names == [str(tmp_path / "s")]
+    assert read_images(tmp_path / "s" / "IM0", channels=1, size=8, dims=2)[1].shape == (1, 1, 8, 8)
+    assert patient_of(tmp_path / "s") == patient_of(tmp_path / "s" / "IM0") == "p1"
+
+
+def test_files_of_different_series_are_images_of_their_own(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        for i in range(10):
+            tags = {"SeriesInstanceUID": f"1.2.{i}", "PatientID": f"{name}{i // 2}"}
+            write_dicom(folder / f"p{i // 2}" / f"{i}.dcm", VOLUME[i % 6] + np.uint16(i), **tags)
+    found = own.items(tmp_path)
+    assert [item.path.name for item in found] == [f"{i}.dcm" for i in range(10)] * 2
+    assert len({item.patient for item in found}) == 10
+    assert load(str(tmp_path), size=8).task.counts == (12, 4, 4)
+
+
+def test_a_folder_with_multi_frame_files_holds_volumes(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "one" / "1.dcm", VOLUME)
+    for name in ("1", "2"):
+        write_dicom(tmp_path / "two" / f"{name}.dcm", VOLUME, SeriesInstanceUID=f"1.2.{name}")
+    names, images = read_images(tmp_path, channels=1, size=8, dims=3)
+    assert names == [str(tmp_path / name) for name in ("one/1.dcm", "two/1.dcm", "two/2.dcm")]
+    assert images.shape == (3, 1, 8, 8, 8)
 
 
 @pytest.mark.parametrize(

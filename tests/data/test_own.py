@@ -1,9 +1,10 @@
 """Users' own data sets: how they are found, split and refused, and what `check` says of them."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_no_patient_is_in_two_splits(drawn: list[tuple[int, str]]) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"path": "none.png"}, "row 2: there is no image"),
+        ({"path": "none.png"}, "1 of 12 images are not there: row 2: 'none.png'; paths start at the manifest's"),
         ({"label": ""}, "row 2: the label is empty"),
         ({"split": "tset"}, "split must be train, val or test, got 'tset'"),
         ({"split": ""}, "the split is empty in some rows"),
@@ -102,6 +103,16 @@ def test_a_wrong_row_is_named(tmp_path: Path, row: dict[str, str], said: str) ->
     manifest(tmp_path / "m.csv", [{**rows[0], **row}, *rows[1:]])
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         get_task(str(tmp_path / "m.csv"))
+
+
+def test_all_missing_images_are_told_at_once(tmp_path: Path) -> None:
+    picture(tmp_path / "5.png")
+    names = ["", *(f"{i}.png" for i in range(13))]
+    path = manifest(tmp_path / "m.csv", [{"path": name, "label": "a"} for name in names])
+    with pytest.raises(FileNotFoundError) as caught:
+        check(str(path))
+    assert "13 of 14 images are not there: row 2: '', row 3: '0.png', " in str(caught.value)
+    assert str(caught.value).count("row") == 10
 
 
 @pytest.mark.parametrize(
@@ -128,6 +139,24 @@ def arrays(**other: np.ndarray) -> dict[str, np.ndarray]:
         made[f"{split}_images"] = RNG.integers(0, 256, (n, 20, 20, 3), np.uint8)
         made[f"{split}_labels"] = np.arange(n)[:, None] % 2
     return {**made, **other}
+
+
+def test_fingerprints_tell_names_and_labels_of_each_split(tmp_path: Path) -> None:
+    for i in range(8):
+        picture(tmp_path / f"{i}.png")
+    rows = [{"path": f"{i}.png", "label": "ab"[i % 2], "split": own.SPLITS[i // 2 % 3]} for i in range(8)]
+
+    def known(rows: list[dict[str, str]]) -> Mapping[str, str]:
+        return load(str(manifest(tmp_path / "m.csv", rows)), size=16).fingerprints
+
+    first = known(rows)
+    assert len(set(first.values())) == 3
+    assert known(rows[::-1]) == first
+    picture(tmp_path / "8.png")
+    changed = known([*rows, {"path": "8.png", "label": "a", "split": "test"}])
+    assert {s for s in own.SPLITS if changed[s] != first[s]} == {"test"}
+    changed = known([{**row, "label": "b"} if row["path"] == "0.png" else row for row in rows])
+    assert {s for s in own.SPLITS if changed[s] != first[s]} == {"train"}
 
 
 def test_an_archive_of_medmnists_layout(tmp_path: Path) -> None:
@@ -196,11 +225,22 @@ def test_a_run_on_own_data_is_trained_evaluated_and_predicts(
 
     monkeypatch.setattr(figures, "save_all", lambda *_: [])  # their own tests draw them
     monkeypatch.chdir(tmp_path)
+    items = Mock(wraps=own.items)
+    monkeypatch.setattr(own, "items", items)
     options = "--model resnet18 --width 2 --epochs 1 --size 16 --device cpu --out run"
     assert main(["train", "--data", "set", *options.split()]) == 0
+    items.assert_called_once()
     monkeypatch.chdir(folder)
     assert main(["evaluate", str(tmp_path / "run"), "--json"]) == 0
     assert main(["predict", str(tmp_path / "run"), str(folder / "a"), "--json"]) == 0
+    capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
+    added = picture(folder / "a" / "p9.png")
+    for command in (["train", "--data", "set", *options.split(), "--resume"], ["evaluate", "run"]):
+        assert main(command) == 1
+        assert "has other images or labels in " in capsys.readouterr().err
+    added.unlink()
+    assert main(["train", "--data", "set", *options.split(), "--resume"]) == 0
     (folder / "a").rename(folder / "c")
     assert main(["evaluate", str(tmp_path / "run")]) == 1
     assert "other classes now" in capsys.readouterr().err

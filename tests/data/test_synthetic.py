@@ -51,5 +51,5 @@ def test_another_size_shows_the_same_scenes() -> None:
 
 
 def test_too_small_a_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 16 pixels a side to show its cells, got size=15"):
+    with pytest.raises(ValueError, match="at least 16 pixels a side to show what it holds, got size=15"):
         load("cells", size=15)

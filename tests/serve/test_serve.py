@@ -249,8 +249,18 @@ def test_a_network_that_answers_nan_is_not_served(evaluated: Evaluated) -> None:
     predictor = Predictor(evaluated("plain"), "cpu")
     for parameter in predictor.model.parameters():
         torch.nn.init.constant_(parameter, torch.nan)
-    with pytest.raises(ValueError, match="logits that are not finite"):
+    with pytest.raises(FloatingPointError, match="logits that are not finite"):
         create_app([predictor])
+
+
+def test_a_network_that_answers_nan_to_an_image_says_so(evaluated: Evaluated) -> None:
+    predictor = Predictor(evaluated("plain"), "cpu")
+    told = f"the network of {predictor.run.path} gives logits that are not finite; train again with a lower --lr"
+    with TestClient(create_app([predictor]), base_url="http://localhost") as client:
+        predictor.model.register_forward_hook(lambda *_: torch.full((1, 4), torch.nan))
+        answer = client.post("/predict", files=form(("x.png", png(PIXELS[0]))))
+        _, (last,) = turned(client.post("/turn", files={"file": ("x.png", png(PIXELS[0]))}))
+    assert (answer.status_code, answer.json(), last) == (500, {"detail": told}, {"detail": told})
 
 
 @pytest.mark.parametrize(

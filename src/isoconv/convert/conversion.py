@@ -63,7 +63,7 @@ def convert(
       ``CentreGrid``, which leaves its output shape as it is; ``output_padding`` becomes less padding and a mean of
       neighbours; ``ceil_mode`` becomes symmetric pooling.
     - Everything else is copied: other layers, mode, device, dtype, ``requires_grad``, hooks. A module or weight that is
-      used twice stays shared.
+      used twice stays shared; a convolution that shares its weight with a layer that is not converted is left, too.
 
     The copy has parameters of its own: build the optimiser from them. Where a layer became a ``Sequential``, its
     parameters' names have gained an index. What is done to each layer, what cannot be converted and what still breaks
@@ -79,7 +79,7 @@ def convert(
         ValueError: for options that do not fit a layer, naming it.
     """
     options, engine = BandOptions(bands, profile, circular), check_engine(engine)
-    found = list(layers(check_module(net)))
+    found = layers(check_module(net))
     memo = detached(net)
     heirs = []
     for layer in found:

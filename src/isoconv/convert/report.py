@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from isoconv.convert.conversion import BandOptions, check_module, retained_energy
-from isoconv.convert.rules import BANDED, CONVERTIBLE, CONVS, TRANSPOSED, Layer, kind, layers, opaque, window
+from isoconv.convert.rules import BANDED, Layer, kind, layers, own_parameters
 
 __all__ = ["ConversionReport", "Row", "conversion_report"]
 
@@ -113,7 +113,7 @@ def conversion_report(
     The symmetry meant is that of the square or cube (flips and 90-degree rotations) at every input size. Layers are
     judged one by one by their type and hyperparameters, nothing is run; :func:`isoconv.equivariance_error` measures.
     """
-    options, found = BandOptions(bands, profile, circular), list(layers(check_module(net)))
+    options, found = BandOptions(bands, profile, circular), layers(check_module(net))
     rows = tuple(_row(layer, options) for layer in found)
     parameters = sum(p.numel() for p in net.parameters() if not is_lazy(p))
     saved = {
@@ -126,12 +126,12 @@ def conversion_report(
 
 def _row(layer: Layer, options: BandOptions) -> Row:
     module, verdict, base = layer.module, layer.verdict, kind(layer.module)
-    own = [p.numel() for p in module.parameters(recurse=opaque(module)) if not is_lazy(p)]
+    own = [p.numel() for p in own_parameters(module) if not is_lazy(p)]
     row = Row(layer.name, type(module).__name__, *verdict, parameters=sum(own))
     if base in BANDED:
         taps, banded = math.prod(module.kernel_size), module.weight.numel()
         return replace(row, dense_weights=banded // module.bands * taps, banded_weights=banded)
-    if base in (*CONVS, *TRANSPOSED) and verdict.status == CONVERTIBLE and not window(module).pointwise:
+    if layer.projected:
         plan, dense = options.plan(layer), module.weight.numel()
         banded = dense // math.prod(module.kernel_size) * plan.bands
         kept = None if module.weight.is_meta else retained_energy(module.weight, plan)

@@ -80,11 +80,12 @@ class Window(NamedTuple):
 
 class Layer(NamedTuple):
     """A leaf of a network's module tree; ``centred`` if a fitting :class:`CentreGrid` comes right before it in a
-    Sequential."""
+    Sequential; ``tied`` names a layer that needs the weight, which it shares, as it is."""
 
     name: str
     module: Module
     centred: bool
+    tied: str = ""
 
     @property
     def label(self) -> str:
@@ -92,12 +93,27 @@ class Layer(NamedTuple):
 
     @property
     def verdict(self) -> Verdict:
+        if self.tied:
+            return Verdict(LEFT, f"{self.tied} shares its weight and is not converted", "give it a weight of its own")
         return judge(self.module, self.centred)
 
+    @property
+    def projected(self) -> bool:
+        """Whether conversion projects its weight on bands."""
+        convolves = kind(self.module) in (*CONVS, *TRANSPOSED) and not window(self.module).pointwise
+        return convolves and self.verdict.status == CONVERTIBLE
 
-def layers(net: nn.Module) -> Iterator[Layer]:
+
+def layers(net: nn.Module) -> list[Layer]:
     """The leaves of ``net``, each once, and the modules that beside their children hold parameters of their own."""
-    return _leaves(net, "", None, set())
+    found = list(_leaves(net, "", None, set()))
+    kept = {id(p): other.label for other in found if not other.projected for p in own_parameters(other.module)}
+    return [f._replace(tied=kept.get(id(f.module.weight), "")) if f.projected else f for f in found]
+
+
+def own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Those that no other layer brings with it."""
+    return module.parameters(recurse=opaque(module))
 
 
 def _leaves(module: nn.Module, name: str, before: nn.Module | None, seen: set[nn.Module]) -> Iterator[Layer]:

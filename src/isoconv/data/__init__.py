@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from isoconv._checks import did_you_mean
@@ -27,6 +28,7 @@ __all__ = [
     "Split",
     "Task",
     "augmentation",
+    "find",
     "get_task",
     "input_size",
     "load",
@@ -60,7 +62,7 @@ def get_task(name: str) -> Task:
         FileNotFoundError: there is nothing at the path.
     """
     if path := own_path(name):
-        return own.task(path)
+        return own.find(path)[0]
     if name not in TASKS:
         hint = did_you_mean(name.lower(), TASKS) or "; `isoconv data list` shows all"
         raise ValueError(f"unknown data set {name!r}{hint}")
@@ -89,3 +91,12 @@ def load(
         return own.load(path, size)
     task = get_task(name)
     return synthetic.generate(name, size) if name in SYNTHETIC else medmnist.load(task, size, root, download, verify)
+
+
+def find(name: str, size: int = 28, root: str | os.PathLike[str] | None = None) -> tuple[Task, Callable[[], Dataset]]:
+    """The task of a data set, and what loads it; files of users' own are listed once for both. Arguments and errors are
+    those of :func:`load`."""
+    if path := own_path(name):
+        task, read = own.find(path)
+        return task, partial(read, size)
+    return get_task(name), partial(load, name, size, root)

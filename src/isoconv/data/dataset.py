@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
 
-__all__ = ["Dataset", "Kind", "Split", "Task"]
+__all__ = ["Dataset", "Kind", "Split", "Task", "fingerprint"]
 
 Kind = Literal["multiclass", "binary", "ordinal", "multilabel", "segmentation"]
 
@@ -87,7 +91,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A task with its images. ``size`` is the side in pixels, ``source`` the file or the seed the images came from."""
+    """A task with its images.
+
+    Attributes:
+        size: side in pixels.
+        source: the file or the seed the images came from.
+        fingerprints: of users' own data, a hash of the names and labels in each split, ``"train"``, ``"val"`` and
+            ``"test"``: another one means other images. Empty for a set known by name, which does not change.
+    """
 
     task: Task
     size: int
@@ -95,3 +106,10 @@ class Dataset:
     val: Split
     test: Split
     source: str
+    fingerprints: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def fingerprint(root: Path, labels: Mapping[Path, Iterable[str]]) -> str:
+    """A hash of files, by their place under ``root``, and their labels, whatever the order of either."""
+    told = sorted([Path(os.path.relpath(path, root)).as_posix(), *sorted(of)] for path, of in labels.items())
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()

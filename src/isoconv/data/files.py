@@ -3,7 +3,7 @@
 What is read: PNG and JPEG, TIFF, NumPy's npy and npz, with the extra ``medical`` DICOM and NIfTI. For a 2D network a
 file holds an image ``(H, W)`` or a stack ``(N, H, W)``, for a 3D network a volume ``(D, H, W)`` or a stack of them. A
 last axis of length 1, 3 or 4 besides these always means colours: grey, RGB, RGBA. Of an npz archive the arrays count
-whose names end in "images"; if none does, its only array. For a 3D network a folder of .dcm files is one volume, see
+whose names end in "images"; if none does, its only array. For a 3D network a folder of DICOM slices is one volume, see
 :mod:`isoconv.data.medical`.
 
 What is done to them:
@@ -37,7 +37,7 @@ from isoconv.data import medical
 from isoconv.data.batches import resize
 from isoconv.data.medical import Spacing
 
-__all__ = ["SUFFIXES", "as_uint8", "is_image", "probe", "read_arrays", "read_images", "stack_images"]
+__all__ = ["SUFFIXES", "as_uint8", "is_image", "probe", "read_arrays", "read_images", "stack_images", "with_series"]
 
 PathLike = str | os.PathLike[str]
 
@@ -74,7 +74,7 @@ def read_images(
 
 
 def is_image(path: Path) -> bool:
-    """Whether the name of a file is that of a kind of image that is read."""
+    """Whether a file is of a kind that is read: by its name, or as DICOM without an ending."""
     return _suffix(path) in SUFFIXES
 
 
@@ -126,14 +126,22 @@ def _walk(paths: list[Path], dims: int) -> list[Path]:
             raise FileNotFoundError(f"the folder {path} holds no image, that is none of {', '.join(SUFFIXES)}")
         if others := [str(p.relative_to(path)) for p in files if p not in set(images)]:
             warnings.warn(f"left out of {path}, not images: {', '.join(others)}", stacklevel=3)
-        if dims == 3:
-            images = list(dict.fromkeys(p.parent if _suffix(p) == ".dcm" else p for p in images))
-        found += images
+        found += with_series(images) if dims == 3 else images
     return found
+
+
+def with_series(files: Iterable[Path]) -> list[Path]:
+    """Image files, in place of the slices of a DICOM series the folder that they are in."""
+    places: dict[Path, list[Path]] = {}
+    for path in files:
+        places.setdefault(path.parent if medical.is_dicom(path) else path, []).append(path)
+    return [path for place, here in places.items() for path in ([place] if medical.is_series(here) else here)]
 
 
 def _suffix(path: Path) -> str:
     name = path.name.lower()
+    if medical.is_dicom(path):
+        return ".dcm"
     return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
 
 

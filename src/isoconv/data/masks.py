@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from isoconv.data.dataset import Dataset, Split, Task
+from isoconv.data.dataset import Dataset, Split, Task, fingerprint
 from isoconv.data.files import SUFFIXES, read_arrays, read_images
 
 __all__ = ["read_pairs"]
@@ -63,7 +63,8 @@ def read_pairs(folder: Path, size: int, seed: int = 0) -> Dataset:
     names = ("background", *(f"label {i}" for i in range(1, len(labels))))
     counts = (len(pairs["train"]), len(pairs["val"]), len(pairs["test"]))
     task = Task(folder.name, folder.name, "segmentation", dims, channels, names, counts, "not stated")
-    return Dataset(task, size, splits["train"], splits["val"], splits["test"], source=str(folder))
+    known = {name: fingerprint(folder, {image: () for image, _ in some}) for name, some in pairs.items()}
+    return Dataset(task, size, **splits, source=str(folder), fingerprints=known)
 
 
 def _pairs(folder: Path) -> list[_Pair]:

@@ -14,20 +14,46 @@ import numpy as np
 
 from isoconv._extras import require
 
-__all__ = ["Spacing", "dicom", "dicom_series", "nifti", "patient_of"]
+__all__ = ["Spacing", "dicom", "dicom_series", "is_dicom", "is_series", "nifti", "patient_of"]
 
 Spacing = tuple[float, ...]
 _POSITION_TOLERANCE = 0.1  # share of the distance between slices; scanners write positions to some digits
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM: by its ending .dcm, or by its first bytes where the name has no ending or, being a UID,
+    ends in a number. A DICOMDIR, which lists files, is none."""
+    ending = path.suffix.lower()
+    if ending == ".dcm":
+        return True
+    if ending.strip(".0123456789") or path.name.upper() == "DICOMDIR" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def is_series(files: Sequence[Path]) -> bool:
+    """Whether the DICOM files of a folder are slices: two of them are of one series. Otherwise, as X-rays are, each is
+    an image or a volume of its own."""
+    seen: set[str | None] = set()
+    for file in files if len(files) > 1 else ():
+        uid = _tag(file, "SeriesInstanceUID")
+        if uid in seen:
+            return True
+        seen.add(uid)
+    return False
+
+
 def patient_of(path: Path) -> str | None:
     """The PatientID of a DICOM file or series; None if there is none, or the file cannot be read."""
-    file = min(path.glob("*.dcm"), default=None) if path.is_dir() else path
-    if file is None or file.suffix.lower() != ".dcm":
-        return None
+    file = next(filter(is_dicom, sorted(path.iterdir()) if path.is_dir() else [path]), None)
+    return None if file is None else _tag(file, "PatientID")
+
+
+def _tag(path: Path, name: str) -> str | None:
     pydicom = require("pydicom", "medical")
     try:
-        return str(pydicom.dcmread(file, stop_before_pixels=True).get("PatientID", "")) or None
+        return str(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[name]).get(name, "")) or None
     except (pydicom.errors.InvalidDicomError, OSError):
         return None
 
@@ -49,13 +75,13 @@ def dicom(path: Path) -> tuple[np.ndarray, Spacing | None]:
 
 
 def dicom_series(folder: Path) -> tuple[np.ndarray, Spacing]:
-    """The volume ``(D, H, W)`` whose slices are the .dcm files of a folder, sorted by position, and its spacing in mm.
+    """The volume ``(D, H, W)`` whose slices are the DICOM files of a folder, sorted by position, and its spacing in mm.
 
     Raises:
         ValueError: fewer than two slices, several series or sizes, a multi-frame file, no position or spacing, two
             slices in one place, or slices that are not evenly spaced.
     """
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".dcm")
+    files = sorted(filter(is_dicom, folder.iterdir()))
     slices = [_dataset(path) for path in files]
     if len(slices) < 2:
         raise ValueError(f"a series needs at least 2 slices, this folder holds {len(slices)}; give the file itself")

@@ -8,21 +8,23 @@ patient is says the manifest's column, or the PatientID of DICOM files.
 from __future__ import annotations
 
 import csv
+import hashlib
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from isoconv.data import medical
-from isoconv.data.dataset import Dataset, Kind, Split, Task
-from isoconv.data.files import as_uint8, is_image, probe, read_images, stack_images
+from isoconv.data.dataset import Dataset, Kind, Split, Task, fingerprint
+from isoconv.data.files import as_uint8, is_image, probe, read_images, stack_images, with_series
 
-__all__ = ["COLUMNS", "SPLITS", "Item", "assign", "classes", "items", "load", "task"]
+__all__ = ["COLUMNS", "SPLITS", "Item", "assign", "classes", "find", "items", "load"]
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "split", "patient")
@@ -42,39 +44,27 @@ class Item:
     patient: str = ""
 
 
-def task(path: Path) -> Task:
-    """The task that a data set at ``path`` stands for; its name is the path. Labels are sorted, numbers as numbers.
+def find(path: Path) -> tuple[Task, Callable[[int], Dataset]]:
+    """The task that a data set at ``path`` stands for, and what reads it at a size in pixels.
+
+    The task's name is the path. Labels are sorted, numbers as numbers. Every image is cropped and resized as
+    :mod:`isoconv.data.files` says.
 
     Raises:
         FileNotFoundError: there is nothing at ``path``, or an image is missing.
-        ValueError: the data set is none of the three kinds, or its splits or labels cannot be trained with.
+        ValueError: the data set is none of the three kinds, or its splits or labels cannot be trained with; in reading,
+            for the first image that cannot be read.
     """
-    if path.suffix.lower() == ".npz":
-        return _archive_task(path, _archive(path))
-    return _listed_task(path, assign(items(path)))
+    if path.suffix.lower() == ".npz":  # to be read again: held, it would take the memory twice
+        return _archive_task(path, _archive(path)), partial(_read_archive, path)
+    assigned = assign(items(path))
+    found = _listed_task(path, assigned)
+    return found, partial(_read_listed, path, found, assigned)
 
 
 def load(path: Path, size: int) -> Dataset:
-    """Read a data set, every image cropped and resized as :mod:`isoconv.data.files` says.
-
-    Raises:
-        FileNotFoundError, ValueError: as :func:`task`, and for the first image that cannot be read.
-    """
-    if path.suffix.lower() == ".npz":
-        arrays = _archive(path)
-        found = _archive_task(path, arrays)
-        train, val, test = (
-            Split(
-                stack_images(f"{path}:{s}_images", arrays[f"{s}_images"], found.channels, found.dims, size),
-                torch.from_numpy(arrays[f"{s}_labels"].astype(np.int64)),
-            )
-            for s in SPLITS
-        )
-    else:
-        assigned = assign(items(path))
-        found = _listed_task(path, assigned)
-        train, val, test = (_split([item for item in assigned if item.split == s], found, size) for s in SPLITS)
-    return Dataset(found, size, train, val, test, source=str(path))
+    """What :func:`find` does, and then reads."""
+    return _read_archive(path, size) if path.suffix.lower() == ".npz" else find(path)[1](size)
 
 
 def items(path: Path) -> list[Item]:
@@ -118,8 +108,7 @@ def assign(found: Sequence[Item]) -> list[Item]:
         if item.patient:
             where.setdefault(item.patient, set()).add(item.split)
     if torn := sorted(patient for patient, among in where.items() if len(among) > 1):
-        shown = f"{', '.join(torn[:5])}{', ...' if len(torn) > 5 else ''}"
-        raise ValueError(f"{len(torn)} patients are in two splits: {shown}; give each patient one split")
+        raise ValueError(f"{len(torn)} patients are in two splits: {_first(torn)}; give each patient one split")
     sizes = Counter(item.split for item in assigned)
     if empty := [s for s in SPLITS if not sizes[s]]:
         patients = " (a patient stays in one split)" if where else ""
@@ -180,14 +169,9 @@ def _subfolders(root: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> list[Path]:
-    """Image files anywhere in the folder of a class; several .dcm files in a folder below it are one volume."""
-    found: dict[Path, None] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and is_image(path) and not path.name.startswith("."):
-            is_slice = path.suffix.lower() == ".dcm" and path.parent != folder
-            several = is_slice and len([p for p in path.parent.iterdir() if p.suffix.lower() == ".dcm"]) > 1
-            found[path.parent if several else path] = None
-    return list(found)
+    """Image files anywhere in the folder of a class; the slices of a series in a folder below it are one volume."""
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and is_image(p) and not p.name.startswith(".")]
+    return [p for p in files if p.parent == folder] + with_series(p for p in files if p.parent != folder)
 
 
 def _manifest(path: Path) -> list[Item]:
@@ -201,15 +185,21 @@ def _manifest(path: Path) -> list[Item]:
         got = ", ".join(map(str, columns)) or "no row"
         raise ValueError(f"{path} must have the columns path,label and may have split,patient, got {got}")
     several = any(";" in (row["label"] or "") for row in rows)
+    table = [{name: (row.get(name) or "").strip() for name in COLUMNS} for row in rows]
+    absent = [
+        f"row {number}: {values['path']!r}"
+        for number, values in enumerate(table, start=2)
+        if not values["path"] or not (path.parent / values["path"]).exists()
+    ]
+    if absent:
+        images = f"{len(absent)} of {len(rows)} images are not there"
+        raise FileNotFoundError(f"{path}: {images}: {_first(absent)}; paths start at the manifest's folder")
     found, seen = [], set()
-    for number, row in enumerate(rows, start=2):
-        values = {name: (row.get(name) or "").strip() for name in COLUMNS}
+    for number, (row, values) in enumerate(zip(rows, table, strict=True), start=2):
         where = f"{path}, row {number}"
         image = path.parent / values["path"]
         labels = tuple(label.strip() for label in values["label"].split(";") if label.strip())
         split = _ALIASES.get(values["split"].lower(), "")
-        if not values["path"] or not image.exists():
-            raise FileNotFoundError(f"{where}: there is no image {image}; paths start at the manifest's folder")
         if None in row:
             raise ValueError(f"{where}: more cells than columns; put commas inside of quotes")
         if image.resolve() in seen:
@@ -223,6 +213,10 @@ def _manifest(path: Path) -> list[Item]:
     if len({bool(item.split) for item in found}) > 1:
         raise ValueError(f"{path}: the split is empty in some rows; give it in all of them or in none")
     return found
+
+
+def _first(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _natural(label: str) -> tuple[int, int, str]:
@@ -243,6 +237,14 @@ def _listed_task(path: Path, assigned: Sequence[Item]) -> Task:
     return Task(str(path), path.stem, kind, dims, channels, labels, (train, val, test), licence="")
 
 
+def _read_listed(path: Path, found: Task, assigned: Sequence[Item], size: int) -> Dataset:
+    listed = {s: [item for item in assigned if item.split == s] for s in SPLITS}
+    train, val, test = (_split(each, found, size) for each in listed.values())
+    root = path if path.is_dir() else path.parent
+    known = {s: fingerprint(root, {item.path: item.labels for item in each}) for s, each in listed.items()}
+    return Dataset(found, size, train, val, test, source=str(path), fingerprints=known)
+
+
 def _split(listed: Sequence[Item], found: Task, size: int) -> Split:
     images = []
     for item in listed:
@@ -257,6 +259,20 @@ def _split(listed: Sequence[Item], found: Task, size: int) -> Split:
     for row, ones in zip(labels, numbers, strict=True):
         row[ones] = 1
     return Split(torch.stack(images), labels)
+
+
+def _read_archive(path: Path, size: int) -> Dataset:
+    arrays = _archive(path)
+    found = _archive_task(path, arrays)
+    train, val, test = (
+        Split(
+            stack_images(f"{path}:{s}_images", arrays[f"{s}_images"], found.channels, found.dims, size),
+            torch.from_numpy(arrays[f"{s}_labels"].astype(np.int64)),
+        )
+        for s in SPLITS
+    )
+    known = {s: hashlib.sha256(arrays[f"{s}_labels"].tobytes()).hexdigest() for s in SPLITS}
+    return Dataset(found, size, train, val, test, source=str(path), fingerprints=known)
 
 
 def _archive(path: Path) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ depth, one channel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,11 +67,15 @@ def generate(name: str, size: int = 28, seed: int = 0) -> Dataset:
     Raises:
         ValueError: ``size`` is below 16.
     """
+    return painted(SYNTHETIC[name], size, seed, _split)
+
+
+def painted(task: Task, size: int, seed: int, split: Callable[[Task, int, np.random.Generator, int], Split]) -> Dataset:
+    """A synthetic set whose splits, of so many images, are painted from random numbers of their own."""
     if size < 16:
-        raise ValueError(f"{name} needs at least 16 pixels a side to show its cells, got size={size}")
-    task = SYNTHETIC[name]
+        raise ValueError(f"{task.name} needs at least 16 pixels a side to show what it holds, got size={size}")
     splits = enumerate(task.counts)
-    train, val, test = (_split(task, size, np.random.default_rng([seed, i]), count) for i, count in splits)
+    train, val, test = (split(task, size, np.random.default_rng([seed, i]), count) for i, count in splits)
     return Dataset(task, size, train, val, test, source=f"synthetic seed={seed}")
 
 

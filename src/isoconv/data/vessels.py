@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from isoconv.data.dataset import Dataset, Split, Task
+from isoconv.data.synthetic import painted
 
 __all__ = ["VESSELS", "generate"]
 
@@ -40,17 +41,11 @@ def generate(name: str, size: int = 64, seed: int = 0) -> Dataset:
     Raises:
         ValueError: ``size`` is below 16.
     """
-    if size < 16:
-        raise ValueError(f"{name} needs at least 16 pixels a side to show its vessels, got size={size}")
-    task = VESSELS[name]
-    train, val, test = (
-        _split(task.dims, size, np.random.default_rng([seed, i]).spawn(count)) for i, count in enumerate(task.counts)
-    )
-    return Dataset(task, size, train, val, test, source=f"synthetic seed={seed}")
+    return painted(VESSELS[name], size, seed, _split)
 
 
-def _split(dims: int, size: int, rngs: list[np.random.Generator]) -> Split:
-    images, masks = zip(*(_paint(dims, size, rng) for rng in rngs), strict=True)
+def _split(task: Task, size: int, rng: np.random.Generator, count: int) -> Split:
+    images, masks = zip(*(_paint(task.dims, size, each) for each in rng.spawn(count)), strict=True)
     return Split(torch.from_numpy(np.stack(images)[:, None]), torch.from_numpy(np.stack(masks)))
 
 

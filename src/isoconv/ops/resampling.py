@@ -85,13 +85,19 @@ def centre_grid(
 
     Along an axis where the windows leave r samples over, neighbours are averaged (``mode="max"``: maximised) if r is
     odd, which takes one sample away, and the rest is cropped evenly from both ends. The windows are as many as before.
+
+    Raises:
+        ValueError: no window fits, or one fits into the padding so that no sample would be left.
     """
     dims = len(stride)
     sizes = [input.shape[axis] for axis in range(-dims, 0)]
-    left = [
-        (n + 2 * p - d * (k - 1) - 1) % s
-        for n, k, s, p, d in zip(sizes, kernel_size, stride, padding, dilation, strict=True)
-    ]
+    room = [n + 2 * p - d * (k - 1) - 1 for n, k, p, d in zip(sizes, kernel_size, padding, dilation, strict=True)]
+    left = [m % s for m, s in zip(room, stride, strict=True)]
+    if not is_traced(input) and any(m < 0 or r >= n for n, m, r in zip(sizes, room, left, strict=True)):
+        window = f"kernel_size={kernel_size}, stride={stride}, padding={padding}, dilation={dilation}"
+        raise ValueError(
+            f"a window of {window} cannot be centred on an input of spatial shape {tuple(sizes)}; it takes a larger one"
+        )
     if is_traced(input) or any(r % 2 for r in left):
         pool = _MAX_POOL if mode == "max" else _AVG_POOL
         input = pool[dims](input, [1 + r % 2 for r in left], 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -25,6 +26,8 @@ from isoconv.serve.turning import ANGLES, AXES, turn
 from isoconv.serve.uploads import SUFFIXES, BodyLimit, Limits, read_upload
 
 __all__ = ["create_app"]
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; base-uri 'none'"
@@ -57,6 +60,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     413: {"model": Refusal, "description": "Too many bytes, files or pixels"},
     415: {"model": Refusal, "description": "Not a kind of file that is read"},
     422: {"model": Refusal, "description": "A file that cannot be read, or that the network cannot take"},
+    500: {"model": Refusal, "description": "The network gives logits that are not finite"},
 }
 
 
@@ -74,7 +78,8 @@ def create_app(
             here; ``"*"`` for any.
 
     Raises:
-        ValueError: the networks are for different tasks, or give logits that are not finite.
+        ValueError: the networks are for different tasks.
+        FloatingPointError: one gives logits that are not finite.
     """
     limits = limits or Limits()
     task, titles = _check(predictors), labels_of([p.run.config for p in predictors])
@@ -94,7 +99,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # its pages take their scripts from elsewhere
         redoc_url=None,
-        exception_handlers={RequestValidationError: _invalid},
+        exception_handlers={RequestValidationError: _invalid, FloatingPointError: _not_finite},
     )
     app.add_middleware(BodyLimit, limits=limits)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
@@ -127,7 +132,7 @@ def create_app(
         axis: Annotated[str, Form(description=f"about which a volume turns: {', '.join(AXES)}")] = AXES[0],
     ) -> StreamingResponse:
         """Turn an image in steps of 5 degrees. The first line names `networks`, `labels` and `angles`; then for each
-        angle a line tells what the networks make of it."""
+        angle a line tells what the networks make of it; a last line `detail` tells why there are not all of them."""
         known = AXES if task["dims"] == 3 else AXES[:1]
         if axis not in known:
             raise HTTPException(422, f"axis must be {' or '.join(known)}, got {axis!r}")
@@ -139,8 +144,12 @@ def create_app(
 
         async def lines() -> AsyncIterator[str]:
             yield _line(head)
-            while rows := await work(lambda: next(batches, None)):
-                yield "".join(map(_line, rows))
+            try:
+                while rows := await work(lambda: next(batches, None)):
+                    yield "".join(map(_line, rows))
+            except FloatingPointError as error:  # the status has been sent
+                log.error("%s: %s", file.filename, error)
+                yield _line({"detail": str(error)})
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
@@ -203,3 +212,8 @@ def _line(value: dict[str, Any]) -> str:
 async def _invalid(_: Request, error: Any) -> JSONResponse:
     wrong = "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in error.errors())
     return JSONResponse({"detail": f"the request is not as /openapi.json describes it ({wrong})"}, 422)
+
+
+async def _not_finite(_: Request, error: Exception) -> JSONResponse:
+    log.error("%s", error)
+    return JSONResponse({"detail": str(error)}, 500)

@@ -134,6 +134,7 @@ async function load() {
     }
     let started = false;
     for await (const line of linesOf(response)) {
+      if (line.detail) throw new Error(line.detail);
       if (line.angles) {
         [head, rows] = [line, []];
         continue;
