@@ -121,15 +121,16 @@ def test_train_evaluate_and_compare(call: Call, few_cells: None, tmp_path: Path,
     assert [row["network"] for row in json.loads(result.out)["groups"]] == ["sre_resnet18", "resnet18"]
 
 
-def test_tables_for_people(call: Call, evaluated: Evaluated, no_figures: None) -> None:
+def test_tables_for_people(call: Call, evaluated: Evaluated, no_figures: None, tmp_path: Path) -> None:
     sre, plain = evaluated("sre"), evaluated("plain")
     result = call("evaluate", sre.path, "--protocol", "official", "--batch-size", 16)
     summary = sre.results()["official"]["summary"]
     assert result.code == 0
     assert f"{100 * summary['upright']:.1f} %" in result.out
     assert f"{100 * summary['rotated_worst']:.1f} %" in result.out
-    result = call("compare", sre.path, plain.path)
+    result = call("compare", sre.path, plain.path, "--protocol", "official", "--plot", tmp_path / "angles.png")
     assert all(word in result.out for word in ("sre_resnet18", "resnet18", "upright", "flips", "parameters"))
+    assert (tmp_path / "angles.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_note_on_a_network_that_decides_all_alike(call: Call, evaluated: Evaluated, no_figures: None) -> None:
@@ -263,6 +264,7 @@ def test_wrong_usage(call: Call, line: str, message: str) -> None:
         ("predict x y.png --out rows.xlsx", r"written as \.csv or \.json, got rows\.xlsx"),
         ("compare x y", "no run at x "),
         ("compare", "at least two run directories, got 0"),
+        ("compare x y --plot angles.pdf", "--plot must be a .png file"),
         ("data fetch cels", "unknown data set 'cels'; did you mean 'cells'"),
         ("data fetch breastmnist --size 30", "published in 28, 64, 128, 224 pixels a side, got size=30"),
         ("models vgg*", r"no network matches 'vgg\*'; see them all with: isoconv models"),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ._extras import require
 from .cli_data import Data
-from .cli_options import Json, RunPath
+from .cli_options import Json, RunPath, check_plot
 from .cli_segment import Segment
 from .cli_serve import Serve
 from .cli_study import Study
@@ -140,19 +140,29 @@ class Compare:
     """Set evaluated runs side by side, with paired tests between runs on the same test images."""
 
     paths: tyro.conf.Positional[
-        Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN", help="Runs that `isoconv evaluate` measured.")]
+        Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN RUN ...", help="Runs that `isoconv evaluate` measured.")]
     ]
+    protocol: Protocol | None = None
+    """Which results to take; None stands for the first protocol by which all runs were evaluated."""
+    plot: Path | None = None
+    """PNG file to draw accuracy against the angle into; runs that differ in nothing but the seed make one line."""
     as_json: Json = False
 
     def run(self) -> None:
         from .comparison import compare
         from .runs import RunDir
 
-        comparison = compare([RunDir(path) for path in self.paths])
+        check_plot(self.plot)
+        runs = [RunDir(path) for path in self.paths]
+        comparison = compare(runs, self.protocol)
         if self.as_json:
             write_json(comparison)
         else:
             show_comparison(comparison)
+        if self.plot is not None:
+            from .figures import rotation_accuracy
+
+            rotation_accuracy(runs, comparison["protocol"]).savefig(self.plot, dpi=150)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,8 +234,7 @@ class BenchOptions:
 
         from .bench import markdown
 
-        if self.plot is not None and (self.plot.suffix != ".png" or not self.plot.parent.is_dir()):
-            raise ValueError(f"--plot must be a .png file in a folder that exists, got {self.plot}")
+        check_plot(self.plot)
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         result = bench(rounds=self.rounds, device=self.device)

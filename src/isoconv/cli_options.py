@@ -19,3 +19,9 @@ DataRoot = Annotated[
 RunPath = tyro.conf.Positional[
     Annotated[Path, tyro.conf.arg(metavar="RUN", help="Run directory that `isoconv train` wrote.")]
 ]
+
+
+def check_plot(path: Path | None) -> None:
+    """Raises ValueError, before any work, where no PNG file can be written."""
+    if path is not None and (path.suffix != ".png" or not path.parent.is_dir()):
+        raise ValueError(f"--plot must be a .png file in a folder that exists, got {path}")
