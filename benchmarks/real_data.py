@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from isoconv.comparison import compare
+from isoconv.comparison import compare, results_by
 from isoconv.config import TrainConfig
 from isoconv.evaluation import evaluate
 from isoconv.protocols import PROTOCOLS
@@ -57,9 +57,10 @@ def finished(config: TrainConfig) -> RunDir | None:
 
 
 def evaluated(run: RunDir) -> RunDir:
-    known = run.results() if (run.path / "results.json").exists() else {}
     for protocol in PROTOCOLS:
-        if protocol not in known:
+        try:
+            results_by(run, protocol)
+        except (FileNotFoundError, ValueError):
             evaluate(run, protocol)
     return run
 

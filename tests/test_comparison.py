@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -81,6 +82,24 @@ def test_paired_tests_by_counting(three: list[RunDir], protocol: str) -> None:
     assert pair["rotated_mean_difference"] == pytest.approx(difference, abs=1e-4)  # official: rounded per angle
     low, high = pair["rotated_mean_difference_ci"]
     assert low <= difference <= high
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_results_with_another_mask_than_the_network_has_are_out_of_date(three: list[RunDir], recorded: bool) -> None:
+    """Whether they say that they were masked or are from before that was said, when all of that protocol were."""
+    run = three[0]
+    assert results_by(run, "disturbed")["masked"] is True
+    edit(run, "model.json", lambda info: info.update(masked=False))
+    if not recorded:
+        edit(run, "results.json", lambda results: [result.pop("masked") for result in results.values()])
+    for protocol in ("standard", "official"):
+        results_by(run, protocol)
+    expected = (
+        f"{run.path} was evaluated by protocol 'disturbed' on masked images, its network was trained on whole ones; "
+        f"do it again: isoconv evaluate {run.path} --protocol disturbed"
+    )
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        results_by(run, "disturbed")
 
 
 def test_first_common_protocol_is_taken(three: list[RunDir]) -> None:

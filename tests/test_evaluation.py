@@ -137,6 +137,32 @@ def test_what_was_evaluated_is_recorded(evaluated: Evaluated) -> None:
     assert entry["cost"]["multiply_adds_banded"] < entry["cost"]["multiply_adds_dense"]
 
 
+@pytest.mark.parametrize(("masked", "lost"), [(True, ["standard", "disturbed"]), (False, ["standard"])])
+def test_the_mask_of_the_disturbed_protocol_follows_the_training(
+    evaluated: Evaluated, no_figures: None, masked: bool, lost: list[str]
+) -> None:
+    run = evaluated("plain")
+    info = run.model_info
+    (run.path / "model.json").write_text(json.dumps({**info, "masked": masked}))
+    shown: list[Tensor] = []
+
+    class Watch(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            shown.append(x)
+            return x.flatten(1).mean(1, keepdim=True).expand(-1, 5)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunDir, "load_model", lambda _: Watch())
+        results = {protocol: evaluate(run, protocol, limit=2) for protocol in PROTOCOLS}
+    assert [protocol for protocol, result in results.items() if result["masked"]] == lost
+    upright = load(run.config.data, size=16).test.images[:2].float() / 255
+    outside = ~circular_mask((16, 16))
+    names = [position["name"] for position in results["disturbed"]["conditions"]]
+    seen = dict(zip(names, shown[-len(names) - 1 : -1], strict=True))  # the last counts multiply-adds
+    assert torch.equal(seen["rot0"], upright * ~outside if masked else upright)
+    assert all(bool(x[..., outside].any()) != masked for x in seen.values())
+
+
 def test_each_protocol_keeps_what_the_other_found(evaluated: Evaluated, no_figures: None) -> None:
     run = evaluated("plain")
     before = run.results()

@@ -7,18 +7,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from isoconv.protocols import AS_IS, DISTURBANCES, PROTOCOLS, Condition, conditions
+from isoconv.data import augmentation
+from isoconv.protocols import AS_IS, DISTURBANCES, PROTOCOLS, Condition, conditions, is_masked
 from isoconv.symmetry import circular_mask, symmetry_group
 
-EVERY = pytest.mark.parametrize(("protocol", "dims"), [(p, d) for p in PROTOCOLS for d in (2, 3)])
+EVERY = pytest.mark.parametrize(
+    ("protocol", "dims", "masked"),
+    [*((p, d, True) for p in PROTOCOLS for d in (2, 3)), ("disturbed", 2, False), ("disturbed", 3, False)],
+)
 
 
 def images(dims: int, side: int = 12) -> Tensor:
     return torch.rand(2, 3, *[side] * dims)
 
 
-def by_name(protocol: str, dims: int) -> dict[str, Condition]:
-    return {position.name: position for position in conditions(protocol, dims)}
+def by_name(protocol: str, dims: int, masked: bool = True) -> dict[str, Condition]:
+    return {position.name: position for position in conditions(protocol, dims, masked)}
 
 
 @pytest.mark.parametrize(
@@ -39,19 +43,19 @@ def test_positions_are_those_documented(protocol: str, dims: int, count: dict[st
 
 
 @EVERY
-def test_upright_comes_first(protocol: str, dims: int) -> None:
+def test_upright_comes_first(protocol: str, dims: int, masked: bool) -> None:
     x = images(dims)
-    first = conditions(protocol, dims)[0]
-    expected = x if protocol == "official" else x * circular_mask(x.shape[2:])
+    first = conditions(protocol, dims, masked)[0]
+    expected = x * circular_mask(x.shape[2:]) if is_masked(protocol, masked) else x
     assert torch.equal(first.apply(x), expected)
     assert (first.angle, first.right_angle) == (0, False)
 
 
 @EVERY
 @pytest.mark.parametrize("side", [11, 12])
-def test_right_angles_and_flips_move_pixels_and_change_none(protocol: str, dims: int, side: int) -> None:
+def test_right_angles_and_flips_move_pixels_and_change_none(protocol: str, dims: int, masked: bool, side: int) -> None:
     x = images(dims, side)
-    upright, *others = conditions(protocol, dims)
+    upright, *others = conditions(protocol, dims, masked)
     exact = [position for position in others if position.right_angle or position.group == "flip"]
     moved = [g(upright.apply(x)) for g in symmetry_group(dims)]
     for position in exact:
@@ -70,6 +74,44 @@ def test_positions_are_all_seen_through_the_same_mask(protocol: str, dims: int) 
             assert shown.min() == 1
         else:
             assert not shown[..., outside].any(), position.name
+
+
+def test_only_the_disturbed_protocol_asks_whether_a_network_was_trained_with_the_mask() -> None:
+    assert [[is_masked(p, network) for p in ("standard", "official", "disturbed")] for network in (True, False)] == [
+        [True, False, True],
+        [True, False, False],
+    ]
+    x = images(2)
+    for protocol in ("standard", "official"):
+        for one, other in zip(conditions(protocol, 2, True), conditions(protocol, 2, False), strict=True):
+            assert torch.equal(one.apply(x), other.apply(x)), one.name
+
+
+@pytest.mark.parametrize(("dims", "bared"), [(2, 0.5), (3, 0.0)])
+def test_networks_trained_without_the_mask_see_what_their_augmentation_bares(dims: int, bared: float) -> None:
+    """What comes from outside is all of one shade: of an image of that shade nothing but the noise changes anything."""
+    x, disc = images(dims), circular_mask((12,) * dims)
+    same, through = by_name("disturbed", dims, masked=False), by_name("disturbed", dims)
+    assert list(same) == list(through)
+    for name, position in same.items():
+        shown = position.apply(torch.full_like(x, bared))
+        if position.group != "noisy":
+            torch.testing.assert_close(shown, torch.full_like(x, bared), msg=name)
+        if position.group in ("rotation", "cube", "flip"):  # the disc sees nothing of the corners
+            inner = circular_mask((10,) * dims)
+            torch.testing.assert_close(
+                position.apply(x)[(..., *[slice(1, -1)] * dims)][..., inner],
+                through[name].apply(x)[(..., *[slice(1, -1)] * dims)][..., inner],
+            )
+    assert same["flip_w"].apply(x)[..., ~disc].any()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_augmentation_of_the_official_recipe_bares_the_same(dims: int) -> None:
+    bared = {2: 0.5, 3: 0.0}[dims]
+    moved = augmentation("official", dims, 12)(torch.ones(16, 1, *[12] * dims))
+    edge = moved.flatten(1).amin(1)
+    assert edge.min() == pytest.approx(bared, abs=1e-6)
 
 
 def test_standard_rotations_are_bilinear_and_counter_clockwise() -> None:
@@ -141,10 +183,10 @@ def test_as_is_changes_nothing() -> None:
 
 
 @EVERY
-def test_images_of_another_kind_of_number_and_memory_layout(protocol: str, dims: int) -> None:
+def test_images_of_another_kind_of_number_and_memory_layout(protocol: str, dims: int, masked: bool) -> None:
     """Whatever arrives stays in shape and type."""
     x = images(dims).double().transpose(-1, -2)
-    for position in conditions(protocol, dims):
+    for position in conditions(protocol, dims, masked):
         shown = position.apply(x)
         assert shown.shape == x.shape
         assert shown.dtype == x.dtype

@@ -20,7 +20,8 @@ import pytest
 from isoconv import evaluation, study_run
 from isoconv.cli import main
 from isoconv.comparison import _COSTS, _SCORES
-from isoconv.runs import RunDir
+from isoconv.protocols import PROTOCOLS
+from isoconv.runs import _MODEL_INFO, RunDir
 from isoconv.study import Cell, command, load_study
 from isoconv.study_run import BusyError, locked, run_cell, run_study, study_status
 
@@ -291,6 +292,7 @@ def finish():
     entry = dict(summary=dict.fromkeys({_SCORES!r}), cost=dict.fromkeys({_COSTS!r}))
     (out / "results.json").write_text(json.dumps(dict.fromkeys(job["protocols"], entry)))
     (out / "predictions.npz").touch()
+    (out / "model.json").write_text(json.dumps(dict.fromkeys({_MODEL_INFO!r}, True)))
 """
 
 
@@ -481,6 +483,24 @@ def test_a_protocol_that_a_study_gains_needs_no_training(
     assert study_status(more, tmp_path)[0]["state"] == "done"
     assert trained == {path: path.read_bytes() for path in trained}
     assert RunDir(config.out).results() == {**earlier, "disturbed": RunDir(config.out).results()["disturbed"]}
+
+
+def test_what_was_seen_through_another_mask_is_evaluated_again(
+    evaluated: Callable[[str], RunDir], write: Write, tmp_path: Path, no_figures: None
+) -> None:
+    """Of a network trained without the mask, by the protocol that follows the training; by the others not."""
+    run, study = evaluated("plain"), replace(load_study(write(TINY)), protocols=PROTOCOLS)
+    config = replace(run.config, out=run.path)
+    info = json.loads((run.path / "model.json").read_text())
+    assert study_run._state(config, study.protocols)[0] == "done"
+    (run.path / "model.json").write_text(json.dumps({**info, "masked": False}))
+    assert study_run._state(config, study.protocols)[::2] == ("stopped", "not evaluated by protocol disturbed")
+    before = run.results()
+    run_cell(config, study.protocols)
+    assert study_run._state(config, study.protocols)[0] == "done"
+    after = run.results()
+    assert after["disturbed"]["masked"] is False
+    assert {p: after[p] for p in ("standard", "official")} == {p: before[p] for p in ("standard", "official")}
 
 
 def test_command_line(

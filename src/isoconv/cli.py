@@ -58,8 +58,8 @@ class Evaluate:
 
     path: RunPath
     protocol: Protocol = "standard"
-    """How images are rotated: standard (bilinear, inside a circle), official (as the paper's code), or disturbed (as
-    standard, and also zoomed, shifted, noisy and blurred)."""
+    """How images are rotated: standard (bilinear, inside a circle), official (as the paper's code), or disturbed (also
+    zoomed, shifted, noisy and blurred, inside a circle if the network was trained so)."""
     batch_size: int | None = None
     """Images per forward pass; None stands for 256 in 2D, 16 in 3D."""
     device: Device = "auto"

@@ -16,7 +16,7 @@ import torch
 
 from isoconv.config import TrainConfig
 from isoconv.metrics import bootstrap, correct, interval, mcnemar
-from isoconv.protocols import PROTOCOLS, check_protocol, conditions
+from isoconv.protocols import PROTOCOLS, check_protocol, conditions, is_masked
 from isoconv.runs import RunDir
 
 __all__ = ["compare", "labels_of", "load_predictions", "results_by"]
@@ -103,7 +103,8 @@ def results_by(run: RunDir, protocol: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the run was not evaluated.
-        ValueError: unknown protocol, or the run was not evaluated by it or by another version of isoconv.
+        ValueError: unknown protocol, or the run was not evaluated by it, by another version of isoconv, or with another
+            mask than the protocol has for this network.
     """
     check_protocol(protocol)
     results, remedy = run.results(), f"isoconv evaluate {run.path} --protocol {protocol}"
@@ -114,6 +115,13 @@ def results_by(run: RunDir, protocol: str) -> dict[str, Any]:
     if missing := [name for name in (*_SCORES, *_COSTS) if name not in found]:
         raise ValueError(
             f"{run.path} was evaluated by another isoconv version, without {', '.join(missing)}; do it again: {remedy}"
+        )
+    masked = is_masked(protocol, run.model_info["masked"])
+    if entry.get("masked", is_masked(protocol, True)) != masked:
+        wanted, shown = ("masked", "whole") if masked else ("whole", "masked")
+        raise ValueError(
+            f"{run.path} was evaluated by protocol {protocol!r} on {shown} images, its network was trained on {wanted} "
+            f"ones; do it again: {remedy}"
         )
     return entry
 
@@ -156,7 +164,7 @@ class _Scored:
         if f"{protocol}_logits" not in arrays:
             raise ValueError(f"{run.path}/predictions.npz has no protocol {protocol!r}; evaluate the run again")
         task = run.model_info["task"]
-        positions = conditions(protocol, task["dims"])
+        positions = conditions(protocol, task["dims"], run.model_info["masked"])
         if arrays[f"{protocol}_conditions"].tolist() != [position.name for position in positions]:
             raise ValueError(
                 f"{run.path} was evaluated in other positions than protocol {protocol!r} has now; evaluate it again"

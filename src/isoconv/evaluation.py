@@ -22,7 +22,7 @@ from isoconv.comparison import compare as compare
 from isoconv.comparison import load_predictions
 from isoconv.data import DeviceBatches, Split, Task, load, resize
 from isoconv.metrics import bootstrap, classification_metrics, correct, decide, interval
-from isoconv.protocols import DISTURBANCES, Condition, conditions
+from isoconv.protocols import DISTURBANCES, Condition, conditions, is_masked
 from isoconv.runs import RunDir, atomic_write, resolve_device, write_json
 
 __all__ = ["compare", "evaluate", "measure", "multiply_adds", "position_logits", "with_progress"]
@@ -54,7 +54,7 @@ def evaluate(
     Returns:
         The entry, plain JSON values: ``summary``, ``conditions``, ``upright`` and ``notes`` as :func:`measure` gives
         them, ``cost`` (``parameters``, ``training_seconds``, and what :func:`multiply_adds` counts), and what was
-        evaluated.
+        evaluated; ``masked``: whether the images were black outside of the inscribed disc (ball).
 
     Raises:
         FileNotFoundError: no run there, or it has no network yet.
@@ -82,11 +82,19 @@ def evaluate(
     run.check_data(dataset.fingerprints, ["test"])
     test = Split(dataset.test.images[:limit], dataset.test.labels[:limit])
     scores, logits = measure(
-        model, dataset.task, test, protocol, size=info["input_size"], batch_size=batch_size, device=target
+        model,
+        dataset.task,
+        test,
+        protocol,
+        masked=info["masked"],
+        size=info["input_size"],
+        batch_size=batch_size,
+        device=target,
     )
     image = resize(test.images[:1].to(target).float().div(255), info["input_size"])
     result = {
         "protocol": protocol,
+        "masked": is_masked(protocol, info["masked"]),
         "data": {"name": config.data, "size": config.size, "test_images": len(test), "labels": info["task"]["labels"]},
         "model": info["model"],
         "training": {
@@ -120,6 +128,7 @@ def measure(
     split: Split,
     protocol: str = "standard",
     *,
+    masked: bool = True,
     size: int | None = None,
     batch_size: int | None = None,
     device: torch.device | str = "cpu",
@@ -130,6 +139,7 @@ def measure(
         model: images (N, C, *spatial) in [0, 1] to logits (N, K); used in eval mode, its mode restored.
         task: what the labels mean.
         split: the images.
+        masked: whether the network was trained with the mask; see :func:`isoconv.protocols.conditions`.
         size: side in pixels to which images are resized before they are turned; None leaves them as they are.
         batch_size: as in :func:`evaluate`.
         device: where the model is.
@@ -154,7 +164,7 @@ def measure(
     Raises:
         ValueError: the split is empty, or logits are not finite or not (N, K).
     """
-    positions = conditions(protocol, task.dims)
+    positions = conditions(protocol, task.dims, masked)
     if not len(split):
         raise ValueError(f"the test split of {task.name} is empty; there is nothing to evaluate")
     batch_size = BATCH_SIZE[task.dims] if batch_size is None else batch_size

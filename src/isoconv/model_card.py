@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from isoconv import __version__
+from isoconv.comparison import results_by
 from isoconv.data import TASKS
 from isoconv.data.vessels import VESSELS
 from isoconv.protocols import DISTURBANCES
@@ -63,7 +64,7 @@ def model_card(run: RunDir, usage: Usage) -> str:
     position, limits.
 
     Scores are those that ``isoconv evaluate`` or ``isoconv segment evaluate`` left in the run; without them the card
-    says that there are none.
+    says that there are none. Raises ValueError if they are out of date.
     """
     info = run.model_info
     task, model = info["task"], info["model"]
@@ -168,7 +169,7 @@ def _all_scores(run: RunDir) -> list[str]:
     try:
         if run.segments:
             return [_dice(run.segmentation_results())]
-        return [_scores(protocol, result) for protocol, result in run.results().items()]
+        return [_scores(protocol, results_by(run, protocol)) for protocol in run.results()]
     except FileNotFoundError:
         command = "segment evaluate" if run.segments else "evaluate"
         return [f"## Scores\n\nNone, it was not evaluated: `isoconv {command} {run.path.name}`."]

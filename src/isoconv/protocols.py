@@ -12,7 +12,10 @@
   ones and those of the cube, alone and together with each of: a zoom of 0.8 to 1.2, a shift of up to 10 % of the side
   along each axis, Gaussian noise of standard deviation 0.1, Gaussian blur of standard deviation 1/28 of the side (a
   pixel of MedMNIST). Zoom, shift and noise are drawn once per position, the same for all images and all networks.
-  Flips. All of them seen through the same mask.
+  Flips. What is outside of the inscribed disc follows the training. A network trained with the mask sees everything
+  through it, as in the standard protocol. One trained without sees whole images, and from outside of them comes what
+  the augmentation of the recipe official bares (:mod:`isoconv.data.augment`): mid-grey in images, as in the official
+  protocol, black in volumes.
 
 Images are rotated in the range [0, 1], at the size at which the network was trained.
 """
@@ -21,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import get_args
 
@@ -41,7 +44,7 @@ from isoconv.symmetry import (
     symmetry_group,
 )
 
-__all__ = ["AS_IS", "DISTURBANCES", "PROTOCOLS", "Condition", "check_protocol", "conditions"]
+__all__ = ["AS_IS", "DISTURBANCES", "PROTOCOLS", "Condition", "check_protocol", "conditions", "is_masked"]
 
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 """Names of the protocols; what each does is told above."""
@@ -52,6 +55,7 @@ _RANDOM_ROTATIONS = 32
 _FEW_ROTATIONS = 8
 _ZOOM, _SHIFT, _NOISE, _BLUR = 0.2, 0.1, 0.1, 1 / 28
 _AXES = {2: "hw", 3: "dhw"}
+_BARED = {2: 0.5, 3: 0.0}  # by the augmentation of the recipe official, which trains without the mask
 
 
 @dataclass(frozen=True)
@@ -86,16 +90,31 @@ def check_protocol(protocol: str) -> None:
         )
 
 
-def conditions(protocol: str, dims: int) -> tuple[Condition, ...]:
-    """The positions of a protocol, the upright one first. Raises ValueError for an unknown protocol."""
+def is_masked(protocol: str, network: bool) -> bool:
+    """Whether a protocol shows black outside of the inscribed disc (ball) to a network that was, or was not, trained
+    with that mask."""
+    return {"standard": True, "official": False}.get(protocol, network)
+
+
+def conditions(protocol: str, dims: int, masked: bool = True) -> tuple[Condition, ...]:
+    """The positions of a protocol, the upright one first.
+
+    Args:
+        masked: whether the network was trained with the mask; matters in the protocol ``"disturbed"`` only.
+
+    Raises:
+        ValueError: unknown protocol.
+    """
     check_protocol(protocol)
+    flips = _flips(dims)
     if protocol == "official":
-        return (*_official_rotations(dims), *_flips(dims, masked=False))
-    rotations = _standard_rotations_2d() if dims == 2 else _standard_rotations_3d()
+        return (*_official_rotations(dims), *flips)
+    see, fill = (_through_disc, 0.0) if is_masked(protocol, masked) else (_whole, _BARED[dims])
+    rotations = [see(each) for each in (_rotations_2d(fill) if dims == 2 else _rotations_3d(fill))]
     if protocol == "standard":
-        return (*rotations, *_flips(dims, masked=True), AS_IS)
+        return (*rotations, *map(see, flips), AS_IS)
     few = rotations[::3] if dims == 2 else rotations[: _FEW_ROTATIONS - _RANDOM_ROTATIONS]
-    return (*few, *_disturbed(few, dims), *_flips(dims, masked=True))
+    return (*few, *map(see, _disturbed(few, dims, fill)), *map(see, flips))
 
 
 def _official_rotations(dims: int) -> list[Condition]:
@@ -113,22 +132,19 @@ def _official_rotations(dims: int) -> list[Condition]:
     ]
 
 
-def _standard_rotations_2d() -> list[Condition]:
+def _rotations_2d(fill: float) -> list[Condition]:
     return [
-        Condition(f"rot{angle}", "rotation", partial(_masked, partial(rotate, degrees=angle)), angle, _is_right(angle))
+        Condition(f"rot{angle}", "rotation", partial(rotate, degrees=angle, fill=fill), angle, _is_right(angle))
         for angle in range(0, 360, 10)
     ]
 
 
-def _standard_rotations_3d() -> list[Condition]:
+def _rotations_3d(fill: float) -> list[Condition]:
     cube = [g for g in symmetry_group(3) if g.proper]
     return [
+        *(Condition(f"cube{i}", "cube", g, _angle(_cube_matrix(g)), i > 0) for i, g in enumerate(cube)),
         *(
-            Condition(f"cube{i}", "cube", partial(_masked, g), _angle(_cube_matrix(g)), i > 0)
-            for i, g in enumerate(cube)
-        ),
-        *(
-            Condition(f"random{i}", "rotation", partial(_masked, partial(resample, matrix=m)), _angle(m))
+            Condition(f"random{i}", "rotation", partial(resample, matrix=m, fill=fill), _angle(m))
             for i, m in enumerate(_random_rotations())
         ),
     ]
@@ -138,24 +154,24 @@ def _random_rotations() -> list[Tensor]:
     return list(random_rotations(_RANDOM_ROTATIONS, torch.Generator().manual_seed(0)))
 
 
-def _disturbed(rotations: Sequence[Condition], dims: int) -> Iterator[Condition]:
+def _disturbed(rotations: Sequence[Condition], dims: int, fill: float) -> Iterator[Condition]:
     generator = torch.Generator().manual_seed(0)
     few = [rotation for rotation in rotations if rotation.group == "rotation"]
     matrices = [plane_rotation(2, rotation.angle or 0) for rotation in few] if dims == 2 else _random_rotations()
     for seed, (rotation, matrix) in enumerate(zip(few, matrices, strict=False)):
         zoom, *shift = (2 * torch.rand(1 + dims, generator=generator) - 1).tolist()
         applied: tuple[Callable[[Tensor], Tensor], ...] = (
-            partial(resample, matrix=matrix, zoom=1 + _ZOOM * zoom),
-            partial(_shifted, matrix=matrix, shift=[_SHIFT * s for s in shift]),
+            partial(resample, matrix=matrix, zoom=1 + _ZOOM * zoom, fill=fill),
+            partial(_shifted, matrix=matrix, shift=[_SHIFT * s for s in shift], fill=fill),
             partial(_noisy, rotation=rotation, seed=seed),
-            partial(_blurred, rotation=rotation),
+            partial(_blurred, rotation=rotation, fill=fill),
         )
         for name, apply in zip(DISTURBANCES, applied, strict=True):
-            yield Condition(f"{rotation.name}_{name}", name, partial(_masked, apply), rotation.angle)
+            yield Condition(f"{rotation.name}_{name}", name, apply, rotation.angle)
 
 
-def _shifted(x: Tensor, matrix: Tensor, shift: Sequence[float]) -> Tensor:
-    return resample(x, matrix, shift=[share * n for share, n in zip(shift, x.shape[2:], strict=True)])
+def _shifted(x: Tensor, matrix: Tensor, shift: Sequence[float], fill: float) -> Tensor:
+    return resample(x, matrix, shift=[share * n for share, n in zip(shift, x.shape[2:], strict=True)], fill=fill)
 
 
 def _noisy(x: Tensor, rotation: Condition, seed: int) -> Tensor:
@@ -163,8 +179,8 @@ def _noisy(x: Tensor, rotation: Condition, seed: int) -> Tensor:
     return (rotation.apply(x) + _NOISE * noise.to(x)).clamp(0, 1)
 
 
-def _blurred(x: Tensor, rotation: Condition) -> Tensor:
-    x = rotation.apply(x)
+def _blurred(x: Tensor, rotation: Condition, fill: float) -> Tensor:
+    x = rotation.apply(x) - fill
     for axis in range(2, x.dim()):
         sigma = _BLUR * x.shape[axis]
         reach = math.ceil(3 * sigma)
@@ -172,12 +188,20 @@ def _blurred(x: Tensor, rotation: Condition) -> Tensor:
         lines = x.movedim(axis, -1)
         smooth = F.conv1d(lines.reshape(-1, 1, lines.shape[-1]), (bell / bell.sum())[None, None], padding=reach)
         x = smooth.view(lines.shape).movedim(-1, axis)
-    return x
+    return x + fill
 
 
-def _flips(dims: int, masked: bool) -> list[Condition]:
+def _flips(dims: int) -> list[Condition]:
     flips = {f"flip_{axis}": Symmetry(tuple(range(dims)), _at(i, dims)) for i, axis in enumerate(_AXES[dims])}
-    return [Condition(name, "flip", partial(_masked, flip) if masked else flip) for name, flip in flips.items()]
+    return [Condition(name, "flip", flip) for name, flip in flips.items()]
+
+
+def _whole(position: Condition) -> Condition:
+    return position
+
+
+def _through_disc(position: Condition) -> Condition:
+    return replace(position, apply=partial(_masked, position.apply))
 
 
 def _masked(transform: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

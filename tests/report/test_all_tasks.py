@@ -10,6 +10,7 @@ import pytest
 from isoconv import data
 from isoconv.data import MEDMNIST, Task
 from isoconv.report import write_report
+from isoconv.report.page import BUDGET
 from isoconv.study import load_study
 from isoconv.study_run import run_cell, study_status
 
@@ -59,5 +60,6 @@ def test_every_task(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     table = (tmp_path / "report-runs.csv").read_text().splitlines()
     assert len(table) == 1 + 18 * 2 + 12 * 2  # plain, averaged over turns: images only
     page = (tmp_path / "report.html").read_text()
+    assert len(page.encode()) < BUDGET
     assert all(f"<h2>{task.title}</h2>" in page for task in MEDMNIST.values())
     assert page.count('<table class="matrix">') == 18 * 2 * 2

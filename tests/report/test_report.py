@@ -18,6 +18,7 @@ import torch
 from isoconv.cli import main
 from isoconv.metrics import decide
 from isoconv.protocols import conditions
+from isoconv.report import page as page_module
 from isoconv.report import write_report
 from isoconv.report.comparing import curve, headline, pairs, ranking, tally
 from isoconv.report.scores import gather
@@ -274,11 +275,31 @@ def test_conditions_beyond_rotation(toml: Path, runs: Path, tmp_path: Path) -> N
         assert plain.mean(name) is averaged.mean(name) is None
     write_report(study, runs, tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text())
-    assert page.text.count("protocol disturbed") == 2
+    assert page.text.count("protocol disturbed") == 4  # a chart and a table on each of two data sets
+    assert page.text.count("seen through the inscribed disc") == 4
     assert page.text.count("not measured") == 3 * 10  # plain and its two averages
     text = (tmp_path / "report.md").read_text()
     assert f"| SRE & friends | 1 | {100 * summary['rotated_mean']:.1f} | {100 * summary['zoomed']:.1f} |" in text
     assert "| plain | 2 | not measured |" in text
+
+
+def test_who_saw_the_mask_is_said(toml: Path, runs: Path, tmp_path: Path) -> None:
+    """A study may have networks of both kinds; each is shown what it was trained on, and old results are left out."""
+    study = replace(load_study(toml), protocols=("official", "disturbed"))
+    for seed in (0, 1):
+        path = runs / f"cells-plain-s{seed}"
+        info = RunDir(path).model_info
+        (path / "model.json").write_text(json.dumps({**info, "masked": False}))
+    for protocol in study.protocols:
+        write_report(study, runs, tmp_path / "report.html", protocol)
+        page = Page((tmp_path / "report.html").read_text()).text
+        everyone = "plain, plain, 4 turns, plain-36 whole images"
+        if protocol == "official":
+            assert page.count(f"each as in its training: SRE & friends through the inscribed disc, {everyone}") == 2
+            assert page.count("not measured") == 3 * 10
+        else:
+            assert "plain" not in {e.contestant for e in gather(study, runs, protocol).entries["cells"]}
+    assert "Protocol disturbed, seen through the inscribed disc:" in (tmp_path / "report.md").read_text()
 
 
 def test_no_table_of_conditions_that_a_study_does_not_have(page: Path, tmp_path: Path) -> None:
@@ -312,11 +333,30 @@ def test_turning_images(page: Path) -> None:
     assert cells["positions"][3] == "30°"
     for example in cells["examples"]:
         for strip in (example["strip"], *example["maps"]):
-            assert strip.startswith("data:image/png;base64,")
+            assert strip.startswith("data:image/webp;base64,")
         assert len(example["maps"]) == 2
         for chances in example["probabilities"]:
             assert np.shape(chances) == (36, len(cells["labels"]))
             assert np.sum(chances, axis=1) == pytest.approx(1, abs=0.01)
+
+
+def examples_of(text: str) -> dict[str, int]:
+    match = re.search(r'<script type="application/json" id="turn-json">(.*?)</script>', text, re.DOTALL)
+    assert match is not None
+    return {data: len(it["examples"]) for data, it in json.loads(match[1]).items()}
+
+
+def test_images_that_turn_keep_to_what_the_page_may_take(
+    toml: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, out, sizes = load_study(toml), tmp_path / "report.html", []
+    for budget, examples in ((10**9, 4), (-1, 3), (0, 1)):
+        monkeypatch.setattr(page_module, "BUDGET", budget if budget >= 0 else sizes[-1] - 1)
+        write_report(study, runs, out)
+        sizes.append(out.stat().st_size)
+        assert examples_of(out.read_text()) == {"cells": examples}
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[1] < sizes[0]
 
 
 @pytest.mark.parametrize(
@@ -400,10 +440,10 @@ addEventListener("load", () => {
   send($("turn-angle"), "input");
   outcome.turned = state();
   outcome.maps = [...document.querySelectorAll("#turn-bars .map")].map((map) => [
-    map.style.backgroundImage.slice(0, 26),
+    map.style.backgroundImage.slice(0, 27),
     map.style.backgroundPositionX,
   ]);
-  outcome.strip = $("turn-frame").style.backgroundImage.slice(0, 26);
+  outcome.strip = $("turn-frame").style.backgroundImage.slice(0, 27);
   $("turn-image").value = 1;
   send($("turn-image"), "change");
   outcome.image = state();
@@ -464,7 +504,7 @@ def test_in_chromium(page: Path, tmp_path: Path, chromium: str, width: int) -> N
     assert outcome["turned"][:2] == ["130°", f"{-160 * 13}px"]
     assert outcome["turned"][2] != outcome["first"][2]
     assert outcome["image"][2] != outcome["turned"][2]
-    assert outcome["strip"].startswith('url("data:image/png')
+    assert outcome["strip"].startswith('url("data:image/webp')
     assert outcome["maps"] == [[outcome["strip"], f"{-96 * 13}px"]] * 2
     assert outcome["down"] == sorted(outcome["down"], reverse=True)
     assert outcome["up"] == sorted(outcome["down"])

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["Series", "lines", "rank_diagram", "scatter"]
+__all__ = ["Series", "dots", "lines", "rank_diagram", "scatter"]
 
 _W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 320, 52, 20, 12, 44
+_RADIUS = 8  # of a dot that holds a number
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Series:
 
     Attributes:
         index: of its colour.
-        points: (x, y), or (x, y, low, high).
+        points: (x, y), or (x, y, low, high). In :func:`dots` x is the number of a row.
         strong: drawn thick and with its band.
         joined: whether points are joined by a line.
     """
@@ -33,8 +34,7 @@ class Series:
 def lines(series: Sequence[Series], label: str, x_label: str, last: float) -> str:
     """Shares of 1 over 0..``last`` degrees."""
     values = [value for s in series for point in s.points for value in (point[1:] if s.strong else point[1:2])]
-    low, high = max(0.0, math.floor(min(values) * 20) / 20), min(1.0, math.ceil(max(values) * 20) / 20)
-    frame = _Frame((0, last), (low, high if high > low else low + 0.05))
+    frame = _Frame((0, last), _range(values))
     body = [frame.axes(range(0, int(last) + 1, 45 if last > 180 else 30), x_label, "accuracy, %", degrees=True)]
     for s in sorted(series, key=lambda s: s.strong):
         points = [(frame.x(p[0]), frame.y(p[1])) for p in s.points]
@@ -42,13 +42,14 @@ def lines(series: Sequence[Series], label: str, x_label: str, last: float) -> st
             edge = [(frame.x(p[0]), frame.y(p[3])) for p in s.points]
             edge += [(frame.x(p[0]), frame.y(p[2])) for p in reversed(s.points)]
             body.append(f'<polygon class="band s{s.index}" points="{_path(edge)}"/>')
-        marks = "".join(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{3 if s.strong else 2}"><title>{escape(s.title)}, {p[0]:.0f}°: '
-            f"{100 * p[1]:.1f} %</title></circle>"
-            for (x, y), p in zip(points, s.points, strict=True)
-        )
         line = f'<polyline points="{_path(points)}"/>' if s.joined else ""
-        body.append(f'<g class="series s{s.index}{" strong" if s.strong else ""}">{line}{marks}</g>')
+        told = [f"<title>{escape(s.title)}, {p[0]:.0f}°: {100 * p[1]:.1f} %</title>" for p in s.points]
+        marks = [
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{3 if s.strong else 2}">{told[i] if s.strong else ""}</circle>'
+            for i, (x, y) in enumerate(points)
+            if s.strong or not s.joined
+        ]
+        body.append(_group(s, line + "".join(marks)))
     return _svg(_W, _H, label, body)
 
 
@@ -69,12 +70,48 @@ def scatter(series: Sequence[Series], label: str, x_label: str) -> str:
     for s in series:
         (cost, share, *_) = s.points[0]
         x, y = frame.x(math.log10(cost)), frame.y(share)
-        body.append(
-            f'<g class="series dot s{s.index}{" strong" if s.strong else ""}"><circle cx="{x:.1f}" cy="{y:.1f}" r="9">'
-            f"<title>{escape(s.title)}: {100 * share:.1f} % at {_short(cost)}</title></circle>"
-            f'<text x="{x:.1f}" y="{y + 4:.1f}">{s.index + 1}</text></g>'
-        )
+        told = f"<title>{escape(s.title)}: {100 * share:.1f} % at {_short(cost)}</title>"
+        body.append(_group(s, _numbered(s, x, y, told), "dot"))
     return _svg(_W, _H, label, body)
+
+
+def dots(series: Sequence[Series], rows: Sequence[str], label: str) -> str:
+    """Shares of 1, a row for each of ``rows``, in which every series has a dot with its number, and a bar from low to
+    high. A row has as many lanes as it needs for dots that would cover each other."""
+    width, edge, head, lane_height = 480, 20, 24, 2 * _RADIUS + 2
+    values = [value for s in series for point in s.points for value in point[1:]]
+    low, high = _range(values)
+
+    def x(share: float) -> float:
+        return edge + (min(max(share, low), high) - low) / (high - low) * (width - 2 * edge)
+
+    where: dict[tuple[int, float], float] = {}
+    top, heads = 24.0, []
+    for row, title in enumerate(rows):
+        heads.append(f'<line class="grid" x1="0" y1="{top:.0f}" x2="{width}" y2="{top:.0f}"/>')
+        heads.append(f'<text x="0" y="{top + 16:.0f}">{escape(title)}</text>')
+        lanes: list[list[float]] = []
+        for _, centre, index in sorted(
+            (not s.strong, x(p[1]), s.index) for s in series for p in s.points if p[0] == row
+        ):
+            free = (i for i, lane in enumerate(lanes) if all(abs(centre - other) > 2 * _RADIUS for other in lane))
+            if (i := next(free, len(lanes))) == len(lanes):
+                lanes.append([])
+            lanes[i].append(centre)
+            where[index, row] = top + head + lane_height * (i + 0.5)
+        top += head + lane_height * len(lanes) + 4
+    ticks = "".join(
+        f'<line class="grid" x1="{x(v):.0f}" y1="24" x2="{x(v):.0f}" y2="{top:.0f}"/>'
+        + "".join(f'<text class="mid" x="{x(v):.0f}" y="{y:.0f}">{100 * v:.0f} %</text>' for y in (16, top + 16))
+        for v in _ticks(low, high)
+    )
+    bars = [
+        _group(s, f'<path d="{"".join(f"M{x(p[2]):.0f} {y:.0f}H{x(p[3]):.0f}" for p, y in spread)}"/>', "deviation")
+        for s in series
+        if (spread := [(p, where[s.index, p[0]]) for p in s.points if len(p) == 4])
+    ]
+    marks = [_group(s, "".join(_numbered(s, x(p[1]), where[s.index, p[0]]) for p in s.points), "dot") for s in series]
+    return _svg(width, top + 24, label, [f'<g class="axis">{ticks}{"".join(heads)}</g>', *bars, *marks])
 
 
 def rank_diagram(
@@ -145,13 +182,10 @@ class _Frame:
         degrees: bool = False,
         labelled: Sequence[tuple[float, str]] = (),
     ) -> str:
-        low, high = self.ys
-        step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 1.0) if (high - low) / s <= 7)
-        ys = [step * i for i in range(math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6) + 1)]
         parts = [
             f'<line class="grid" x1="{_LEFT}" y1="{self.y(v):.1f}" x2="{_W - _RIGHT}" y2="{self.y(v):.1f}"/>'
             f'<text class="end" x="{_LEFT - 6}" y="{self.y(v) + 4:.1f}">{100 * v:.0f}</text>'
-            for v in ys
+            for v in _ticks(*self.ys)
         ]
         ticks = [*labelled, *((v, f"{v:g}{'°' if degrees else ''}") for v in xs)]
         parts += [f'<text class="mid" x="{self.x(v):.1f}" y="{_H - _BOTTOM + 17}">{text}</text>' for v, text in ticks]
@@ -161,6 +195,28 @@ class _Frame:
             f'<text class="mid" transform="translate(12,{(_H - _BOTTOM) / 2}) rotate(-90)">{escape(y_label)}</text>'
         )
         return f'<g class="axis">{"".join(parts)}</g>'
+
+
+def _range(shares: Sequence[float]) -> tuple[float, float]:
+    """Of an axis that holds them, in steps of 5 %."""
+    low = min(0.95, max(0.0, math.floor(min(shares) * 20) / 20))
+    return low, max(low + 0.05, min(1.0, math.ceil(max(shares) * 20) / 20))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 1.0) if (high - low) / s <= 7)
+    return [step * i for i in range(math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6) + 1)]
+
+
+def _group(s: Series, content: str, kind: str = "") -> str:
+    names = " ".join(filter(None, ("series", kind, f"s{s.index}", "strong" if s.strong else "")))
+    return f'<g class="{names}"><title>{escape(s.title)}</title>{content}</g>'
+
+
+def _numbered(s: Series, x: float, y: float, told: str = "") -> str:
+    """A dot with the number of its series."""
+    dot = f'<circle cx="{x:.0f}" cy="{y:.0f}" r="{_RADIUS}">{told}</circle>'
+    return dot + f'<text x="{x:.0f}" y="{y + 4:.0f}">{s.index + 1}</text>'
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import os
@@ -15,8 +14,9 @@ from typing import Any
 from isoconv._extras import require
 from isoconv.protocols import DISTURBANCES, check_protocol
 from isoconv.report import charts, comparing
+from isoconv.report.images import drawing
 from isoconv.report.scores import CONDITIONS, SCORES, Entry, Gathered, gather
-from isoconv.report.turning import turning_images
+from isoconv.report.turning import turning_images, within
 from isoconv.runs import atomic_write
 from isoconv.study import Study
 from isoconv.study_run import STATES
@@ -24,8 +24,10 @@ from isoconv.study_run import STATES
 __all__ = ["write_report"]
 
 SMALL_TEST_SET = 500
+BUDGET = 4_000_000  # bytes of the page, as far as leaving out images that turn can keep it
 _MAIN = ("upright", "rotated_mean", "rotated_worst", "beyond_90", "right_angles", "flips", "consistency")
 _MORE = tuple(name for name in SCORES if name not in (*_MAIN, *CONDITIONS))
+_GROUPS = ("upright", "rotated_mean", "beyond_90", "right_angles", "flips")
 _CONDITIONS = tuple(CONDITIONS)[: 2 * (1 + len(DISTURBANCES))]  # accuracy and same answer
 _COST_TITLES = {
     "parameters": "parameters",
@@ -90,37 +92,42 @@ def render(gathered: Gathered, rows: list[dict[str, Any]], data_root: Path | Non
         "percent": _percent,
         "cost": _cost,
         "points": _points,
+        "key": "{:.6g}".format,  # to sort by
         "p": _p,
         "number": "{:,.0f}".format,
     }
     head = comparing.headline(gathered)
     everyone = {e.index: e.title for entries in gathered.entries.values() for e in entries}
-    return environment.get_template("report.html.jinja").render(
-        gathered=gathered,
-        study=gathered.study,
-        everyone=dict(sorted(everyone.items())),
-        strong={e.index for e in _headline_entries(gathered)},
-        head=head,
-        tallies={name: comparing.tally(head, name) for name in comparing.POSITIONS} if head else None,
-        auc={name: comparing.auc_differences(head, name) for name in comparing.POSITIONS},
-        ratios=comparing.cost_ratios(head) if head else {},
-        cost_titles=_COST_TITLES,
-        best=comparing.best_of_each(gathered),
-        verdict=comparing.verdict,
-        averaged_of={averaged.name: averaged.of for averaged in gathered.study.averaged},
-        sections=[_section(gathered, data) for data in gathered.entries],
-        rankings={name: _ranking(gathered, name) for name in comparing.POSITIONS},
-        pairs=rows,
-        scores=SCORES,
-        main=_MAIN,
-        more=_MORE,
-        conditions=_CONDITIONS,
-        small=SMALL_TEST_SET,
-        turning=turning_images(gathered, data_root),
-        kernels=_pictures(gathered, next(iter(gathered.entries)), "kernels"),
-        states={state: [row for row in gathered.status if row["state"] == state] for state in STATES},
-        machines=_machines(gathered),
-    )
+    template = environment.get_template("report.html.jinja")
+    content = {
+        "gathered": gathered,
+        "study": gathered.study,
+        "everyone": dict(sorted(everyone.items())),
+        "strong": {e.index for e in _headline_entries(gathered)},
+        "head": head,
+        "tallies": {name: comparing.tally(head, name) for name in comparing.POSITIONS} if head else None,
+        "auc": {name: comparing.auc_differences(head, name) for name in comparing.POSITIONS},
+        "ratios": comparing.cost_ratios(head) if head else {},
+        "cost_titles": _COST_TITLES,
+        "best": comparing.best_of_each(gathered),
+        "verdict": comparing.verdict,
+        "averaged_of": {averaged.name: averaged.of for averaged in gathered.study.averaged},
+        "sections": [_section(gathered, data) for data in gathered.entries],
+        "rankings": {name: _ranking(gathered, name) for name in comparing.POSITIONS},
+        "pairs": rows,
+        "scores": SCORES,
+        "main": _MAIN,
+        "more": _MORE,
+        "conditions": _CONDITIONS,
+        "small": SMALL_TEST_SET,
+        "kernels": _pictures(gathered, next(iter(gathered.entries)), "kernels"),
+        "states": {state: [row for row in gathered.status if row["state"] == state] for state in STATES},
+        "machines": _machines(gathered),
+    }
+    turning = turning_images(gathered, data_root)
+    bare = {data: {**it, "examples": []} for data, it in turning.items()}
+    room = BUDGET - len(template.render(**content, turning=bare).encode())
+    return template.render(**content, turning=within(turning, room))
 
 
 def markdown(gathered: Gathered) -> str:
@@ -134,7 +141,7 @@ def markdown(gathered: Gathered) -> str:
         main = [[*(_percent(e, name) for name in _MAIN), *(_cost(e, name) for name in _COST_TITLES)] for e in entries]
         text += _markdown_table(entries, heads, main)
         if "disturbed" in gathered.study.protocols:
-            text.append("\nProtocol disturbed:\n")
+            text.append(f"\nProtocol disturbed, {_seen(entries)}:\n")
             cells = [[_percent(e, name, "not measured") for name in _CONDITIONS] for e in entries]
             text += _markdown_table(entries, [SCORES[name] for name in _CONDITIONS], cells)
     return "\n".join(text) + "\n"
@@ -221,12 +228,45 @@ def _section(gathered: Gathered, data: str) -> dict[str, Any]:
             "rotation of the test images" if joined else "angle of a random rotation of the volume",
             360 if joined else 180,
         ),
+        "by_group": _by_group(gathered, data),
+        "seen": _seen(entries),
         "by_parameters": against("parameters"),
         "by_time": against("training_seconds"),
         "confusion": [_confusion(e, task) for e in entries if e.contestant in strong],
         "feature_maps": _pictures(gathered, data, "feature_maps"),
         "notes": list(dict.fromkeys(f"{e.title}: {note}" for e in entries for run in e.runs for note in run.notes)),
     }
+
+
+def _by_group(gathered: Gathered, data: str) -> str:
+    """Accuracies in each group of positions of the reported protocol and, if the study has it, of ``"disturbed"``."""
+    entries, measured = gathered.entries[data], [*_GROUPS]
+    if "disturbed" in gathered.study.protocols:
+        measured += _CONDITIONS[gathered.protocol == "disturbed" : 1 + len(DISTURBANCES)]
+    names = [name for name in measured if any(entry.mean(name) is not None for entry in entries)]
+    series = [
+        charts.Series(
+            entry.index,
+            entry.title,
+            [
+                (row, centre) if (sd := entry.sd(name)) is None else (row, centre, centre - sd, centre + sd)
+                for row, name in enumerate(names)
+                if (centre := entry.mean(name)) is not None
+            ],
+            strong=entry.contestant in gathered.study.headline,
+        )
+        for entry in entries
+    ]
+    label = f"{gathered.tasks[data]['title']}: test accuracy in each group of positions, as in the tables below"
+    return charts.dots(series, [SCORES[name] for name in names], label)
+
+
+def _seen(entries: Sequence[Entry]) -> str:
+    """What the protocol ``"disturbed"`` showed to whom."""
+    through, whole = ([e.title for e in entries if e.masked is masked] for masked in (True, False))
+    if not (through and whole):
+        return "seen through the inscribed disc" if through else "whole images"
+    return f"each as in its training: {', '.join(through)} through the inscribed disc, {', '.join(whole)} whole images"
 
 
 def _confusion(entry: Entry, task: dict[str, Any]) -> dict[str, Any]:
@@ -255,13 +295,12 @@ def _ranking(gathered: Gathered, position: str) -> dict[str, Any] | None:
 
 def _pictures(gathered: Gathered, data: str, name: str) -> list[tuple[str, str]]:
     """Of the figures that evaluation has left in the run directories those of this name, of one run of each of the
-    headline: title and PNG data URI."""
+    headline: title and data URI."""
     found = []
     for entry in gathered.entries[data]:
         path = entry.runs[0].path / "figures" / f"{name}.png"
         if entry.contestant in gathered.study.headline and path.exists():
-            uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-            found.append((f"{entry.title}, seed {entry.runs[0].seed}", uri))
+            found.append((f"{entry.title}, seed {entry.runs[0].seed}", drawing(path)))
     return found
 
 

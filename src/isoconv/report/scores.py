@@ -67,6 +67,7 @@ class Scored:
         scores: by the names of :data:`SCORES`; None where there is none.
         cost: parameters, multiply_adds_dense, multiply_adds_banded, training_seconds.
         positions: of the protocol that are turns, each with name, group, angle, accuracy and its 95 % interval.
+        masked: whether the network was trained with the mask, which the protocol ``"disturbed"`` follows.
         upright, rotated: (N,) float64, share of right decisions per image: upright, and over all rotations.
         confusion: counts (K, K) (multilabel: (K, 2, 2)) by "upright" and "rotated".
     """
@@ -77,6 +78,7 @@ class Scored:
     scores: dict[str, float | None]
     cost: dict[str, float]
     positions: list[dict[str, Any]]
+    masked: bool
     upright: Tensor
     rotated: Tensor
     confusion: dict[str, Tensor]
@@ -91,6 +93,10 @@ class Entry:
     title: str
     index: int
     runs: list[Scored]
+
+    @property
+    def masked(self) -> bool:
+        return self.runs[0].masked
 
     def mean(self, name: str) -> float | None:
         return _mean([run.scores[name] for run in self.runs])
@@ -178,7 +184,7 @@ class _Read:
 
 def _read(run: RunDir, protocol: str, row: dict[str, Any]) -> _Read:
     entry, task, arrays = results_by(run, protocol), run.model_info["task"], load_predictions(run)
-    positions = conditions(protocol, task["dims"])
+    positions = conditions(protocol, task["dims"], run.model_info["masked"])
     names = arrays.get(f"{protocol}_conditions", np.array([])).tolist()
     if names != [p.name for p in positions] or names != [p["name"] for p in entry["conditions"]]:
         raise ValueError(
@@ -204,6 +210,7 @@ def _score(read: _Read) -> Scored:
         | _conditions(read.run),
         cost=read.entry["cost"],
         positions=[p for p in positions if p["group"] in ("rotation", "cube")],
+        masked=read.run.model_info["masked"],
         **_by_image(kind, read.logits[0], turned, read.labels),
         notes=tuple(read.entry["notes"]),
     )
@@ -249,6 +256,7 @@ def _score_averaged(read: _Read, averaged: Averaged) -> Scored:
             {**position, "accuracy": value, "accuracy_ci": None}
             for position, value in zip(table, accuracy, strict=True)
         ],
+        masked=read.run.model_info["masked"],
         **_by_image(kind, mixed[0], mixed, labels),
     )
 

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import base64
-import io
+import json
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isoconv._extras import require
 from isoconv.comparison import load_predictions
 from isoconv.data import get_task, load, resize
 from isoconv.figures import first_stage
 from isoconv.metrics import probabilities
 from isoconv.protocols import Condition, conditions
+from isoconv.report.images import photograph
 from isoconv.report.scores import Entry, Gathered
 from isoconv.runs import RunDir
 
-__all__ = ["png", "turning_images"]
+__all__ = ["share_out", "turning_images", "within"]
 
 log = logging.getLogger(__name__)
 
 _EXAMPLES = 4
+_SIDE = 64  # pixels: what is shown is 160 and 96 of the page's
 _ROTATIONS = {
     "rotd": " about the depth axis",
     "roth": " about the height axis",
@@ -38,8 +40,8 @@ _ROTATIONS = {
 def turning_images(gathered: Gathered, data_root: Path | None = None) -> dict[str, Any]:
     """For each data set whose images are at hand, plain JSON values: ``title``, ``kind``, the class ``labels``, the
     ``positions`` in words, ``networks`` (the two of the headline), and ``examples``: the first test image of each of
-    the first classes (``label``, its number in the test split ``number``, a ``strip`` of all positions as a PNG data
-    URI) with, for each network, the probabilities (positions, classes) and a strip of a feature map, ``maps``."""
+    the first classes (``label``, its number in the test split ``number``, a ``strip`` of all positions as a data URI)
+    with, for each network, the probabilities (positions, classes) and a strip of a feature map, ``maps``."""
     result = {}
     for data in gathered.entries:
         pair = [entry for name in gathered.study.headline if (entry := _own(gathered, data, name)) is not None]
@@ -49,6 +51,25 @@ def turning_images(gathered: Gathered, data_root: Path | None = None) -> dict[st
             except (FileNotFoundError, ValueError) as error:
                 log.warning("no turning images of %s: %s", data, error)
     return result
+
+
+def within(turning: Mapping[str, dict[str, Any]], budget: int) -> dict[str, Any]:
+    """What :func:`turning_images` gave, with as many examples as fit into ``budget`` bytes."""
+    sizes = {data: [len(json.dumps(example)) + 2 for example in it["examples"]] for data, it in turning.items()}
+    kept = share_out(sizes, budget)
+    return {data: {**it, "examples": it["examples"][: kept[data]]} for data, it in turning.items()}
+
+
+def share_out(sizes: Mapping[str, Sequence[int]], budget: int) -> dict[str, int]:
+    """How many of its first examples, of such ``sizes``, each data set may keep, at least one: which takes the most
+    gives up its last, until all together take no more than ``budget``."""
+    kept = {data: len(each) for data, each in sizes.items()}
+    taken = {data: sum(each) for data, each in sizes.items()}
+    while sum(taken.values()) > budget and (several := [data for data in kept if kept[data] > 1]):
+        largest = max(several, key=taken.__getitem__)
+        kept[largest] -= 1
+        taken[largest] -= sizes[largest][kept[largest]]
+    return kept
 
 
 def _own(gathered: Gathered, data: str, name: str) -> Entry | None:
@@ -63,7 +84,7 @@ def _turning(gathered: Gathered, data: str, pair: list[Entry], data_root: Path |
     images = load(data, size=config.size, root=data_root or config.data_root, download=False).test.images
     shown = [
         (i, position)
-        for i, position in enumerate(conditions(gathered.protocol, task.dims))
+        for i, position in enumerate(conditions(gathered.protocol, task.dims, info["masked"]))
         if position.group in ("rotation", "cube")
     ]
     arrays = [load_predictions(run) for run in runs]
@@ -84,9 +105,9 @@ def _turning(gathered: Gathered, data: str, pair: list[Entry], data_root: Path |
             {
                 "number": int(number),
                 "label": [task.labels[c] for c in (truth.nonzero()[0] if truth.ndim else [truth])],
-                "strip": png(_strip(frames)),
+                "strip": photograph(_strip(frames)),
                 "probabilities": [chance[:, number].round(3).tolist() for chance in chances],
-                "maps": [png(_strip(_features(model, frames))) for model in models],
+                "maps": [photograph(_strip(_features(model, frames))) for model in models],
             }
         )
     return {
@@ -124,12 +145,7 @@ def _strip(frames: Tensor) -> np.ndarray:
     """Frames (M, C, *spatial) side by side, uint8 (H, M * W) or (H, M * W, 3); of a volume the middle slice."""
     if frames.dim() == 5:
         frames = frames[:, :, frames.shape[2] // 2]
+    if max(frames.shape[2:]) > _SIDE:
+        frames = F.adaptive_avg_pool2d(frames, _SIDE)
     pixels = (frames.clamp(0, 1) * 255).round().to(torch.uint8).permute(2, 0, 3, 1).flatten(1, 2).numpy()
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-
-
-def png(pixels: np.ndarray) -> str:
-    """A data URI."""
-    buffer = io.BytesIO()
-    require("PIL.Image", extra="study").fromarray(pixels).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -12,7 +12,7 @@ from torch import Tensor
 from isoconv._extras import require
 from isoconv.figures import watching_first_stage
 from isoconv.prediction import Predictor
-from isoconv.report.turning import png
+from isoconv.report.images import png
 from isoconv.symmetry import circular_mask, rotate
 
 __all__ = ["ANGLES", "AXES", "turn"]
