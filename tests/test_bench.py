@@ -40,7 +40,9 @@ def test_a_contestant_of_some_cases_only_leaves_the_others_empty() -> None:
 
 def test_e2cnn_takes_part_where_it_is_installed() -> None:
     pytest.importorskip("e2cnn")
-    first, second = bench.bench_ops([TINY, bench.Layer(4, (4, 4, 4), 3, 1)], rounds=2)["rows"]
+    result = bench.bench_ops([TINY, bench.Layer(4, (4, 4, 4), 3, 1)], rounds=2)
+    assert "e2cnn" in result["versions"]
+    first, second = result["rows"]
     assert first["contestants"]["e2cnn, C4"]["multiply_adds"] == first["contestants"]["plain"]["multiply_adds"]
     assert "e2cnn, C4" not in second["contestants"]
 

@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def bench_ops(
     Raises:
         RuntimeError: if an engine's output or gradient is not that of the reference.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for layer in layers:
         contestants = _layer_contestants(layer, torch.device(device), dtype)
         steps = {name: steps for name, (steps, _) in contestants.items()}
@@ -120,7 +121,10 @@ def bench_ops(
                 },
             }
         )
-    return {"title": "Layers", "base": "plain", "dtype": str(dtype), **_machine(device, rounds), "rows": rows}
+    machine = _machine(device, rounds)
+    if any(_E2CNN in row["contestants"] for row in rows):
+        machine["versions"]["e2cnn"] = version("e2cnn")
+    return {"title": "Layers", "base": "plain", "dtype": str(dtype), **machine, "rows": rows}
 
 
 def bench_models(networks: Sequence[Network] = NETWORKS, *, rounds: int = 5, device: str = "cpu") -> dict[str, Any]:
