@@ -99,7 +99,8 @@ def rotation_accuracy(runs: Sequence[RunDir], protocol: str = "standard") -> Fig
         flat.set_xticks(range(0, last + 1, last // 8 if last == 360 else 30))
         images = "images" if task["dims"] == 2 else "volumes"
         figure.suptitle(f"{task['title']}: {results[0]['data']['test_images']} test {images}, protocol {protocol}")
-        figure.legend(*flat.get_legend_handles_labels(), loc="outside lower center", ncols=2 if task["dims"] == 2 else 1)
+        columns = 2 if task["dims"] == 2 else 1
+        figure.legend(*flat.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
         return figure
 
 
