@@ -14,8 +14,8 @@
   pixel of MedMNIST). Zoom, shift and noise are drawn once per position, the same for all images and all networks.
   Flips. What is outside of the inscribed disc follows the training. A network trained with the mask sees everything
   through it, as in the standard protocol. One trained without sees whole images, and from outside of them comes what
-  the augmentation of the recipe official bares (:mod:`isoconv.data.augment`): mid-grey in images, as in the official
-  protocol, black in volumes.
+  the augmentation of the recipe official bares (:func:`isoconv.data.augmentation`): mid-grey in images, as in the
+  official protocol, black in volumes.
 
 Images are rotated in the range [0, 1], at the size at which the network was trained.
 """

@@ -59,7 +59,7 @@ class ConvSpec:
 
     def for_operator(self, input: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
         """``input`` with padding other than zeros applied, and the rest in what operators can take, numbers and lists:
-        padding before and after every axis, stride, dilation, groups, and the arguments of :func:`plan_of`."""
+        padding before and after every axis, stride, dilation, groups, and the arguments of ``plan_of``."""
         plan, widths = self.plan, flat(self.padding)
         if self.padding_mode != "zeros":
             input, widths = self._padded(input), [0] * len(widths)
