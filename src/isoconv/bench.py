@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
@@ -380,20 +381,18 @@ def markdown(result: Mapping[str, Any]) -> str:
             lines.append(f"| {row['case']}, batch {row['batch']} | {' | '.join(cells)} |")
         return lines
 
-    def timing(part: str) -> Callable[[Mapping[str, Any], Mapping[str, Any]], str]:
-        def cell(entry: Mapping[str, Any], base: Mapping[str, Any]) -> str:
-            t = entry[part]
-            ratio = base[part]["median"] / t["median"]
-            return f"{t['median']:.2f} ({t['low']:.2f}-{t['high']:.2f}) [{ratio:.1f}]"
-
-        return cell
-
-    def amount(key: str, scale: float) -> Callable[[Mapping[str, Any], Mapping[str, Any]], str]:
-        return lambda entry, _: f"{entry[key] / scale:.1f}"
-
     for part in [key for key, value in first.items() if isinstance(value, dict)]:
-        lines += table(f"{part}, ms", timing(part))
+        lines += table(f"{part}, ms", partial(_timing, part))
     for key, unit, scale in (("peak_memory", "MiB", 2**20), ("multiply_adds", "millions", 1e6)):
         if first.get(key) is not None:
-            lines += table(f"{key.replace('_', ' ')}, {unit}", amount(key, scale))
+            lines += table(f"{key.replace('_', ' ')}, {unit}", partial(_amount, key, scale))
     return "\n".join(lines) + "\n"
+
+
+def _timing(part: str, entry: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    t = entry[part]
+    return f"{t['median']:.2f} ({t['low']:.2f}-{t['high']:.2f}) [{base[part]['median'] / t['median']:.1f}]"
+
+
+def _amount(key: str, scale: float, entry: Mapping[str, Any], _: Mapping[str, Any]) -> str:
+    return f"{entry[key] / scale:.1f}"

@@ -162,7 +162,7 @@ class Compare:
         if self.plot is not None:
             from .figures import rotation_accuracy
 
-            rotation_accuracy(runs, comparison["protocol"]).savefig(self.plot, dpi=150)
+            rotation_accuracy(runs, comparison["protocol"]).savefig(self.plot)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +245,7 @@ class BenchOptions:
         if self.plot is not None:
             from .figures import speed_ratios
 
-            speed_ratios(result).savefig(self.plot, dpi=150)
+            speed_ratios(result).savefig(self.plot)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -349,7 +349,7 @@ def _style() -> Any:
 
 
 def _figure(width: float, height: float) -> Figure:
-    return require("matplotlib.figure", "study").Figure(figsize=(width, height), layout="constrained")
+    return require("matplotlib.figure", "study").Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
 
 
 def _save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
@@ -357,5 +357,5 @@ def _save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     paths = []
     for name, figure in figures.items():
         paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=_DPI)
+        figure.savefig(paths[-1])
     return paths
