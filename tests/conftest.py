@@ -82,6 +82,17 @@ def few_cells() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def few_vessels() -> Iterator[None]:
+    """The synthetic sets of segmentation with 4 images in the test split."""
+    from isoconv.data.vessels import VESSELS
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, task in VESSELS.items():
+            patch.setitem(VESSELS, name, replace(task, counts=(8, 4, 4)))
+        yield
+
+
 @pytest.fixture(scope="session")
 def _evaluated_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``sre``, ``plain``, ``plain1`` (another seed) and ``volumes``, trained until they differ and evaluated."""

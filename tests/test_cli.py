@@ -77,6 +77,7 @@ def picture(tmp_path: Path) -> Path:
         ("evaluate", ["RUN", "isoconv train", "--protocol", "official", "--device", "--json"]),
         ("predict", ["IMAGE", "PNG, JPEG, TIFF, npy or npz", "folder", "FILE.csv or FILE.json", "--upright-only"]),
         ("compare", ["RUN", "isoconv evaluate", "paired", "--json"]),
+        ("segment compare", ["RUN", "isoconv segment evaluate", "paired", "--plot", "--json"]),
         ("demo", ["no download", "minutes", "--out", "--threads"]),
         ("data", ["list", "fetch"]),
         ("data list", ["18 MedMNIST tasks", "synthetic", "--json"]),
@@ -92,7 +93,8 @@ def test_help(call: Call, command: str, words: list[str]) -> None:
 
 
 def test_every_option_is_explained(call: Call) -> None:
-    for command in ("train", "evaluate", "predict", "compare", "demo", "data list", "data fetch", "models"):
+    single = ("train", "evaluate", "predict", "compare", "demo", "models")
+    for command in (*single, "data list", "data fetch", "segment compare"):
         for line in call(*command.split(), "--help").out.splitlines():
             if line.startswith("│ --"):
                 words = re.sub(r"\(default.*|\(required\)", "", line.strip("│ ")).split("  ", 1)
@@ -131,6 +133,10 @@ def test_tables_for_people(call: Call, evaluated: Evaluated, no_figures: None, t
     result = call("compare", sre.path, plain.path, "--protocol", "official", "--plot", tmp_path / "angles.png")
     assert all(word in result.out for word in ("sre_resnet18", "resnet18", "upright", "flips", "parameters"))
     assert (tmp_path / "angles.png").read_bytes().startswith(b"\x89PNG")
+    result = call("compare", plain.path, evaluated("plain1").path)
+    assert (result.code, result.err) == (0, "")
+    assert "2 seeds" in result.out
+    assert "McNemar" not in result.out  # seeds of one network are no pair
 
 
 def test_note_on_a_network_that_decides_all_alike(call: Call, evaluated: Evaluated, no_figures: None) -> None:

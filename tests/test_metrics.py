@@ -233,6 +233,8 @@ def test_interval_of_a_proportion_is_the_normal_one() -> None:
 def test_interval_is_central() -> None:
     samples = torch.stack([torch.linspace(0, 1, 101), torch.full((101,), 2.0)], 1).double()
     assert interval(samples, 0.9) == [pytest.approx([0.05, 0.95]), [2.0, 2.0]]
+    some = torch.cat([samples, torch.full((50, 2), math.nan)])
+    assert interval(some, 0.9) == interval(samples, 0.9)
 
 
 # Paired

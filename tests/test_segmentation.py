@@ -11,30 +11,26 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchmetrics.segmentation import DiceScore
 
 import isoconv
 from isoconv import segmentation, training
 from isoconv.cli import main
 from isoconv.comparison import compare
 from isoconv.config import TrainConfig
-from isoconv.data.vessels import VESSELS
+from isoconv.dice import pooled
 from isoconv.evaluation import evaluate as evaluate_classifier
 from isoconv.export import export_run
 from isoconv.prediction import Predictor
 from isoconv.runs import RunDir
+from isoconv.segment_comparison import load_counts
 from isoconv.segmentation import evaluate, predict, segmentation_loss, train
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _few_vessels() -> None:  # type: ignore[misc]
-    with pytest.MonkeyPatch.context() as patch:
-        for name, task in VESSELS.items():
-            patch.setitem(VESSELS, name, replace(task, counts=(8, 4, 4)))  # type: ignore[arg-type]
-        yield
+pytestmark = pytest.mark.usefixtures("few_vessels")
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+def config(few_vessels: None, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     out = tmp_path_factory.mktemp("runs") / "sre"
     small = {"width": 2, "epochs": 2, "batch_size": 4, "size": 16, "device": "cpu", "kernel_sizes": (5, 3, 3, 3)}
     return TrainConfig("vessels", "sre_unet", out, engine="reference", **small)  # type: ignore[arg-type]
@@ -95,6 +91,54 @@ def test_evaluation_is_exact_at_right_angles_and_flips(run: RunDir) -> None:
     assert result["summary"]["rotated_worst"] == min(r["dice"] for r in rows.values() if r["group"] == "rotation")
     assert (run.path / "figures" / "dice.png").stat().st_size > 5000
     assert json.loads((run.path / "segmentation.json").read_text()) == result
+
+
+def test_dice_is_that_of_torchmetrics(run: RunDir) -> None:
+    """Of the whole images, which need no mask and no turning."""
+    test = segmentation.load("vessels", 16).test
+    with torch.inference_mode():
+        found = run.load_model()(test.images / 255).argmax(1)
+    metric = DiceScore(3, average="none", aggregation_level="global", input_format="index")
+    expected = metric(found, test.labels.long()).tolist()
+    (row,) = (row for row in evaluate(run)["conditions"] if row["group"] == "unmasked")
+    assert list(row["classes"].values()) == pytest.approx(expected, abs=1e-6)
+    assert row["dice"] == pytest.approx(np.mean(expected[1:]), abs=1e-6)
+
+
+def test_intervals_hold_what_they_are_of(run: RunDir) -> None:
+    result = evaluate(run)
+    for summary in (result["summary"], *result["classes"].values()):
+        for name in ("upright", "upright_unmasked", "rotated_mean", "right_angles", "flips"):
+            low, high = summary[f"{name}_ci"]
+            assert 0 <= low <= summary[name] <= high <= 1
+    upright = result["conditions"][0]
+    assert upright["dice_ci"] == result["summary"]["upright_ci"]
+    assert upright["classes_ci"] == {label: summary["upright_ci"] for label, summary in result["classes"].items()}
+
+
+def test_what_each_image_adds_is_kept(run: RunDir) -> None:
+    result, counts = evaluate(run), load_counts(run)
+    assert counts.shape == (len(result["conditions"]), 4, 3, 3)
+    assert pooled(counts)[0].tolist() == list(result["conditions"][0]["classes"].values())
+    assert torch.equal(counts[-1, ..., 1:].sum(1), torch.full((4, 2), 16 * 16))  # all pixels of the whole images
+
+
+def test_a_class_that_is_nowhere_has_no_dice(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but background in the masks, and a network that sees nothing else."""
+
+    class Blind(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(len(x), 3, *x.shape[2:])
+
+    data = segmentation.load("vessels", 16)
+    empty = replace(data.test, labels=torch.zeros_like(data.test.labels))
+    monkeypatch.setattr(segmentation, "load", lambda *_: replace(data, test=empty))
+    monkeypatch.setattr(RunDir, "load_model", lambda _: Blind())
+    result = evaluate(run)
+    assert result["classes"]["background"]["upright"] == 1
+    for summary in (result["summary"], result["classes"]["vessel"]):
+        assert set(summary.values()) == {None}
+    assert (run.path / "figures" / "dice.png").stat().st_size > 5000
 
 
 def test_dice_of_perfect_masks_is_one(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +295,8 @@ def test_a_folder_that_rebuilds_the_network(run: RunDir, tmp_path: Path, monkeyp
     card = (saved / "README.md").read_text()
     assert "- image-segmentation\n" in card
     for name, key in (("upright", "upright"), ("rotated, mean", "rotated_mean")):
-        assert f"| {name} | {100 * summary[key]:.1f} |" in card
+        low, high = (100 * end for end in summary[f"{key}_ci"])
+        assert f"| {name} | {100 * summary[key]:.1f} ({low:.1f} to {high:.1f}) |" in card
     assert "Its labels move with the image under quarter turns" in card
     assert "None" not in card
     monkeypatch.chdir(tmp_path)
@@ -266,6 +311,9 @@ def test_the_card_of_a_run_that_was_not_evaluated(run: RunDir, tmp_path: Path) -
 
 
 def test_what_is_for_networks_that_classify_says_so(run: RunDir, volumes: RunDir) -> None:
-    for use in (evaluate_classifier, Predictor, lambda run: compare([run, volumes])):
-        with pytest.raises(ValueError, match="segments, this is for networks that classify; see isoconv segment"):
+    uses = {"evaluate": evaluate_classifier, "predict": Predictor, "compare": lambda run: compare([run, volumes])}
+    for name, use in uses.items():
+        with pytest.raises(
+            ValueError, match=f"segments, this is for networks that classify; see isoconv segment {name}"
+        ):
             use(run)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from isoconv._extras import require
-from isoconv.cli_options import Json
+from isoconv.cli_options import Json, check_plot
 from isoconv.config import Device, Precision, TrainConfig
-from isoconv.display import show, show_best_epoch, show_table, write_json
+from isoconv.display import percent, points, show, show_best_epoch, show_comparison, show_table, write_json
 
 if TYPE_CHECKING:
     import tyro
@@ -86,22 +87,25 @@ class SegmentEvaluate:
     as_json: Json = False
 
     def run(self) -> None:
-        from isoconv.model_card import DICE
+        from isoconv.segment_comparison import DICE
         from isoconv.segmentation import evaluate
 
         result = evaluate(self.path, self.batch_size, self.device)
         if self.as_json:
             write_json(result)
             return
-        foreground = dict(list(result["classes"].items())[1:])
-        columns: dict[str, dict[str, Any]] = {"mean": result["summary"], **foreground}
+        summary, (_, *classes) = result["summary"], result["classes"].items()
         show_table(
-            {f"Dice of {self.path}": name, **{label: column[key] for label, column in columns.items()}}
+            {
+                f"Dice of {self.path}": name,
+                "mean (95 %)": percent(summary[key], summary.get(f"{key}_ci")),
+                **{label: percent(scores[key]) for label, scores in classes},
+            }
             for name, key in DICE.items()
         )
         log.info(
             "worst at %s; Dice of each angle is drawn in %s",
-            result["summary"]["rotated_worst_at"],
+            summary["rotated_worst_at"],
             self.path / "figures" / "dice.png",
         )
 
@@ -131,12 +135,52 @@ class SegmentPredict:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SegmentCompare:
+    """Set evaluated runs side by side, with paired tests between runs on the same test images."""
+
+    paths: tyro.conf.Positional[
+        Annotated[
+            tuple[Path, ...],
+            tyro.conf.arg(metavar="RUN RUN ...", help="Runs that `isoconv segment evaluate` measured."),
+        ]
+    ]
+    plot: Path | None = None
+    """PNG file to draw Dice against the angle into; runs that differ in nothing but the seed make one line."""
+    as_json: Json = False
+
+    def run(self) -> None:
+        from isoconv.runs import RunDir
+        from isoconv.segment_comparison import DICE, compare
+
+        check_plot(self.plot)
+        runs = [RunDir(path) for path in self.paths]
+        comparison = compare(runs)
+        if self.as_json:
+            write_json(comparison)
+        else:
+            show_comparison(comparison, "Dice", DICE, _differences)
+        if self.plot is not None:
+            from isoconv.figures import rotation_dice
+
+            rotation_dice(runs).savefig(self.plot)
+
+
+def _differences(pair: Mapping[str, Any]) -> dict[str, str]:
+    cells: dict[str, str] = {}
+    for name, key in {"upright": "upright", "rotated": "rotated_mean"}.items():
+        cells[f"points {name}, a - b"] = points(pair[f"{key}_difference"], pair[f"{key}_difference_ci"])
+        cells[f"p {name}"] = f"{pair[f'{key}_p']:.2g}"
+    return cells
+
+
+@dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A label for each pixel: train a U-Net, measure it on images that turn, predict masks."""
+    """A label for each pixel: train a U-Net, measure it on images that turn, compare networks, predict masks."""
 
     command: (
         Annotated[SegmentTrain, tyro.conf.subcommand("train")]
         | Annotated[SegmentEvaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[SegmentCompare, tyro.conf.subcommand("compare")]
         | Annotated[SegmentPredict, tyro.conf.subcommand("predict")]
     )
 

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import itertools
 import os
-import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from isoconv.config import TrainConfig
 from isoconv.metrics import bootstrap, correct, interval, mcnemar
 from isoconv.protocols import PROTOCOLS, check_protocol, conditions, is_masked
 from isoconv.runs import RunDir
 
-__all__ = ["compare", "labels_of", "load_predictions", "results_by"]
+__all__ = [
+    "check_complete",
+    "compare",
+    "labels_of",
+    "load_predictions",
+    "open_runs",
+    "results_by",
+    "side_by_side",
+]
 
 _SCORES = (
     "upright",
@@ -32,6 +40,15 @@ _SCORES = (
     "always_right",
 )
 _COSTS = ("parameters", "multiply_adds_dense", "multiply_adds_banded", "training_seconds")
+
+
+class _OnImages(Protocol):
+    """What paired tests need of a run, and whatever tells its test images from others."""
+
+    labels: Tensor
+
+
+_T = TypeVar("_T", bound=_OnImages)
 
 
 def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | None = None) -> dict[str, Any]:
@@ -56,46 +73,74 @@ def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | Non
         FileNotFoundError: a run was not evaluated.
         ValueError: fewer than two runs, a run of segmentation, no common protocol, or other test images.
     """
+    opened = open_runs(runs)
+    for run in opened:
+        run.check_classifies("compare")
+    results = [run.results() for run in opened]
+    protocol = protocol or _common_protocol(opened, results)
+    entries = [results_by(run, protocol) for run in opened]
+    scored = [_Scored(run, protocol) for run in opened]
+    table = side_by_side(opened, entries, _SCORES, scored, _paired)
+    return {"protocol": protocol, "data": entries[0]["data"], **table}
+
+
+def open_runs(runs: Sequence[RunDir | str | os.PathLike[str]]) -> list[RunDir]:
+    """Runs to compare. Raises ValueError for fewer than two, or one that is given twice."""
     opened = [run if isinstance(run, RunDir) else RunDir(run) for run in runs]
     if len(opened) < 2:
         raise ValueError(f"comparing needs at least two run directories, got {len(opened)}")
     if twice := [str(path) for path, count in Counter(run.path.resolve() for run in opened).items() if count > 1]:
         raise ValueError(f"{', '.join(twice)} is given more than once; a run is no second seed of itself")
-    for run in opened:
-        run.check_classifies()
-    results = [run.results() for run in opened]
-    protocol = protocol or _common_protocol(opened, results)
-    entries = [results_by(run, protocol) for run in opened]
-    scored = [_Scored(run, protocol) for run in opened]
-    for run, entry, one in zip(opened[1:], entries[1:], scored[1:], strict=True):
+    return opened
+
+
+def side_by_side(
+    runs: Sequence[RunDir],
+    entries: Sequence[Mapping[str, Any]],
+    scores: Sequence[str],
+    scored: Sequence[_T],
+    paired: Callable[[_T, _T], dict[str, Any]],
+) -> dict[str, Any]:
+    """The tables of :func:`compare`: ``groups``, ``runs`` and ``pairs``.
+
+    Args:
+        entries: what the evaluation of each run found, with ``data``, ``cost`` and the ``summary`` of the ``scores``.
+        scored: of each run what ``paired`` tests, with ``labels``, the same in all runs.
+        paired: what to say of a pair besides its differences.
+
+    Raises:
+        ValueError: the runs were evaluated on different test images.
+    """
+    for run, entry, one in zip(runs[1:], entries[1:], scored[1:], strict=True):
         if _data(entry) != _data(entries[0]) or not torch.equal(one.labels, scored[0].labels):
+            first = "others" if _data(entry) == _data(entries[0]) else _describe(entries[0])
             raise ValueError(
-                f"{run.path} was evaluated on {_describe(entry)}, {opened[0].path} on {_describe(entries[0])}; "
+                f"{run.path} was evaluated on {_describe(entry)}, {runs[0].path} on {first}; "
                 "compare runs on the same test images"
             )
-    labels = labels_of([run.config for run in opened])
+    labels = labels_of([run.config for run in runs])
     rows = [
         {
             "run": str(run.path),
             "network": label,
             "seed": run.config.seed,
-            **{name: entry["summary"][name] for name in _SCORES},
+            **{name: entry["summary"][name] for name in scores},
             **{name: entry["cost"][name] for name in _COSTS},
         }
-        for run, label, entry in zip(opened, labels, entries, strict=True)
+        for run, label, entry in zip(runs, labels, entries, strict=True)
     ]
     pairs = [
         {
-            "a": str(opened[i].path),
-            "b": str(opened[j].path),
+            "a": str(runs[i].path),
+            "b": str(runs[j].path),
             **{f"{name}_difference": rows[i][name] - rows[j][name] for name in ("upright", "rotated_mean")},
-            **_paired(scored[i], scored[j]),
+            **paired(scored[i], scored[j]),
         }
-        for i, j in itertools.combinations(range(len(opened)), 2)
+        for i, j in itertools.combinations(range(len(runs)), 2)
         if labels[i] != labels[j]
     ]
-    groups = [_group([row for row in rows if row["network"] == label]) for label in dict.fromkeys(labels)]
-    return {"protocol": protocol, "data": entries[0]["data"], "groups": groups, "runs": rows, "pairs": pairs}
+    groups = [_group([row for row in rows if row["network"] == label], scores) for label in dict.fromkeys(labels)]
+    return {"groups": groups, "runs": rows, "pairs": pairs}
 
 
 def results_by(run: RunDir, protocol: str) -> dict[str, Any]:
@@ -111,11 +156,7 @@ def results_by(run: RunDir, protocol: str) -> dict[str, Any]:
     if protocol not in results:
         raise ValueError(f"{run.path} was not evaluated by protocol {protocol!r}; do that first: {remedy}")
     entry = results[protocol]
-    found = {*entry.get("summary", ()), *entry.get("cost", ())}
-    if missing := [name for name in (*_SCORES, *_COSTS) if name not in found]:
-        raise ValueError(
-            f"{run.path} was evaluated by another isoconv version, without {', '.join(missing)}; do it again: {remedy}"
-        )
+    check_complete(run, entry, _SCORES, remedy)
     masked = is_masked(protocol, run.model_info["masked"])
     if entry.get("masked", is_masked(protocol, True)) != masked:
         wanted, shown = ("masked", "whole") if masked else ("whole", "masked")
@@ -124,6 +165,15 @@ def results_by(run: RunDir, protocol: str) -> dict[str, Any]:
             f"ones; do it again: {remedy}"
         )
     return entry
+
+
+def check_complete(run: RunDir, entry: Mapping[str, Any], scores: Sequence[str], remedy: str) -> None:
+    """Raises ValueError, with the command to do it again, for an evaluation that lacks scores or costs."""
+    found = {*entry.get("summary", ()), *entry.get("cost", ())}
+    if missing := [name for name in (*scores, *_COSTS) if name not in found]:
+        raise ValueError(
+            f"{run.path} was evaluated by another isoconv version, without {', '.join(missing)}; do it again: {remedy}"
+        )
 
 
 def labels_of(configs: Sequence[TrainConfig]) -> list[str]:
@@ -146,14 +196,7 @@ def _text(value: object) -> str:
 def load_predictions(run: RunDir) -> dict[str, np.ndarray]:
     """All arrays of ``predictions.npz``, by protocol: ``{protocol}_logits`` (positions, N, K), ``_labels``,
     ``_conditions``; empty if the run was not evaluated. Raises ValueError if the file is damaged."""
-    path = run.path / "predictions.npz"
-    if not path.exists():
-        return {}
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return dict(archive)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it and evaluate again") from None
+    return run.arrays("predictions.npz")
 
 
 class _Scored:
@@ -185,9 +228,9 @@ def _paired(a: _Scored, b: _Scored) -> dict[str, Any]:
     }
 
 
-def _group(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _group(rows: Sequence[dict[str, Any]], scores: Sequence[str]) -> dict[str, Any]:
     group: dict[str, Any] = {"network": rows[0]["network"], "seeds": [row["seed"] for row in rows]}
-    for name in (*_SCORES, "training_seconds"):
+    for name in (*scores, "training_seconds"):
         values = [row[name] for row in rows]
         group[name] = mean(values)
         group[f"{name}_sd"] = stdev(values) if len(values) > 1 else None
@@ -202,10 +245,10 @@ def _common_protocol(runs: Sequence[RunDir], results: Sequence[dict[str, Any]]) 
     raise ValueError(f"the runs were evaluated by no common protocol ({evaluated}); evaluate them by the same one")
 
 
-def _data(entry: dict[str, Any]) -> tuple[Any, ...]:
+def _data(entry: Mapping[str, Any]) -> tuple[Any, ...]:
     return entry["data"]["name"], entry["data"]["size"], entry["data"]["test_images"]
 
 
-def _describe(entry: dict[str, Any]) -> str:
+def _describe(entry: Mapping[str, Any]) -> str:
     name, size, count = _data(entry)
     return f"{count} test images of {name} at {size} pixels"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,16 @@ from isoconv.protocols import DISTURBANCES
 if TYPE_CHECKING:
     from isoconv.runs import RunDir
 
-__all__ = ["show", "show_best_epoch", "show_comparison", "show_scores", "show_table", "write_json"]
+__all__ = [
+    "percent",
+    "points",
+    "show",
+    "show_best_epoch",
+    "show_comparison",
+    "show_scores",
+    "show_table",
+    "write_json",
+]
 
 _SCORES = {
     "upright": "upright",
@@ -24,7 +33,6 @@ _SCORES = {
     "flips": "flips",
     "same answer as upright": "consistency",
 }
-_COSTS = ("parameters", "multiply_adds_dense", "multiply_adds_banded", "training_seconds")
 _COSTS = ("parameters", "multiply_adds_dense", "multiply_adds_banded", "training_seconds")
 
 
@@ -62,34 +70,42 @@ def show_table(rows: Iterable[Mapping[str, Any]]) -> None:
 def show_scores(result: Mapping[str, Any], title: str) -> None:
     """Print the summary of what :func:`isoconv.evaluation.evaluate` found: accuracies, with 95 % intervals."""
     summary = result["summary"]
-    rows = {name: _percent(summary[key], interval=summary.get(f"{key}_ci")) for name, key in _SCORES.items()}
-    rows |= {f"rotated and {group}": _percent(summary[group]) for group in DISTURBANCES if group in summary}
+    rows = {name: percent(summary[key], interval=summary.get(f"{key}_ci")) for name, key in _SCORES.items()}
+    rows |= {f"rotated and {group}": percent(summary[group]) for group in DISTURBANCES if group in summary}
     rows["rotated, worst"] += f" at {summary['rotated_worst_at']}"
     show({**rows, "test images": result["data"]["test_images"], **result["cost"]}, as_json=False, title=title)
     for note in result["notes"]:
         sys.stderr.write(f"note: {note}\n")
 
 
-def show_comparison(comparison: Mapping[str, Any]) -> None:
-    """Print the groups of :func:`isoconv.comparison.compare`, a column each: mean accuracies ± deviation over seeds."""
-    groups = comparison["groups"]
-    scores = [[name, *(_percent(g[key], sd=g[f"{key}_sd"]) for g in groups)] for name, key in _SCORES.items()]
-    costs = [[name.replace("_", " "), *(f"{g[name]:,.0f}" for g in groups)] for name in _COSTS]
-    heads = ["", *map(_label, groups)]
-    show_table(dict(zip(heads, row, strict=True)) for row in scores + costs)
-    show_table(map(_pair, comparison["pairs"]))
-
-
-def _pair(pair: Mapping[str, Any]) -> dict[str, str]:
-    """Paired tests of two runs, a minus b."""
-    low, high = pair["rotated_mean_difference_ci"]
+def _mcnemar(pair: Mapping[str, Any]) -> dict[str, str]:
     return {
-        "a": Path(pair["a"]).name,
-        "b": Path(pair["b"]).name,
-        "points upright, a - b": f"{100 * pair['upright_difference']:+.1f}",
+        "points upright, a - b": points(pair["upright_difference"]),
         "McNemar's p": f"{pair['upright_p']:.2g}",
-        "points rotated": f"{100 * pair['rotated_mean_difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})",
+        "points rotated": points(pair["rotated_mean_difference"], pair["rotated_mean_difference_ci"]),
     }
+
+
+def show_comparison(
+    comparison: Mapping[str, Any],
+    title: str = "",
+    scores: Mapping[str, str] = _SCORES,
+    tests: Callable[[Mapping[str, Any]], dict[str, str]] = _mcnemar,
+) -> None:
+    """Print what :func:`isoconv.comparison.compare` found: for each group a column of mean scores ± deviation over
+    seeds, for each pair a row of paired tests.
+
+    Args:
+        scores: keys of the scores, by the name to show.
+        tests: the cells to show of a pair, a minus b.
+    """
+    groups = comparison["groups"]
+    rows = [[name, *(percent(g[key], sd=g[f"{key}_sd"]) for g in groups)] for name, key in scores.items()]
+    rows += [[name.replace("_", " "), *(f"{g[name]:,.0f}" for g in groups)] for name in _COSTS]
+    heads = [title, *map(_label, groups)]
+    show_table(dict(zip(heads, row, strict=True)) for row in rows)
+    if pairs := comparison["pairs"]:
+        show_table({**{name: Path(pair[name]).name for name in "ab"}, **tests(pair)} for pair in pairs)
 
 
 def _label(group: Mapping[str, Any]) -> str:
@@ -97,11 +113,20 @@ def _label(group: Mapping[str, Any]) -> str:
     return group["network"] if len(seeds) == 1 else f"{group['network']}, {len(seeds)} seeds"
 
 
-def _percent(share: float, interval: Sequence[float] | None = None, sd: float | None = None) -> str:
+def percent(share: float | None, interval: Sequence[float] | None = None, sd: float | None = None) -> str:
+    """A share of 1 with its interval and deviation, or ``-``."""
+    if share is None:
+        return "-"
     text = f"{100 * share:.1f} %"
     if interval is not None:
         text += f"  ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
     return text if sd is None else f"{text} ± {100 * sd:.1f}"
+
+
+def points(difference: float, interval: Sequence[float] | None = None) -> str:
+    """A difference of shares in percentage points, with its interval."""
+    text = f"{100 * difference:+.1f}"
+    return text if interval is None else f"{text} ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})"
 
 
 def _text(value: Any) -> str:

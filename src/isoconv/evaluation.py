@@ -64,13 +64,12 @@ def evaluate(
     from isoconv.figures import save_all
 
     run = run if isinstance(run, RunDir) else RunDir(run)
-    run.check_classifies()
+    run.check_classifies("evaluate")
     info, config = run.model_info, run.config
     conditions(protocol, info["task"]["dims"])  # refuses an unknown protocol before the work
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
-    if not os.access(run.path, os.W_OK):
-        raise PermissionError(f"{run.path} cannot be written and would lose the results; get permission or copy it")
+    run.check_writable()
     earlier = run.results() if (run.path / "results.json").exists() else {}
     predictions: dict[str, Any] = load_predictions(run)
     target = resolve_device(device)

@@ -1,4 +1,5 @@
-"""Pictures of evaluated runs, saved as PNG: accuracy against angle, kernels, and feature maps of an image that turns.
+"""Pictures of evaluated runs, saved as PNG: accuracy or Dice against angle, kernels, and feature maps of an image that
+turns.
 
 Each function returns a matplotlib figure of its own: no display, no global state.
 """
@@ -6,21 +7,21 @@ Each function returns a matplotlib figure of its own: no display, no global stat
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from isoconv import nn as iso
-from isoconv._extras import require
+from isoconv._angle_curves import against_angle, curves_of
+from isoconv._look import colours, new_figure, style
 from isoconv.comparison import labels_of, results_by
 from isoconv.data import load, resize
 from isoconv.runs import RunDir
+from isoconv.segment_comparison import dice_results
 from isoconv.symmetry import circular_mask, rotate
 
 if TYPE_CHECKING:
@@ -32,31 +33,13 @@ __all__ = [
     "first_stage",
     "kernels",
     "rotation_accuracy",
+    "rotation_dice",
     "save_all",
     "save_comparison",
+    "save_dice",
     "speed_ratios",
     "watching_first_stage",
 ]
-
-_COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-)  # Okabe and Ito: for all kinds of colour vision
-_STYLE = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-}
-_DPI = 150
 
 
 def rotation_accuracy(runs: Sequence[RunDir], protocol: str = "standard") -> Figure:
@@ -69,39 +52,34 @@ def rotation_accuracy(runs: Sequence[RunDir], protocol: str = "standard") -> Fig
     Raises:
         ValueError: no run, or one that was not evaluated by the protocol.
     """
-    if not runs:
-        raise ValueError("a figure needs at least one run, got none")
-    results = [results_by(run, protocol) for run in runs]
-    task = runs[0].model_info["task"]
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for label, result in zip(labels_of([run.config for run in runs]), results, strict=True):
-        groups[label].append(result)
-    curves = {_legend(label, group): _curve(group) for label, group in groups.items()}
-    low = min(low for curve in curves.values() for _, _, low, _ in curve)
-    high = max(high for curve in curves.values() for _, _, _, high in curve)
-    limits = max(0.0, math.floor(10 * low - 0.2) / 10), min(1.0, math.ceil(10 * high + 0.2) / 10)
-    with _style():
-        figure = _figure(9.6 if task["dims"] == 2 else 6.4, 4.4)
-        flat = figure.add_subplot(1, 2, 2) if task["dims"] == 2 else figure.add_subplot()
-        for colour, (label, curve) in zip(_cycle(len(curves)), curves.items(), strict=True):
-            _draw(flat, curve, colour, label, points=task["dims"] == 3 and protocol != "official")
-            if task["dims"] == 2:
-                polar = _polar(figure) if len(figure.axes) == 1 else figure.axes[1]
-                _draw(polar, [(math.radians(angle), *rest) for angle, *rest in curve], colour)
-        ticks = require("matplotlib.ticker", "study")
-        for ax in figure.axes:
-            ax.set_ylim(*limits)
-            ax.yaxis.set_major_locator(ticks.MaxNLocator(7, steps=[1, 2, 5, 10]))
-            ax.yaxis.set_major_formatter(ticks.PercentFormatter(1, decimals=0, symbol=" %"))
-        last = 180 if task["dims"] == 3 and protocol != "official" else 360
-        flat.set(xlabel="rotation of the test images (degrees)", ylabel="test accuracy")
-        flat.set_xlim(-last / 60, last * 61 / 60)
-        flat.set_xticks(range(0, last + 1, last // 8 if last == 360 else 30))
-        images = "images" if task["dims"] == 2 else "volumes"
-        figure.suptitle(f"{task['title']}: {results[0]['data']['test_images']} test {images}, protocol {protocol}")
-        columns = 2 if task["dims"] == 2 else 1
-        figure.legend(*flat.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
-        return figure
+    results = [results_by(run, protocol) for run in _some(runs)]
+    curves = curves_of(
+        labels_of([run.config for run in runs]), [result["conditions"] for result in results], "accuracy"
+    )
+    title = f"{_tested(runs[0], results[0])}, protocol {protocol}"
+    return against_angle(curves, "test accuracy", title, _dims(runs[0]), protocol)
+
+
+def rotation_dice(runs: Sequence[RunDir]) -> Figure:
+    """Dice on the test images against the angle of rotation, drawn as :func:`rotation_accuracy` draws accuracy.
+
+    Of one run there is a line for each class but the background, of several one for each configuration, the mean over
+    these classes.
+
+    Raises:
+        FileNotFoundError: a run was not evaluated.
+        ValueError: no run, or one that was evaluated by another version of isoconv.
+    """
+    results = [dice_results(run) for run in _some(runs)]
+    labels, tables = labels_of([run.config for run in runs]), [result["conditions"] for result in results]
+    if len(runs) == 1:
+        (rows,), labels = tables, list(results[0]["classes"])[1:]
+        tables = [
+            [{**row, "dice": row["classes"][label], "dice_ci": row["classes_ci"][label]} for row in rows]
+            for label in labels
+        ]
+    title = f"{_tested(runs[0], results[0])}, inside the inscribed {'disc' if _dims(runs[0]) == 2 else 'ball'}"
+    return against_angle(curves_of(labels, tables, "dice"), "Dice", title, _dims(runs[0]))
 
 
 def kernels(model: nn.Module, layers: int = 5, columns: int = 8) -> Figure:
@@ -114,8 +92,8 @@ def kernels(model: nn.Module, layers: int = 5, columns: int = 8) -> Figure:
     if not found:
         raise ValueError(f"{type(model).__name__} has no convolution of more than one tap whose kernels could be shown")
     rows = [found[round(i)] for i in torch.linspace(0, len(found) - 1, min(layers, len(found))).tolist()]
-    with _style():
-        figure = _figure(1.05 * columns + 1.2, 1.12 * len(rows) + 0.6)
+    with style():
+        figure = new_figure(1.05 * columns + 1.2, 1.12 * len(rows) + 0.6)
         grid = figure.subplots(len(rows), columns, squeeze=False)
         for axes, (name, kernel) in zip(grid, rows, strict=True):
             flat = kernel.flatten(0, 1)
@@ -150,8 +128,8 @@ def feature_maps(
         angles: degrees.
     """
     mask = circular_mask(image.shape[2:])
-    with _style():
-        figure = _figure(1.45 * len(angles) + 1.2, 1.62 * (1 + len(models)) + 0.5)
+    with style():
+        figure = new_figure(1.45 * len(angles) + 1.2, 1.62 * (1 + len(models)) + 0.5)
         grid = figure.subplots(1 + len(models), len(angles), squeeze=False)
         turned = [rotate(image, angle) * mask for angle in angles]
         for ax, x, angle in zip(grid[0], turned, angles, strict=True):
@@ -185,11 +163,11 @@ def speed_ratios(result: Mapping[str, Any]) -> Figure:
     names = [name for name in rows[0]["contestants"] if name != base]
     parts = [key for key, value in rows[0]["contestants"][base].items() if isinstance(value, dict)]
     height = 0.8 / len(names)
-    with _style():
-        figure = _figure(5.2 * len(parts) + 1.5, 0.55 * len(rows) + 1.4)
+    with style():
+        figure = new_figure(5.2 * len(parts) + 1.5, 0.55 * len(rows) + 1.4)
         panels = figure.subplots(1, len(parts), sharey=True, squeeze=False)[0]
         for ax, part in zip(panels, parts, strict=True):
-            for i, (name, colour) in enumerate(zip(names, _cycle(len(names)), strict=True)):
+            for i, (name, colour) in enumerate(zip(names, colours(len(names)), strict=True)):
                 times = [(row["contestants"][base][part]["median"], row["contestants"].get(name)) for row in rows]
                 ratios = [math.nan if other is None else own / other[part]["median"] for own, other in times]
                 ax.barh([y + i * height for y in range(len(rows))], ratios, 0.9 * height, color=colour, label=name)
@@ -234,51 +212,24 @@ def save_comparison(runs: Sequence[RunDir], folder: Path, protocol: str = "stand
     return _save(figures, folder)
 
 
-def _legend(label: str, group: Sequence[Any]) -> str:
-    return f"{label} (mean of {len(group)} seeds ± sd)" if len(group) > 1 else f"{label} (95 % interval)"
+def save_dice(run: RunDir) -> list[Path]:
+    """Write ``figures/dice.png`` of an evaluated run of segmentation and return its path."""
+    return _save({"dice": rotation_dice([run])}, run.path / "figures")
 
 
-def _polar(figure: Figure) -> Any:
-    """The left half: 0 degrees up, counter-clockwise as the images turn, radii labelled between two spokes."""
-    ax: Any = figure.add_subplot(1, 2, 1, projection="polar")
-    ax.set_theta_zero_location("N")
-    ax.set_xticks([math.radians(angle) for angle in range(0, 360, 45)])
-    ax.set_rlabel_position(22.5)
-    ax.tick_params(axis="y", labelsize=8, labelcolor="#555555")
-    ax.spines["polar"].set_color("#bbbbbb")
-    return ax
+def _some(runs: Sequence[RunDir]) -> Sequence[RunDir]:
+    if not runs:
+        raise ValueError("a figure needs at least one run, got none")
+    return runs
 
 
-def _draw(ax: Any, curve: Sequence[Any], colour: str, label: str | None = None, points: bool = False) -> None:
-    x, centre, low, high = map(list, zip(*curve, strict=True))
-    if points:
-        below = [c - a for c, a in zip(centre, low, strict=True)]
-        above = [b - c for c, b in zip(centre, high, strict=True)]
-        ax.errorbar(x, centre, [below, above], fmt="o", ms=4, color=colour, ecolor=colour + "55", label=label)
-    else:
-        ax.plot(x, centre, color=colour, lw=1.8, label=label)
-        ax.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
+def _dims(run: RunDir) -> int:
+    return run.model_info["task"]["dims"]
 
 
-def _curve(results: Sequence[dict[str, Any]]) -> list[tuple[float, float, float, float]]:
-    """(angle, accuracy, low, high), sorted; equal angles of a run are averaged; a full circle is closed."""
-    at: dict[float, list[tuple[float, float, float]]] = defaultdict(list)
-    for result in results:
-        own: dict[float, list[tuple[float, float, float]]] = defaultdict(list)
-        for row in result["conditions"]:
-            if row["group"] in ("rotation", "cube"):
-                own[round(row["angle"], 6)].append((row["accuracy"], *row["accuracy_ci"]))
-        for angle, values in own.items():
-            at[angle].append(tuple(map(mean, zip(*values, strict=True))))
-    curve = []
-    for angle in sorted(at):
-        centre = mean(value for value, _, _ in at[angle])
-        if len(results) > 1:
-            spread = stdev(value for value, _, _ in at[angle])
-            curve.append((angle, centre, centre - spread, centre + spread))
-        else:
-            curve.append((angle, *at[angle][0]))
-    return [*curve, (360.0, *curve[0][1:])] if 180 < curve[-1][0] < 360 else curve
+def _tested(run: RunDir, result: Mapping[str, Any]) -> str:
+    images = "images" if _dims(run) == 2 else "volumes"
+    return f"{run.model_info['task']['title']}: {result['data']['test_images']} test {images}"
 
 
 def _kernel(module: nn.Module) -> Tensor | None:
@@ -338,18 +289,6 @@ def _bare(ax: Axes) -> None:
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
     ax.spines[:].set_visible(False)
-
-
-def _cycle(count: int) -> list[str]:
-    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
-
-
-def _style() -> Any:
-    return require("matplotlib", "study").rc_context(_STYLE)
-
-
-def _figure(width: float, height: float) -> Figure:
-    return require("matplotlib.figure", "study").Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
 
 
 def _save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ the mean over all images and labels, as in MedMNIST. A class that does not occur
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,17 @@ from torch import Tensor
 
 from isoconv._extras import require
 
-__all__ = ["bootstrap", "classification_metrics", "correct", "decide", "interval", "mcnemar", "probabilities"]
+__all__ = [
+    "bootstrap",
+    "classification_metrics",
+    "correct",
+    "decide",
+    "draws",
+    "interval",
+    "mcnemar",
+    "number",
+    "probabilities",
+]
 
 _CHUNK = 100  # resamples at once: bounds the memory on large test sets
 
@@ -92,7 +102,7 @@ def classification_metrics(
     if kind != "multilabel":
         confusion = torchmetrics.multiclass_confusion_matrix(decisions, labels, classes)
     return {
-        **{name: _number(value.item()) for name, value in scores.items()},
+        **{name: number(value.item()) for name, value in scores.items()},
         "per_class": {
             "recall": _numbers(recall),
             "precision": _numbers(precision),
@@ -126,22 +136,29 @@ def bootstrap(kind: str, logits: Tensor, labels: Tensor, resamples: int = 1000, 
     groups = groups.float()
     hits = (right * groups).transpose(0, 1).reshape(n, -1)
 
-    generator = torch.Generator().manual_seed(seed)
     accuracy, balanced = [], []
-    for start in range(0, resamples, _CHUNK):
-        drawn = torch.randint(n, (min(_CHUNK, resamples - start), n), generator=generator).to(logits.device)
-        times = torch.zeros(drawn.shape, device=logits.device).scatter_add_(1, drawn, torch.ones_like(drawn).float())
-        hit = (times @ hits).view(len(drawn), m, -1).double()
+    for times in draws(n, resamples, seed):
+        times = times.to(logits.device)
+        hit = (times @ hits).view(len(times), m, -1).double()
         size = (times @ groups)[:, None].double()
         accuracy.append(hit.sum(-1) / size.sum(-1))
         balanced.append((hit / size).nanmean(-1))
     return torch.cat(accuracy).cpu(), torch.cat(balanced).cpu()
 
 
+def draws(n: int, resamples: int, seed: int = 0) -> Iterator[Tensor]:
+    """How often each of ``n`` images is drawn for each resample, n draws with replacement: float32 (some resamples, n)
+    at a time. The same arguments always give the same draws."""
+    generator = torch.Generator().manual_seed(seed)
+    for start in range(0, resamples, _CHUNK):
+        drawn = torch.randint(n, (min(_CHUNK, resamples - start), n), generator=generator)
+        yield torch.zeros(drawn.shape).scatter_add_(1, drawn, torch.ones(drawn.shape))
+
+
 def interval(samples: Tensor, level: float = 0.95) -> list[list[float]]:
-    """The central ``level`` of bootstrap samples (resamples, M), as M pairs [low, high]."""
+    """The central ``level`` of bootstrap samples (resamples, M), as M pairs [low, high]; NaN is left out."""
     tail = (1 - level) / 2
-    return samples.quantile(torch.tensor([tail, 1 - tail], dtype=samples.dtype), dim=0).T.tolist()
+    return samples.nanquantile(torch.tensor([tail, 1 - tail], dtype=samples.dtype), dim=0).T.tolist()
 
 
 def mcnemar(a: Tensor, b: Tensor) -> dict[str, Any]:
@@ -165,6 +182,11 @@ def mcnemar(a: Tensor, b: Tensor) -> dict[str, Any]:
         term = term * (n - i) // (i + 1)
         ways += term
     return {"only_a": only_a, "only_b": only_b, "p": min(1.0, 2 * ways / 2**n)}
+
+
+def number(value: float) -> float | None:
+    """The value, or None for NaN, as JSON has it."""
+    return None if math.isnan(value) else value
 
 
 def _check(kind: str, logits: Tensor, labels: Tensor) -> None:
@@ -208,9 +230,5 @@ def _notes(kind: str, names: Sequence[str], decided: Tensor, present: Tensor, co
     return notes
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
 def _numbers(values: Tensor) -> list[float | None]:
-    return [_number(value) for value in values.tolist()]
+    return [number(value) for value in values.tolist()]

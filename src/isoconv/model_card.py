@@ -11,8 +11,9 @@ from isoconv.data import TASKS
 from isoconv.data.vessels import VESSELS
 from isoconv.protocols import DISTURBANCES
 from isoconv.runs import RunDir
+from isoconv.segment_comparison import DICE
 
-__all__ = ["DICE", "Usage", "logits_shape", "model_card"]
+__all__ = ["Usage", "logits_shape", "model_card"]
 
 _RULES = {
     "multilabel": ("a sigmoid each", "each label whose probability exceeds 1/2", ".sigmoid()"),
@@ -31,15 +32,6 @@ _SCORES = {
     "AUC rotated, mean": "rotated_auc",
     "same answer as upright": "consistency",
 }
-DICE = {
-    "upright": "upright",
-    "upright, whole image": "upright_unmasked",
-    "rotated, mean": "rotated_mean",
-    "rotated, worst": "rotated_worst",
-    "right angles": "right_angles",
-    "flips": "flips",
-}
-"""What to call the scores in the summary of :func:`isoconv.segmentation.evaluate`."""
 _POSITIONS = {
     "rotation": "rotated",
     "cube": "cube rotated onto itself,",
@@ -178,9 +170,16 @@ def _all_scores(run: RunDir) -> list[str]:
 def _dice(result: Mapping[str, Any]) -> str:
     found = list(result["classes"])[1:]
     summaries = [result["summary"], *(result["classes"][label] for label in found)]
-    scores = [(name, *(_score(summary[key]) for summary in summaries)) for name, key in DICE.items()]
+    scores = [
+        (name, *(_score(summary[key], summary.get(f"{key}_ci")) for summary in summaries)) for name, key in DICE.items()
+    ]
     positions = [
-        (row["name"], _position(row), _score(row["dice"]), *(_score(row["classes"][label]) for label in found))
+        (
+            row["name"],
+            _position(row),
+            _score(row["dice"], row.get("dice_ci")),
+            *(_score(row["classes"][label], row.get("classes_ci", {}).get(label)) for label in found),
+        )
         for row in result["conditions"]
     ]
     what = (

@@ -75,7 +75,7 @@ class Predictor:
 
     def __init__(self, run: RunDir | str | os.PathLike[str], device: str = "auto") -> None:
         self.run = run if isinstance(run, RunDir) else RunDir(run)
-        self.run.check_classifies()
+        self.run.check_classifies("predict")
         info = self.run.model_info
         self.task: dict[str, Any] = info["task"]
         self.size: int = info["input_size"]

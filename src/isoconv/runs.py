@@ -8,8 +8,8 @@ checkpoints/last.ckpt  state of the whole training after the last finished epoch
 model.json             how to rebuild the best network, and the task that it was trained for
 model.safetensors      weights of the best network, chosen on the validation split
 ```
-Evaluation adds `predictions.npz`, `results.json` and `figures/`; that of a segmentation `segmentation.json` and
-`figures/`.
+Evaluation adds `predictions.npz`, `results.json` and `figures/`; that of a segmentation `segmentation.npz`,
+`segmentation.json` and `figures/`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import subprocess
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, get_args
@@ -120,6 +121,21 @@ class RunDir:
         """What `isoconv segment evaluate` found."""
         return self._found("segmentation.json", f"isoconv segment evaluate {self.path}")
 
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """All arrays of an npz file that the evaluation wrote; empty if there is none.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        path = self.path / name
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                return dict(archive)
+        except FileNotFoundError:
+            return {}
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is damaged ({error}); delete it and evaluate again") from None
+
     @property
     def model_info(self) -> dict[str, Any]:
         """The best network: ``model`` (arguments of `create_model`), ``task``, ``input_size``, ``masked`` (see
@@ -130,15 +146,27 @@ class RunDir:
             raise ValueError(f"{what}; use that version, or train again with another --out")
         return info
 
+    def check_writable(self) -> None:
+        """Raises PermissionError where what is to be computed could not be saved."""
+        if not os.access(self.path, os.W_OK):
+            raise PermissionError(
+                f"{self.path} cannot be written and would lose the results; get permission or copy it"
+            )
+
     @property
     def segments(self) -> bool:
         """Whether the network gives a label to each pixel, not to the image."""
         return self.model_info["task"]["kind"] == "segmentation"
 
-    def check_classifies(self) -> None:
-        """Raises ValueError for a run of segmentation."""
+    def check_classifies(self, command: str) -> None:
+        """Raises ValueError for a run of segmentation, with what it has instead of ``isoconv {command}``."""
         if self.segments:
-            raise ValueError(f"{self.path} segments, this is for networks that classify; see isoconv segment")
+            raise ValueError(f"{self.path} segments, this is for networks that classify; see isoconv segment {command}")
+
+    def check_segments(self, command: str) -> None:
+        """Raises ValueError for a run of classification, with what it has instead of ``isoconv segment {command}``."""
+        if not self.segments:
+            raise ValueError(f"{self.path} was trained to classify; use isoconv {command}")
 
     def load_model(self) -> nn.Module:
         """The best network in eval mode: images in [0, 1], shape (N, C, *spatial), to logits (N, outputs).

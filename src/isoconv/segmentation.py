@@ -7,46 +7,46 @@ whole ones and ones cut to the inscribed disc by turns.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isoconv._checks import did_you_mean
 from isoconv._extras import require
 from isoconv.config import TrainConfig
-from isoconv.data import Dataset, DeviceBatches
+from isoconv.data import Dataset, DeviceBatches, Task
 from isoconv.data import vessels as synthetic
 from isoconv.data.files import read_images
 from isoconv.data.masks import read_pairs
 from isoconv.data.vessels import VESSELS
-from isoconv.evaluation import multiply_adds
-from isoconv.protocols import conditions
+from isoconv.dice import bootstrap, count, foreground, pooled
+from isoconv.evaluation import multiply_adds, with_progress
+from isoconv.metrics import interval, number
+from isoconv.protocols import Condition, conditions
 from isoconv.runs import RunDir, atomic_write, resolve_device, write_json
+from isoconv.segment_comparison import compare as compare
 from isoconv.symmetry import circular_mask
 from isoconv.training import Classifier, fit
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["Segmenter", "dice_figure", "evaluate", "load", "predict", "segmentation_loss", "train"]
+__all__ = ["Segmenter", "compare", "evaluate", "load", "predict", "segmentation_loss", "train"]
 
 _BATCH_SIZE = {2: 64, 3: 4}
 
 
-def load(data: str, size: int, seed: int = 0) -> Dataset:
-    """A synthetic set by name, or a folder of images and masks (see :mod:`isoconv.data.masks`), whose splits ``seed``
-    draws."""
+def load(data: str, size: int) -> Dataset:
+    """A synthetic set by name, or a folder of images and masks (see :mod:`isoconv.data.masks`)."""
     if data in VESSELS:
         return synthetic.generate(data, size)
     if Path(data).is_dir():
-        return read_pairs(Path(data), size, seed)
+        return read_pairs(Path(data), size)
     known = f"{', '.join(VESSELS)} or a folder with images/ and masks/"
     raise ValueError(f"unknown segmentation data {data!r}: expected {known}{did_you_mean(data, VESSELS)}")
 
@@ -60,7 +60,7 @@ def train(config: TrainConfig, resume: bool = False) -> RunDir:
     """
     if config.rotate or config.recipe != "standard":
         raise ValueError("segmentation trains by recipe standard without rotation; leave out --recipe and --rotate")
-    data = load(config.data, config.size, config.seed)
+    data = load(config.data, config.size)
     return fit(config, data.task, lambda: data, Segmenter, augment=None, masked=False, resume=resume)
 
 
@@ -86,7 +86,6 @@ class Segmenter(Classifier):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.loss = segmentation_loss
-        self.dice = _dice(len(self.task.labels))
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Every second batch is cut to the inscribed disc, as turned images are: a network has to know both."""
@@ -99,17 +98,16 @@ class Segmenter(Classifier):
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         images, labels = batch
         logits = self(images).float()
-        self.dice.update(logits.argmax(1), labels.long())
-        return {"loss": self.loss(logits, labels), "images": torch.tensor(len(images), device=self.device)}
+        counts = count(logits.argmax(1), labels, logits.shape[1])
+        return {"loss": self.loss(logits, labels), "counts": counts}
 
     def validation_loss(self, outputs: Sequence[Mapping[str, Tensor]]) -> float:
-        loss, images = (torch.stack([batch[name] for batch in outputs]) for name in ("loss", "images"))
+        loss = torch.stack([batch["loss"] for batch in outputs])
+        images = torch.tensor([len(batch["counts"]) for batch in outputs], device=loss.device)
         return ((loss * images).sum() / images.sum()).item()
 
-    def scores(self, _: Sequence[Mapping[str, Tensor]]) -> dict[str, float | None]:
-        dice = self.dice.compute()
-        self.dice.reset()
-        return {"val_dice": dice[1:].nanmean().item()}
+    def scores(self, outputs: Sequence[Mapping[str, Tensor]]) -> dict[str, float | None]:
+        return {"val_dice": foreground(pooled(torch.cat([batch["counts"] for batch in outputs]))).item()}
 
     def goodness(self, line: Mapping[str, Any]) -> tuple[float, float]:
         return line["val_dice"], -line["val_loss"]
@@ -118,119 +116,121 @@ class Segmenter(Classifier):
         return f"dice {line['val_dice']:.4f}"
 
 
-def _dice(classes: int) -> Any:
-    """Dice of each class, its pixels pooled over all images; NaN for one that is neither there nor predicted."""
-    metric = require("torchmetrics.segmentation", "study").DiceScore
-    return metric(classes, average="none", aggregation_level="global", input_format="index")
-
-
 def evaluate(
     run: RunDir | str | os.PathLike[str], batch_size: int | None = None, device: str = "auto"
 ) -> dict[str, Any]:
     """Measure the network of a run on its test split, upright and in every other position of protocol standard.
 
-    Image and mask are turned alike, and Dice is taken within the inscribed disc (ball), which stays in view. A turned
-    mask is the class of the largest share where the masks of the classes are interpolated linearly. The run directory
-    gets ``segmentation.json`` and ``figures/dice.png``.
+    Image and mask are turned alike, and Dice, pooled over all images, is taken within the inscribed disc (ball), which
+    stays in view. A turned mask is the class of the largest share where the masks of the classes are interpolated
+    linearly. The run directory gets ``segmentation.npz`` (``counts``, see :mod:`isoconv.dice`, in the positions that
+    ``conditions`` names), ``segmentation.json`` and ``figures/dice.png``.
 
     Returns:
         Plain JSON values: ``summary``, Dice 0..1 averaged over all classes but the background (``upright``,
         ``upright_unmasked``: of the whole image, ``rotated_mean``, ``rotated_worst``, ``rotated_worst_at``,
         ``right_angles``, ``flips``); ``classes``, the same of each class; ``conditions``, Dice in each position, None
-        for a class that is nowhere; ``data`` and ``cost``.
+        for a class that is nowhere; ``data`` and ``cost``. Names that end with ``_ci`` are 95 % intervals of a
+        bootstrap over test images.
 
     Raises:
         FileNotFoundError: no run there, or it has no network yet.
         ValueError: the run is not one of segmentation, or its data changed since.
+        PermissionError: the run directory cannot be written; nothing is computed then.
     """
+    from isoconv.figures import save_dice
+
     run = run if isinstance(run, RunDir) else RunDir(run)
-    task, config = _task(run), run.config
-    data = load(config.data, run.model_info["input_size"], config.seed)
+    run.check_segments("evaluate")
+    run.check_writable()
+    task, config = run.model_info["task"], run.config
+    data = load(config.data, run.model_info["input_size"])
     if (data.task.dims, data.task.labels) != (task["dims"], tuple(task["labels"])):
         raise ValueError(f"{config.data} holds other classes than {run.path} was trained on; restore the data")
     run.check_data(data.fingerprints, ["test"])
     target = resolve_device(device)
     model = run.load_model().to(target)
     positions = conditions("standard", data.task.dims)
-    metrics = [_dice(len(task["labels"])).to(target) for _ in positions]
     size = _BATCH_SIZE[data.task.dims] if batch_size is None else batch_size
-    batches = DeviceBatches(data.test, size, device=target, seed=0, shuffle=False)
-    disc = circular_mask(data.test.images.shape[2:], device=target)
-    with torch.inference_mode():
-        for images, labels in batches:
-            shares = F.one_hot(labels.long(), len(task["labels"])).movedim(-1, 1).float()
-            for position, metric in zip(positions, metrics, strict=True):
-                found, true = model(position.apply(images)).argmax(1), position.apply(shares).argmax(1)
-                whole = position.group == "unmasked"
-                metric.update(*((found, true) if whole else (found[:, disc], true[:, disc])))
-    table: list[dict[str, Any]] = []
-    for position, metric in zip(positions, metrics, strict=True):
-        per_class = [None if value != value else value for value in metric.compute().tolist()]
-        row: dict[str, Any] = {"name": position.name, "group": position.group, "angle": position.angle}
-        row |= {"right_angle": position.right_angle, "dice": _mean(per_class[1:])}
-        table.append({**row, "classes": dict(zip(task["labels"], per_class, strict=True))})
+    counts = _counts(model, DeviceBatches(data.test, size, device=target, seed=0, shuffle=False), positions, data.task)
     result = {
         "protocol": "standard",
-        "data": {"name": task["name"], "source": data.source, "test_images": len(data.test)},
-        "summary": _summary(table, [row["dice"] for row in table]),
-        "classes": {label: _summary(table, [row["classes"][label] for row in table]) for label in task["labels"]},
-        "conditions": table,
+        "data": {"name": task["name"], "source": data.source, "size": data.size, "test_images": len(data.test)},
+        **_scores(counts, positions, data.task.labels),
         "cost": {
             "parameters": sum(p.numel() for p in model.parameters()),
             **multiply_adds(model, data.test.images[:1].to(target).float() / 255),
+            "training_seconds": round(sum(line["seconds"] for line in run.metrics()), 3),
         },
     }
+    names = np.array([position.name for position in positions])
+    atomic_write(run.path / "segmentation.npz", lambda f: np.savez(f, counts=counts.numpy(), conditions=names))
     write_json(run.path / "segmentation.json", result)
-    figure = run.path / "figures" / "dice.png"
-    figure.parent.mkdir(exist_ok=True)
-    atomic_write(figure, lambda f: dice_figure(result).savefig(f, dpi=150))
+    save_dice(run)
     return result
 
 
-def _task(run: RunDir) -> dict[str, Any]:
-    if not run.segments:
-        raise ValueError(f"{run.path} was trained to classify; use isoconv evaluate or predict")
-    return run.model_info["task"]
+@torch.inference_mode()
+def _counts(model: nn.Module, batches: DeviceBatches, positions: Sequence[Condition], task: Task) -> Tensor:
+    """Counts (positions, N, K, 3), see :mod:`isoconv.dice`."""
+    counts, classes = [], len(task.labels)
+    for images, labels in with_progress(batches):
+        disc = circular_mask(images.shape[2:], device=images.device)
+        shares = F.one_hot(labels.long(), classes).movedim(-1, 1).float()
+        rows = []
+        for position in positions:
+            found, true = model(position.apply(images)).argmax(1), position.apply(shares).argmax(1)
+            whole = position.group == "unmasked"
+            rows.append(count(*((found, true) if whole else (found[:, disc], true[:, disc])), classes))
+        counts.append(torch.stack(rows).cpu())
+    return torch.cat(counts, dim=1)
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    """Of the values that there are."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+def _scores(counts: Tensor, positions: Sequence[Condition], labels: Sequence[str]) -> dict[str, Any]:
+    """``summary``, ``classes`` and ``conditions`` of :func:`evaluate`."""
+    # the mean of the foreground, then each class: Dice (positions,), and what the bootstrap makes of it
+    dice, samples = ([foreground(each), *each.unbind(-1)] for each in (pooled(counts), bootstrap(counts)))
+    mean, *values = ([number(value) for value in each.tolist()] for each in dice)
+    mean_ci, *intervals = map(_intervals, samples)
+    table = [
+        {
+            "name": position.name,
+            "group": position.group,
+            "angle": position.angle,
+            "right_angle": position.right_angle,
+            "dice": mean[i],
+            "dice_ci": mean_ci[i],
+            "classes": {label: each[i] for label, each in zip(labels, values, strict=True)},
+            "classes_ci": {label: each[i] for label, each in zip(labels, intervals, strict=True)},
+        }
+        for i, position in enumerate(positions)
+    ]
+    summary, *classes = (_summary(positions, *column) for column in zip(dice, samples, strict=True))
+    return {"summary": summary, "classes": dict(zip(labels, classes, strict=True)), "conditions": table}
 
 
-def _summary(table: Sequence[Mapping[str, Any]], dice: Sequence[float | None]) -> dict[str, Any]:
-    def of(*groups: str, right: bool = False) -> list[int]:
-        return [i for i, row in enumerate(table) if row["group"] in groups and (row["right_angle"] or not right)]
-
-    turned = [i for i in of("rotation", "cube") if dice[i] is not None]
-    worst = min(turned, key=lambda i: dice[i] or 0.0, default=None)
-    (as_is,) = of("unmasked")
-    return {
-        "upright": dice[0],
-        "upright_unmasked": dice[as_is],
-        "rotated_mean": _mean(dice[i] for i in of("rotation")),
-        "rotated_worst": None if worst is None else dice[worst],
-        "rotated_worst_at": None if worst is None else table[worst]["name"],
-        "right_angles": _mean(dice[i] for i in of("rotation", "cube", right=True)),
-        "flips": _mean(dice[i] for i in of("flip")),
+def _summary(positions: Sequence[Condition], dice: Tensor, samples: Tensor) -> dict[str, Any]:
+    """Of Dice (positions,) and what the bootstrap made of it (resamples, positions)."""
+    turned = [i for i, p in enumerate(positions) if p.group in ("rotation", "cube") and not dice[i].isnan()]
+    worst = min(turned, key=lambda i: dice[i].item(), default=None)
+    summary: dict[str, Any] = {
+        "rotated_worst": None if worst is None else dice[worst].item(),
+        "rotated_worst_at": None if worst is None else positions[worst].name,
     }
+    for name, chosen in {
+        "upright": [True] + [False] * (len(positions) - 1),
+        "upright_unmasked": [p.group == "unmasked" for p in positions],
+        "rotated_mean": [p.group == "rotation" for p in positions],
+        "right_angles": [p.right_angle for p in positions],
+        "flips": [p.group == "flip" for p in positions],
+    }.items():
+        summary[name] = number(dice[chosen].nanmean().item())
+        (summary[f"{name}_ci"],) = _intervals(samples[:, chosen].nanmean(1, keepdim=True))
+    return summary
 
 
-def dice_figure(result: Mapping[str, Any]) -> Figure:
-    """Dice of each class but the background against the angle of rotation; in 3D a point for each rotation."""
-    figure = require("matplotlib.figure", "study").Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.add_subplot()
-    rows = sorted((row for row in result["conditions"] if row["angle"] is not None), key=lambda row: row["angle"])
-    style = "." if any(row["group"] == "cube" for row in rows) else "-"
-    for label in list(result["classes"])[1:]:
-        axes.plot([row["angle"] for row in rows], [row["classes"][label] for row in rows], style, label=label)
-    data = result["data"]
-    axes.set(xlabel="rotation of the test images (degrees)", ylabel="Dice", ylim=(0, 1))
-    axes.set_title(f"{data['name']}: {data['test_images']} test images, inside the inscribed disc")
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.legend(frameon=False)
-    return figure
+def _intervals(samples: Tensor) -> list[list[float] | None]:
+    return [None if math.isnan(low) else [low, high] for low, high in interval(samples)]
 
 
 def predict(
@@ -248,7 +248,8 @@ def predict(
         ValueError: two images have the same name, or :func:`isoconv.data.read_images` refuses one.
     """
     run = run if isinstance(run, RunDir) else RunDir(run)
-    task, target = _task(run), resolve_device(device)
+    run.check_segments("predict")
+    task, target = run.model_info["task"], resolve_device(device)
     names, images = read_images(paths, channels=task["channels"], size=run.model_info["input_size"], dims=task["dims"])
     suffix = ".png" if task["dims"] == 2 else ".npy"
     files = {name: out / (_file_name(name) + suffix) for name in names}

@@ -3,9 +3,9 @@
 ```
 images/one.png   masks/one.png      the same names, whatever the endings
 ```
-The two folders lie in the folder itself, which is then split at random, 70 % to train, 15 % each to val and test; or in
-each of its subfolders `train`, `val` and `test`. A mask holds the label of each pixel, whole numbers 0..K-1, 0 the
-background, in a file of one channel; a 3D mask makes the task 3D. What is done to the images, see
+The two folders lie in the folder itself, which is then split at random, once for all seeds, 70 % to train, 15 % each to
+val and test; or in each of its subfolders `train`, `val` and `test`. A mask holds the label of each pixel, whole
+numbers 0..K-1, 0 the background, in a file of one channel; a 3D mask makes the task 3D. What is done to the images, see
 :mod:`isoconv.data.files`; a mask is cropped like its image and resized to the nearest pixel.
 """
 
@@ -23,11 +23,12 @@ from isoconv.data.files import SUFFIXES, read_arrays, read_images
 __all__ = ["read_pairs"]
 
 _SPLITS = ("train", "val", "test")
+_SEED = 0
 _Pair = tuple[Path, Path]
 
 
-def read_pairs(folder: Path, size: int, seed: int = 0) -> Dataset:
-    """Read a folder of images and masks at ``size`` pixels a side; ``seed`` draws the splits where it has none.
+def read_pairs(folder: Path, size: int) -> Dataset:
+    """Read a folder of images and masks at ``size`` pixels a side.
 
     Raises:
         FileNotFoundError: a folder, or the mask of an image or the image of a mask, does not exist.
@@ -41,7 +42,7 @@ def read_pairs(folder: Path, size: int, seed: int = 0) -> Dataset:
         if len(found) < len(_SPLITS):
             raise ValueError(f"{folder} has {len(found)} images; train, val and test need at least one each")
         few = max(1, round(0.15 * len(found)))
-        order = [found[i] for i in np.random.default_rng(seed).permutation(len(found))]
+        order = [found[i] for i in np.random.default_rng(_SEED).permutation(len(found))]
         pairs = {"train": order[2 * few :], "val": order[:few], "test": order[few : 2 * few]}
     first_image, first_mask = pairs["train"][0]
     dims = _labels(first_mask).ndim
@@ -58,7 +59,8 @@ def read_pairs(folder: Path, size: int, seed: int = 0) -> Dataset:
         raise ValueError(f"the masks of {folder} must hold labels 0..K-1, they hold {_list(labels)}; {remedy}")
     for name, found_labels in present.items():
         if missing := labels - found_labels:
-            remedy = "move images between the splits" if (folder / name).is_dir() else "choose another --seed"
+            split = (folder / name).is_dir()
+            remedy = "move images between the splits" if split else "split it yourself, into train/, val/ and test/"
             raise ValueError(f"label {_list(missing)} is in no mask of split {name} of {folder}; {remedy}")
     names = ("background", *(f"label {i}" for i in range(1, len(labels))))
     counts = (len(pairs["train"]), len(pairs["val"]), len(pairs["test"]))

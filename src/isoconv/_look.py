@@ -1,0 +1,45 @@
+"""How all figures look."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from isoconv._extras import require
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+)  # Okabe and Ito: for all kinds of colour vision
+_STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+}
+_DPI = 150
+
+
+def colours(count: int) -> list[str]:
+    """The first colours, again and again if there are not enough."""
+    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
+
+
+def style() -> Any:
+    """The context in which figures are drawn."""
+    return require("matplotlib", "study").rc_context(_STYLE)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
+    return require("matplotlib.figure", "study").Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
