@@ -16,8 +16,9 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from PIL import Image
 
-from isoconv import evaluation, study_run
+from isoconv import evaluation, study_run, training
 from isoconv.cli import main
 from isoconv.comparison import _COSTS, _SCORES
 from isoconv.protocols import PROTOCOLS
@@ -124,6 +125,7 @@ def test_the_first_seed_of_everything_comes_first(write: Write) -> None:
         ("width = 2", 'data_root = "x"', r"give --data-root"),
         ("width = 2", "2d = 3", r"2d must be a table, got 3"),
         ("width = 2", "3d = { widht = 3 }", r"options: option 'widht'; did you mean"),
+        ("[options]", "[[options]]", r"options must be a table, got \["),
         ("[3, 3, 3, 3]", "3", r"contestant 'sre': kernel_sizes must be a list, got 3"),
         ("[3, 3, 3, 3]", "[3.0]", r"contestant 'sre': kernel_sizes must be a whole number, got 3.0"),
         ("kernel_sizes", "kernels", r"unknown contestant 'sre': option 'kernels'; did you mean 'kernel_sizes'"),
@@ -160,6 +162,45 @@ def test_mistakes_in_a_file(write: Write, old: str, new: str, message: str) -> N
 def test_mistakes_in_averaged(write: Write, lines: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_study(write(f"{TINY}\n[[averaged]]\n{lines}"))
+
+
+def test_a_contestant_without_a_single_cell(write: Write) -> None:
+    volumes = TINY.replace('"cells"', '"cells3d"').replace('"resnet18"', '"c4_resnet18"')
+    with pytest.raises(ValueError, match=r"contestant 'plain': c4_resnet18 is for images only, and all data are volu"):
+        load_study(write(volumes))
+    assert len(load_study(write(volumes.replace('"cells3d"', '"cells3d", "cells"'))).cells) == 6
+
+
+def _own_data(folder: Path) -> Path:
+    for split in ("train", "val", "test"):
+        for label in ("round", "square"):
+            (folder / split / label).mkdir(parents=True)
+            Image.new("L", (16, 16)).save(folder / split / label / "0.png")
+    return folder
+
+
+def test_data_of_ones_own_by_a_relative_path(
+    write: Write, tmp_path: Path, pretend: "Pretend", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training notes the whole path; the study has to see that it is the same."""
+    _own_data(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    pretend("finish()")
+    study = load_study(write(TINY.replace('"cells"', '"mine"')))
+    assert study.config(study.cells[0], Path()).data == str(tmp_path / "mine")
+    rows = run_study(study, tmp_path / "runs")
+    assert [(row["cell"], row["state"]) for row in rows[:2]] == [("mine-sre-s0", "done"), ("mine-plain-s0", "done")]
+
+
+def test_two_cells_of_one_name(write: Write, tmp_path: Path) -> None:
+    paths = [str(_own_data(tmp_path / name)) for name in ("a", "a-sre")]
+    text = TINY.replace('["cells"]', json.dumps(paths)).replace('name = "plain"', 'name = "sre-sre"')
+    with pytest.raises(ValueError, match="cell a-sre-sre-s0, a-sre-sre-s1 is given more than once"):
+        load_study(write(text))
+
+
+def test_a_byte_order_mark_does_not_matter(write: Write) -> None:
+    assert load_study(write("\ufeff" + TINY)) == load_study(write(TINY))
 
 
 def test_no_file(tmp_path: Path) -> None:
@@ -236,6 +277,20 @@ def test_so_is_a_claim_on_it(tmp_path: Path, dead: int) -> None:
 def test_a_reused_process_number_is_no_holder(tmp_path: Path) -> None:
     with locked(_other(tmp_path, pid=os.getpid(), born="1")):
         pass
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux tells that a process has ended")
+def test_a_process_that_nobody_waited_for_is_no_holder(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    cell = _other(tmp_path, pid=process.pid, born=study_run._born(process.pid))
+    with pytest.raises(BusyError), locked(cell):
+        pass
+    assert process.stdin is not None
+    process.stdin.close()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    with locked(cell):
+        pass
+    process.wait()
 
 
 def test_nothing_is_known_of_processes_elsewhere(tmp_path: Path, dead: int) -> None:
@@ -464,6 +519,22 @@ def test_a_cell_is_trained_once_and_evaluated_once(
     run_cell(config, study.protocols)
     assert before == {name: (config.out / name).stat().st_mtime_ns for name in files}
     assert list(tmp_path.glob("*.lock*")) == []
+
+
+def test_a_start_that_was_cut_before_the_config_is_no_obstacle(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = load_study(write(TINY))
+    config = study.config(study.cells[0], tmp_path)
+    (config.out / "checkpoints").mkdir(parents=True)
+    (config.out / "environment.json").write_text("{}")
+    monkeypatch.setattr(training, "train", lambda config, resume: RunDir.create(config))
+    run_cell(config, [])
+    assert RunDir(config.out).config == config
+    (config.out / "config.json").unlink()
+    (config.out / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(FileExistsError, match="exists and is not empty"):
+        run_cell(config, [])
 
 
 def test_a_protocol_that_a_study_gains_needs_no_training(

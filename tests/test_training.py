@@ -318,6 +318,14 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(
     assert "3 of 3 epochs are done" in caplog.text
 
 
+def test_stopped_between_the_last_checkpoint_and_the_metrics(config: TrainConfig) -> None:
+    run = train(config)
+    lines = run.metrics()
+    run.write_metrics(lines[:-1])
+    train(config, resume=True)
+    assert run.metrics() == lines
+
+
 def test_resuming_what_was_never_started(config: TrainConfig) -> None:
     with pytest.raises(FileNotFoundError, match="no run at"):
         train(config, resume=True)

@@ -20,7 +20,7 @@ from typing import Any, get_args, get_type_hints
 from isoconv._checks import did_you_mean
 from isoconv._extras import require
 from isoconv.config import TrainConfig
-from isoconv.data import get_task
+from isoconv.data import get_task, own_path
 from isoconv.models import list_models
 from isoconv.protocols import check_protocol
 
@@ -107,8 +107,8 @@ class Study:
         """What ``cell`` trains; ``place`` are options that say where."""
         contestant = next(c for c in self.contestants if c.name == cell.contestant)
         dims = _dims(cell.data)
-        model = _model(contestant, dims)
-        return TrainConfig(cell.data, model, folder / cell.name, seed=cell.seed, **contestant.options[dims], **place)
+        model, data = _model(contestant, dims), str(own_path(cell.data) or cell.data)  # as the training notes it
+        return TrainConfig(data, model, folder / cell.name, seed=cell.seed, **contestant.options[dims], **place)
 
 
 @cache
@@ -149,7 +149,7 @@ def load_study(path: str | os.PathLike[str]) -> Study:
     path = Path(path)
     toml = require("tomllib" if sys.version_info >= (3, 11) else "tomli", extra="study")
     try:
-        table = toml.loads(path.read_text("utf-8"))
+        table = toml.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise FileNotFoundError(f"no study at {path}; give a TOML file such as studies/quick.toml") from None
     except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -169,7 +169,8 @@ def _study(name: str, table: dict[str, Any]) -> Study:
     protocols = _list(table, "protocols", str, default=["standard"])
     for each in protocols:
         check_protocol(each)
-    contestants = tuple(_contestant(c, table.get("options", {})) for c in _tables(table, "contestant"))
+    options = _typed("options", table.get("options", {}), dict)
+    contestants = tuple(_contestant(c, options) for c in _tables(table, "contestant"))
     if not contestants:
         raise ValueError("a study needs at least one [[contestant]] with name and model")
     averaged = tuple(map(_averaged, _tables(table, "averaged")))
@@ -196,6 +197,10 @@ def _study(name: str, table: dict[str, Any]) -> Study:
     )
     for cell in study.cells:
         study.config(cell, Path())  # checks the values
+    _no_double("cell", [cell.name for cell in study.cells])
+    busy = {cell.contestant for cell in study.cells}
+    if idle := [contestant for contestant in contestants if contestant.name not in busy]:
+        raise ValueError(f"contestant {idle[0].name!r}: {idle[0].model} is for images only, and all data are volumes")
     return study
 
 

@@ -193,7 +193,13 @@ def run_cell(config: TrainConfig, protocols: Sequence[str]) -> None:
     from isoconv.training import train
 
     with locked(config.out):
-        run = train(config, resume=(config.out / "config.json").exists())
+        begun = (config.out / "config.json").exists()
+        if not begun:  # a start that was cut before there was anything to resume would be in the way
+            for name in ("environment.json", ".environment.json.tmp", ".config.json.tmp"):
+                (config.out / name).unlink(missing_ok=True)
+            with suppress(OSError):
+                (config.out / "checkpoints").rmdir()
+        run = train(config, resume=begun)
         for protocol in protocols:
             if not _is_evaluated(run, protocol):
                 evaluate(run, protocol, device=config.device)
@@ -273,11 +279,13 @@ def _is_dead(holder: Mapping[str, Any]) -> bool:
 
 
 def _born(pid: int) -> str | None:
-    """When a process began, on Linux: process numbers are used again, in a container after every restart."""
+    """When a process began, on Linux: process numbers are used again, in a container after every restart. None of one
+    that has ended and waits for its parent to notice, which many a container's first process never does."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
+    return None if state == "Z" else numbers[18]
 
 
 def _status(study: Study, cell: Cell, folder: Path) -> dict[str, Any]:

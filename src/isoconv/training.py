@@ -122,9 +122,11 @@ def fit(
         run.check_data(data.fingerprints)
         if run.last_checkpoint.exists():
             checkpoint = run.last_checkpoint
-            done = epochs_done(checkpoint, classifier)
-            log.info("%s: %d of %d epochs are done", run.path, done, config.epochs)
-            if done >= config.epochs:
+            history = history_of(checkpoint, classifier)
+            log.info("%s: %d of %d epochs are done", run.path, len(history), config.epochs)
+            if rank == 0:  # it may have been stopped between the checkpoint and this
+                run.write_metrics(history)
+            if len(history) >= config.epochs:
                 return run
         if rank == 0:
             run.note_resumed(config)
@@ -384,8 +386,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is cut short or no checkpoint of isoconv; {remedy}") from None
 
 
-def epochs_done(path: Path, classifier: Classifier) -> int:
-    """Epochs behind a checkpoint. Raises ValueError if it is damaged or belongs to another architecture."""
+def history_of(path: Path, classifier: Classifier) -> list[dict[str, Any]]:
+    """A line per epoch behind a checkpoint. Raises ValueError if it is damaged or belongs to another architecture."""
     state = load_checkpoint(path)
     check_state(path, state["state_dict"], classifier.state_dict())
-    return len(state["callbacks"][Recorder.__qualname__]["history"])
+    return state["callbacks"][Recorder.__qualname__]["history"]

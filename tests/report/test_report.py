@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from isoconv.metrics import decide
 from isoconv.protocols import conditions
 from isoconv.report import page as page_module
 from isoconv.report import write_report
-from isoconv.report.comparing import curve, headline, pairs, ranking, tally
+from isoconv.report.charts import rank_diagram
+from isoconv.report.comparing import best_of_each, curve, headline, pairs, ranking, tally
 from isoconv.report.scores import gather
 from isoconv.report.turning import _words
 from isoconv.runs import RunDir
@@ -217,6 +219,41 @@ def test_curves_are_closed_circles_with_bands(toml: Path, runs: Path) -> None:
     assert curve(single)[5][2:] == tuple(single.runs[0].positions[5]["accuracy_ci"])
 
 
+def test_a_single_run_of_volumes_has_the_interval_of_all_that_turn_by_one_angle(toml: Path, runs: Path) -> None:
+    entry = gather(load_study(toml), runs, "official").entries["cells3d"][0]
+    run, shares = entry.runs[0], iter((0.3, 0.6, 0.9))
+    positions = [
+        {**p, "accuracy": (share := next(shares)), "accuracy_ci": [share - 0.1, share + 0.05]}
+        for p in run.positions
+        if p["angle"] == 30
+    ]
+    assert len(positions) == 3
+    entry = replace(entry, runs=[replace(run, positions=positions)])
+    assert curve(entry) == [pytest.approx((30, 0.6, 0.5, 0.65))]
+
+
+def test_who_is_right_as_often_is_as_good(toml: Path, runs: Path) -> None:
+    """The official protocol rounds accuracies, averaging does not: that decides neither a rank nor who leads."""
+    study = replace(load_study(toml), data=("cells",))
+    once = replace(study, averaged=(replace(study.averaged[0], turns=1),))
+    gathered = gather(once, runs, "official")
+    results = []
+    for entry in gathered.entries["cells"]:
+        scores = [
+            {**run.scores, "upright": run.scores["upright"] + 5e-5 * (entry.contestant == "plain")}
+            for run in entry.runs
+        ]
+        results.append(replace(entry, runs=[replace(r, scores=s) for r, s in zip(entry.runs, scores, strict=True)]))
+    gathered = replace(gathered, entries={"cells": results, "again": results})
+    _, plain, same = results
+    assert plain.mean("upright") > same.mean("upright")
+    drawn = ranking(gathered, "upright")
+    assert drawn is not None
+    assert drawn["ranks"][1] == drawn["ranks"][2]
+    two = replace(gathered, entries={"cells": results[1:]})
+    assert [row["lead"] for row in best_of_each(two)] == [0.0, 0.0]
+
+
 def test_verdicts(toml: Path, runs: Path) -> None:
     gathered = gather(load_study(toml), runs, "standard")
     (row,) = headline(gathered)
@@ -314,12 +351,15 @@ def test_the_protocol_of_disturbances_by_itself(toml: Path, runs: Path, tmp_path
     write_report(study, runs, tmp_path / "report.html")
     assert "plain, 4 turns" in Page((tmp_path / "report.html").read_text()).text
     assert "plain-36" not in Page((tmp_path / "report.html").read_text()).text  # there are 12 turns
+    ninth = replace(study, averaged=(replace(study.averaged[0], turns=9),))  # 40 degrees are not among them
+    assert [e.contestant for e in gather(ninth, runs, "disturbed").entries["cells"]] == ["sre", "plain"]
 
 
 def test_it_says_what_is_missing_and_small(page: Path) -> None:
     text = " ".join(Page(page.read_text()).text.split())
     assert "4 of 8 runs are finished" in text
     assert "one image is 2.50 points" in text
+    assert "1 against 2" in text  # seeds
     assert "4 done, 0 running, 0 stopped, 1 failed, 3 missing." in text
 
 
@@ -335,9 +375,11 @@ def test_turning_images(page: Path) -> None:
         for strip in (example["strip"], *example["maps"]):
             assert strip.startswith("data:image/webp;base64,")
         assert len(example["maps"]) == 2
-        for chances in example["probabilities"]:
+        for chances, decisions in zip(example["probabilities"], example["decisions"], strict=True):
             assert np.shape(chances) == (36, len(cells["labels"]))
             assert np.sum(chances, axis=1) == pytest.approx(1, abs=0.01)
+            decided = np.take_along_axis(np.array(chances), np.array(decisions)[:, None], 1)[:, 0]
+            assert (decided == np.max(chances, axis=1)).all()
 
 
 def examples_of(text: str) -> dict[str, int]:
@@ -413,7 +455,8 @@ def test_other_test_images_are_refused(toml: Path, runs: Path, tmp_path: Path) -
     arrays = dict(np.load(path))
     arrays["standard_labels"] = arrays["standard_labels"][::-1].copy()
     np.savez(path, **arrays)
-    with pytest.raises(ValueError, match="cells-plain-s1 was evaluated on other test images than the other runs"):
+    message = r"plain-s1 was evaluated on other test images than .* of cells; do it, or them, again: isoconv evaluate"
+    with pytest.raises(ValueError, match=message):
         write_report(load_study(toml), runs, tmp_path / "report.html")
 
 
@@ -423,6 +466,46 @@ def test_command_line(toml: Path, runs: Path, tmp_path: Path, capsys: pytest.Cap
     assert json.loads(capsys.readouterr().out)["report.html"] == str(out)
     assert main(["study", "report", str(toml), "--runs", str(tmp_path / "none"), "--out", str(out)]) == 1
     assert capsys.readouterr().err.startswith("error: no run of study few in ")
+
+
+def test_p_never_seems_to_say_other_than_its_verdict() -> None:
+    assert [page_module._p(p) for p in (1e-5, 0.0496, 0.0504, 0.2)] == ["< 0.0001", "0.0496", "0.0504", "0.20"]
+
+
+def test_titles_do_not_break_tables(toml: Path, runs: Path) -> None:
+    toml.write_text(STUDY.replace("SRE & friends", "SRE | friends"))
+    assert "| SRE \\| friends | 1 |" in page_module.markdown(gather(load_study(toml), runs, "standard"))
+
+
+def test_ranks_are_told_to_those_who_do_not_see_them() -> None:
+    svg = rank_diagram([(0, "a"), (1, "b & c")], [1.75, 1.25], [], 0.98)
+    assert 'aria-label="Average ranks over data sets: b &amp; c 1.25, a 1.75; critical difference 0.98"' in svg
+    assert "more than the axis" not in svg
+    assert "more than the axis" in rank_diagram([(0, "a"), (1, "b")], [1, 2], [(1, 2)], 1.13)
+
+
+def _luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def test_texts_stand_out_from_what_is_behind_them() -> None:
+    """4.5 : 1, as WCAG 2 asks of small text, light and dark."""
+    css = files("isoconv.report").joinpath("report.css").read_text("utf-8")
+    themes = re.findall(r":root\{([^}]*)\}", css)
+    assert len(themes) == 3
+    for theme in themes:
+        colour = dict(re.findall(r"--(\w+):(#\w+)", theme))
+        colour = {name: c if len(c) == 7 else "#" + "".join(2 * d for d in c[1:]) for name, c in colour.items()}
+        heat = [int(c) for c in re.findall(r"--heat:(\d+),(\d+),(\d+)", theme)[0]]
+        behind = [int(colour["bg"][i : i + 2], 16) for i in (1, 3, 5)]
+        colour["hot"] = "#" + "".join(f"{round(0.6 * h + 0.4 * b):02x}" for h, b in zip(heat, behind, strict=True))
+        series = [(f"c{i}", "bg") for i in range(7)]
+        texts = [(text, back) for text in ("fg", "soft", "link") for back in ("bg", "panel")]
+        for text, back in [*series, *texts, ("soft", "win"), ("soft", "loss"), ("fg", "hot")]:
+            low, high = sorted((_luminance(colour[text]), _luminance(colour[back])))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (text, back)
 
 
 # In a browser
@@ -449,16 +532,21 @@ addEventListener("load", () => {
   outcome.image = state();
   const table = document.querySelector("#cells table.sortable");
   const names = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent.trim());
-  const values = () => [...table.tBodies[0].rows].map((row) => Number(row.cells[3].dataset.v));
+  const values = (column) => [...table.tBodies[0].rows].map((row) => row.cells[column].dataset.v);
   table.tHead.querySelectorAll("button")[3].click();
-  outcome.down = values();
+  outcome.down = values(3).map(Number);
   table.tHead.querySelectorAll("button")[3].click();
-  outcome.up = values();
+  outcome.up = values(3).map(Number);
   outcome.sorted = table.tHead.rows[0].cells[3].getAttribute("aria-sort");
+  table.tHead.querySelectorAll("button")[7].click();
+  outcome.flips = [values(7)];
+  table.tHead.querySelectorAll("button")[7].click();
+  outcome.flips.push(values(7));
   const line = () => getComputedStyle(document.querySelector("#cells figure > svg .series.s0")).display;
   outcome.line = [line()];
   document.querySelector("[data-series='0']").click();
   outcome.line.push(line());
+  outcome.captions = [...document.querySelectorAll("caption")].map((it) => it.offsetWidth < innerWidth);
   outcome.wide = document.documentElement.scrollWidth > innerWidth;
   $("outcome").textContent = JSON.stringify(outcome);
 });
@@ -509,6 +597,10 @@ def test_in_chromium(page: Path, tmp_path: Path, chromium: str, width: int) -> N
     assert outcome["down"] == sorted(outcome["down"], reverse=True)
     assert outcome["up"] == sorted(outcome["down"])
     assert outcome["sorted"] == "ascending"
+    for values in outcome["flips"]:  # the averaged have none
+        assert values[2:] == ["", ""]
+        assert "" not in values[:2]
     assert outcome["line"][0] != "none"
     assert outcome["line"][1] == "none"
+    assert all(outcome["captions"])
     assert not outcome["wide"]

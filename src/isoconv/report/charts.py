@@ -134,7 +134,7 @@ def rank_diagram(
     half = (k + 1) // 2
     height = first + row * half + 4
     span = min(difference, k - 1)
-    open_end = "" if span < difference else " (more than the axis)"
+    open_end = " (more than the axis)" if span < difference else ""
     body = [
         f'<g class="axis"><line x1="{left}" y1="{base}" x2="{right}" y2="{base}"/>'
         + "".join(
@@ -158,7 +158,8 @@ def rank_diagram(
             f'{end},{y}"/><circle cx="{x(ranks[i]):.1f}" cy="{base}" r="4"/>'
             f'<text style="text-anchor:{anchor}" x="{text_x}" y="{y + 4}">{escape(text)}</text></g>'
         )
-    return _svg(width, height, "Average ranks over data sets with the critical difference", body)
+    told = ", ".join(f"{names[i][1]} {ranks[i]:.2f}" for i in order)
+    return _svg(width, height, f"Average ranks over data sets: {told}; critical difference {difference:.2f}", body)
 
 
 class _Frame:

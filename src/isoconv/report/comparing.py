@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 from isoconv.report.scores import Entry, Gathered
@@ -102,17 +102,18 @@ def best_of_each(gathered: Gathered) -> list[dict[str, Any]]:
     """For each data set and position, who leads and by how much before the second."""
     rows = []
     for data, entries in gathered.entries.items():
-        for position, name in POSITIONS.items():
-            order = sorted(entries, key=lambda entry: -(entry.mean(name) or 0.0))
+        for position in POSITIONS:
+            score = {entry.index: entry.accuracy(position) for entry in entries}
+            order = sorted(entries, key=lambda entry: -score[entry.index])
             second = order[1] if len(order) > 1 else None
             rows.append(
                 {
                     "data": data,
                     "position": position,
                     "best": order[0],
-                    "score": order[0].mean(name),
+                    "score": score[order[0].index],
                     "second": second,
-                    "lead": None if second is None else (order[0].mean(name) or 0.0) - (second.mean(name) or 0.0),
+                    "lead": None if second is None else score[order[0].index] - score[second.index],
                 }
             )
     return rows
@@ -137,7 +138,7 @@ def ranking(gathered: Gathered, position: str) -> dict[str, Any] | None:
     columns = [[entry for entry in entries if entry.contestant in everywhere] for entries in gathered.entries.values()]
     if len(columns) < 2 or len(everywhere) < 2:
         return None
-    ranks = average_ranks([[entry.mean(POSITIONS[position]) or 0.0 for entry in row] for row in columns])
+    ranks = average_ranks([[entry.accuracy(position) for entry in row] for row in columns])
     difference = critical_difference(len(ranks), len(columns))
     return {
         "entries": columns[0],
@@ -156,7 +157,7 @@ def ranking(gathered: Gathered, position: str) -> dict[str, Any] | None:
 
 def curve(entry: Entry) -> list[tuple[float, ...]]:
     """(angle, accuracy, low, high), sorted by angle; the band is one deviation over seeds, of a single run the interval
-    over test images, and absent where there is neither."""
+    over test images, and absent where there is neither. Rotations by the same angle are averaged."""
     by_angle: dict[float, list[list[Any]]] = {}
     for number, run in enumerate(entry.runs):
         for position in run.positions:
@@ -164,13 +165,13 @@ def curve(entry: Entry) -> list[tuple[float, ...]]:
             runs[number].append((position["accuracy"], position["accuracy_ci"]))
     result: list[tuple[float, ...]] = []
     for angle in sorted(by_angle):
-        each = [mean(accuracy for accuracy, _ in positions) for positions in by_angle[angle] if positions]
-        centre, interval = mean(each), by_angle[angle][0][0][1]
+        each = [mean(accuracy for accuracy, _ in positions) for positions in by_angle[angle]]
+        centre, intervals = mean(each), [interval for _, interval in by_angle[angle][0] if interval]
         if len(each) > 1:
-            spread = math.sqrt(sum((value - centre) ** 2 for value in each) / (len(each) - 1))
+            spread = stdev(each)
             result.append((angle, centre, centre - spread, centre + spread))
         else:
-            result.append((angle, centre, *interval) if interval else (angle, centre))
+            result.append((angle, centre, *map(mean, zip(*intervals, strict=True))))
     if 180 < result[-1][0] < 360:  # a full circle
         result.append((360.0, *result[0][1:]))
     return result

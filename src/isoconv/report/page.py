@@ -149,7 +149,9 @@ def markdown(gathered: Gathered) -> str:
 
 def _markdown_table(entries: Sequence[Entry], heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
     heads = ["contestant", "seeds", *heads]
-    rows = [[entry.title, str(len(entry.runs)), *row] for entry, row in zip(entries, cells, strict=True)]
+    rows = [
+        [entry.title.replace("|", "\\|"), str(len(entry.runs)), *row] for entry, row in zip(entries, cells, strict=True)
+    ]
     return [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
@@ -332,4 +334,4 @@ def _points(share: float) -> str:
 
 
 def _p(value: float) -> str:
-    return "< 0.0001" if value < 1e-4 else f"{value:.4f}" if value < 0.01 else f"{value:.2f}"
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}" if value < 0.1 else f"{value:.2f}"

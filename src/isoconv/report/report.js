@@ -11,8 +11,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       const key = (row) => row.cells[column].dataset.v ?? row.cells[column].textContent;
-      const order = (a, b) => (isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b);
-      const rows = [...table.tBodies[0].rows].sort((a, b) => (down ? -1 : 1) * order(key(a), key(b)));
+      const order = (a, b) => (down ? -1 : 1) * (isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b);
+      const last = (a, b) => (a === "") - (b === ""); // what is missing
+      const rows = [...table.tBodies[0].rows].sort((a, b) => last(key(a), key(b)) || order(key(a), key(b)));
       table.tBodies[0].append(...rows);
     });
   });
@@ -59,9 +60,8 @@ if (json) {
     bars.replaceChildren(
       ...set.networks.map((network, i) => {
         const chances = example.probabilities[i][position];
-        const several = set.kind === "multilabel";
-        const top = chances.indexOf(Math.max(...chances));
-        const decided = set.labels.filter((_, c) => (several ? chances[c] > 0.5 : c === top));
+        const decision = example.decisions[i][position];
+        const decided = set.labels.filter((_, c) => (set.kind === "multilabel" ? decision[c] : c === decision));
         const right = decided.join() === example.label.join();
         const box = element("div", null, `bars s${network.index}`);
         box.append(element("p", network.title), element("p", decided.join(", ") || "none", right ? "right" : "wrong"));

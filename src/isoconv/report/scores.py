@@ -112,6 +112,11 @@ class Entry:
         """Score of each test image, the mean over seeds; ``name``: "upright" or "rotated"."""
         return torch.stack([getattr(run, name) for run in self.runs]).mean(0)
 
+    def accuracy(self, name: str) -> float:
+        """Mean over :meth:`images`, to order contestants by: equal where they are, while those in ``scores`` may or may
+        not be rounded, as the official protocol has it."""
+        return round(self.images(name).mean().item(), 9)
+
 
 @dataclass(frozen=True)
 class Gathered:
@@ -157,12 +162,15 @@ def gather(study: Study, folder: Path, protocol: str) -> Gathered:
         for row in (row for row in done if row["data"] == data):
             read = _read(RunDir(folder / row["cell"]), protocol, row)
             if not torch.equal(labels.setdefault(data, read.labels), read.labels):
-                raise ValueError(f"{read.run.path} was evaluated on other test images than the other runs of {data}")
+                raise ValueError(
+                    f"{read.run.path} was evaluated on other test images than the other runs of {data}; do it, or "
+                    f"them, again: isoconv evaluate {read.run.path} --protocol {protocol}"
+                )
             tasks[data] = read.task
             environments.append(json.loads((read.run.path / "environment.json").read_text()))
             found.setdefault(row["contestant"], []).append(_score(read))
             for one in study.averaged:
-                if one.of == row["contestant"] and read.task["dims"] == 2 and len(read.rotations) >= one.turns:
+                if one.of == row["contestant"] and read.task["dims"] == 2 and _angles(read) % one.turns == 0:
                     found.setdefault(one.name, []).append(_score_averaged(read, one))
         entries[data] = [Entry(n, title, i, found[n]) for i, (n, title) in enumerate(everyone) if n in found]
     test_images = {data: len(each) for data, each in labels.items()}
@@ -192,6 +200,11 @@ def _read(run: RunDir, protocol: str, row: dict[str, Any]) -> _Read:
         )
     logits, labels = (torch.from_numpy(arrays[f"{protocol}_{name}"]) for name in ("logits", "labels"))
     return _Read(run, row, entry, task, logits, labels, [i for i, p in enumerate(positions) if p.group == "rotation"])
+
+
+def _angles(read: _Read) -> int:
+    """By how many different angles, equally spaced, the protocol turns images."""
+    return len({read.entry["conditions"][i]["angle"] % 360 for i in read.rotations})
 
 
 def _score(read: _Read) -> Scored:
@@ -275,7 +288,7 @@ def _conditions(run: RunDir) -> dict[str, float | None]:
         return {}
     alone = {"": "rotated_mean", "_consistency": "consistency"}
     names = {f"turned{m}": alone.get(m, f"rotated{m}") for m in ("", "_consistency", "_balanced_accuracy", "_auc")}
-    return {name: summary[names.get(name, name)] for name in CONDITIONS}
+    return {name: summary.get(names.get(name, name)) for name in CONDITIONS}
 
 
 def _extra(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from isoconv.comparison import load_predictions
 from isoconv.data import get_task, load, resize
 from isoconv.figures import first_stage
-from isoconv.metrics import probabilities
+from isoconv.metrics import decide, probabilities
 from isoconv.protocols import Condition, conditions
 from isoconv.report.images import photograph
 from isoconv.report.scores import Entry, Gathered
@@ -41,7 +41,8 @@ def turning_images(gathered: Gathered, data_root: Path | None = None) -> dict[st
     """For each data set whose images are at hand, plain JSON values: ``title``, ``kind``, the class ``labels``, the
     ``positions`` in words, ``networks`` (the two of the headline), and ``examples``: the first test image of each of
     the first classes (``label``, its number in the test split ``number``, a ``strip`` of all positions as a data URI)
-    with, for each network, the probabilities (positions, classes) and a strip of a feature map, ``maps``."""
+    with, for each network, the ``probabilities`` (positions, classes), the ``decisions`` (positions, or of a multilabel
+    task as the probabilities) and a strip of a feature map, ``maps``."""
     result = {}
     for data in gathered.entries:
         pair = [entry for name in gathered.study.headline if (entry := _own(gathered, data, name)) is not None]
@@ -92,9 +93,8 @@ def _turning(gathered: Gathered, data: str, pair: list[Entry], data_root: Path |
     if len(images) < len(labels):
         raise ValueError(f"the runs were tested on {len(labels)} images, the file has {len(images)}")
     rows = [i for i, _ in shown]
-    chances = [
-        probabilities(task.kind, torch.from_numpy(a[f"{gathered.protocol}_logits"][rows])).numpy() for a in arrays
-    ]
+    logits = [torch.from_numpy(a[f"{gathered.protocol}_logits"][rows]) for a in arrays]
+    chances, decisions = ([what(task.kind, each).numpy() for each in logits] for what in (probabilities, decide))
     models = [run.load_model() for run in runs]
     examples = []
     for number in _first_of_each(labels):
@@ -107,6 +107,7 @@ def _turning(gathered: Gathered, data: str, pair: list[Entry], data_root: Path |
                 "label": [task.labels[c] for c in (truth.nonzero()[0] if truth.ndim else [truth])],
                 "strip": photograph(_strip(frames)),
                 "probabilities": [chance[:, number].round(3).tolist() for chance in chances],
+                "decisions": [decision[:, number].tolist() for decision in decisions],  # the rounded can be ties
                 "maps": [photograph(_strip(_features(model, frames))) for model in models],
             }
         )
