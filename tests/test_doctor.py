@@ -341,6 +341,7 @@ def test_the_table_names_each_reason_once() -> None:
     ("arguments", "error", "words"),
     [
         ((3, (1, 1, 8, 8)), TypeError, "torch.nn.Module, got int"),
+        ((nn.ReLU(), 224), TypeError, "a tensor of images or a shape such as (1, 3, 224, 224), got 224"),
         ((nn.ReLU(), (1, 8)), ValueError, "such as 1x3x224x224, got (1, 8)"),
         ((nn.ReLU(), (1, 1, 0, 8)), ValueError, "such as 1x3x224x224, got (1, 1, 0, 8)"),
         ((nn.ReLU(), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)), ValueError, "floating-point images, got torch.uint8"),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -122,7 +123,16 @@ def test_networks_that_could_not_be_rebuilt(tmp_path: Path) -> None:
     net.fc = nn.Linear(16, 5)
     with pytest.raises(ValueError, match=r"was changed after create_model built it: fc\.weight has shape \(5, 16\)"):
         isoconv.save_pretrained(net, tmp_path / "net")
+    net = isoconv.create_model("resnet18", **OPTIONS)
+    net.layer2[0].relu = nn.GELU()
+    with pytest.raises(ValueError, match=r"it has \(relu\): GELU.*, expected \(relu\): ReLU"):
+        isoconv.save_pretrained(net, tmp_path / "net")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_options_counted_by_numpy(tmp_path: Path) -> None:
+    net = isoconv.create_model("sre_resnet18", 1, np.int64(3), width=np.int64(2))
+    isoconv.from_pretrained(isoconv.save_pretrained(net, tmp_path / "net"))
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

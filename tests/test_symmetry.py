@@ -39,6 +39,12 @@ def test_rotation_of_a_rectangle_keeps_lengths() -> None:
     assert rotate(disc, 90).shape == disc.shape
 
 
+@pytest.mark.parametrize("plane", [(0, 1), (1, 2), (2, 2), (-1, 3)])
+def test_a_plane_is_two_spatial_axes(plane: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="plane must be two of the spatial axes"):
+        rotate(torch.zeros(1, 1, 4, 4), 30, plane)
+
+
 def test_outside_of_the_image_is_filled() -> None:
     turned = rotate(torch.zeros(1, 1, 9, 9), 45, fill=0.7)
     assert turned[0, 0, 0, 0] == pytest.approx(0.7)
@@ -116,6 +122,7 @@ class TestEquivarianceError:
             (nn.Flatten(2), (1, 2, 4, 4), ValueError, r"expected an output \(N, features\) or"),
             (nn.MaxPool2d(2, return_indices=True), (1, 2, 4, 4), TypeError, "one tensor, got tuple"),
             (nn.Threshold(100, 0), (1, 2, 4, 4), ValueError, "zero everywhere"),
+            (torch.relu, (1, 2, 4, 4), TypeError, "expected a torch.nn.Module and a tensor, got builtin"),
         ],
     )
     def test_bad_input_is_refused_with_a_reason(

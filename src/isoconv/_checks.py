@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 T = TypeVar("T", int, float)
 
 
-def ntuple(value: Any, n: int, name: str, kind: Callable[[Any], T] = int) -> tuple[T, ...]:
-    """``value`` as a tuple of ``n`` numbers: one number stands for all axes, a sequence must have one per axis."""
+def ntuple(value: Any, n: int, name: str, kind: Callable[[Any], T] = int, per: str = "axis") -> tuple[T, ...]:
+    """``value`` as a tuple of ``n`` numbers: one number stands for all axes, a sequence must have one per axis (or
+    ``per`` something else)."""
     values = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,) * n
     if len(values) != n:
-        raise ValueError(f"{name} must be one number or {n} of them, one per axis, got {len(values)}: {value!r}")
-    if any(isinstance(v, bool) or not isinstance(v, Real) or kind(v) != v for v in values):
-        raise TypeError(f"{name} must be {'whole numbers' if kind is int else 'numbers'}, got {value!r}")
+        raise ValueError(f"{name} must be one number or {n} of them, one per {per}, got {len(values)}: {value!r}")
+    whole = kind is int
+    if any(isinstance(v, bool) or not isinstance(v, Real) or (whole and not float(v).is_integer()) for v in values):
+        raise TypeError(f"{name} must be {'whole numbers' if whole else 'numbers'}, got {value!r}")
     return tuple(kind(v) for v in values)
 
 
 def check_counts(**values: Any) -> None:
     """Raises ValueError for the first of the named values that is no whole number of at least 1."""
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """``"; did you mean 'a' or 'b'?"`` for the known names closest to ``name``, empty if none is close."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    close = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

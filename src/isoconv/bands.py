@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from isoconv._checks import did_you_mean, ntuple
+from isoconv._checks import check_counts, did_you_mean, ntuple
 
 __all__ = ["PROFILES", "BandPlan", "band_plan"]
 
@@ -98,8 +98,9 @@ def band_plan(
     voxel = ntuple(1.0 if spacing is None else spacing, len(kernel_size), "spacing", float)
     if not all(0 < s < math.inf for s in voxel):
         raise ValueError(f"spacing must be positive and finite along every axis, got {voxel}")
-    if bands is not None and (isinstance(bands, bool) or not isinstance(bands, int) or bands < 1):
-        raise ValueError(f"bands must be a whole number of at least 1, got {bands!r}")
+    if bands is not None:
+        check_counts(bands=bands)
+        bands = int(bands)
     return _cached_plan(tuple(kernel_size), bands, profile, bool(circular), voxel)
 
 

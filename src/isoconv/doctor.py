@@ -366,6 +366,8 @@ def _costs(modules: Sequence[nn.Module], calls: Sequence[_Call]) -> Counter[int]
 
 def _input(net: nn.Module, input: Tensor | Sequence[int], seed: int) -> Tensor:
     """The images given, or smooth noise of the shape given, for the first floating-point parameter of ``net``."""
+    if not isinstance(input, Tensor | Sequence):
+        raise TypeError(f"input must be a tensor of images or a shape such as (1, 3, 224, 224), got {input!r}")
     shape = tuple(input.shape) if isinstance(input, Tensor) else ntuple(input, len(input), "input")
     if not 3 <= len(shape) <= 5 or min(shape) < 1:
         raise ValueError(f"expected an input N x channels x 1 to 3 spatial axes, such as 1x3x224x224, got {shape}")

@@ -64,7 +64,11 @@ def save_pretrained(net: nn.Module | RunDir, folder: str | os.PathLike[str]) -> 
         "task": None if run is None else {**run.model_info["task"], "size": run.model_info["input_size"]},
     }
     state = {name: value.detach().cpu().contiguous() for name, value in inner.state_dict().items()}
-    _check_state(state, _build(model).state_dict(), "the network was changed after create_model built it")
+    built, changed = _build(model), "the network was changed after create_model built it"
+    _check_state(state, built.state_dict(), changed)
+    for got, expected in zip(str(inner).splitlines(), str(built).splitlines(), strict=False):
+        if got != expected:
+            raise ValueError(f"{changed}: it has {got.strip()}, expected {expected.strip()}; build it anew")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         made = Path(temporary) / folder.name
         made.mkdir()

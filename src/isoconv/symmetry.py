@@ -111,6 +111,9 @@ def rotate(
 
     The shape stays. Multiples of 90 degrees are exact (``torch.rot90``) where the shape allows it, other angles
     resample."""
+    axes = sorted(axis % x.dim() for axis in plane)
+    if axes[0] < 2 or axes[0] == axes[1]:
+        raise ValueError(f"plane must be two of the spatial axes of an input {tuple(x.shape)}, got {plane}")
     quarters, rest = divmod(degrees, 90)
     if rest == 0 and (quarters % 2 == 0 or x.shape[plane[0]] == x.shape[plane[1]]):
         return torch.rot90(x, int(quarters) % 4, plane)
@@ -151,9 +154,12 @@ def equivariance_error(
         over the reflections. 0 is exact.
 
     Raises:
-        TypeError: if the module does not return one tensor.
+        TypeError: if the arguments are something else, or the module does not return one tensor.
         ValueError: if the output is neither a map nor without spatial axes, or is zero everywhere.
     """
+    if not isinstance(module, nn.Module) or not isinstance(x, Tensor):
+        got = f"{type(module).__name__} and {type(x).__name__}"
+        raise TypeError(f"expected a torch.nn.Module and a tensor, got {got}")
     dims = x.dim() - 2
     if dims not in (1, 2, 3):
         raise ValueError(f"expected an input (N, C, 1 to 3 spatial axes), got shape {tuple(x.shape)}")

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrizations, prune
 
 import isoconv
 from isoconv import convert, fuse
@@ -177,6 +177,22 @@ class TestCopy:
         net = nn.Sequential(iso.SREConv2d(1, 2, 3), prune.l1_unstructured(nn.Conv2d(2, 2, 3), "weight", 5))
         x = torch.randn(1, 1, 9, 9)
         torch.testing.assert_close(fuse(net)(x), net(x))
+
+    def test_each_layer_gets_its_own_computed_weight(self) -> None:
+        net = nn.ModuleList(parametrizations.weight_norm(iso.SREConv2d(1, 2, 3, bias=False)) for _ in range(50))
+        for layer, plain in zip(net, fuse(net), strict=True):
+            assert torch.equal(plain.weight, layer.kernel())
+
+    def test_computed_biases(self) -> None:
+        layer = prune.l1_unstructured(iso.SREConv2d(1, 2, 3), "bias", 1)
+        assert torch.equal(fuse(layer).bias, layer.bias)
+
+    @pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated:FutureWarning")
+    @pytest.mark.parametrize("hooked", [lambda m: prune.l1_unstructured(m, "weight", 2), nn.utils.weight_norm])
+    def test_computed_weights_are_made_anew(self, hooked: Callable[[nn.Module], nn.Module]) -> None:
+        layer, x = hooked(iso.SREConv2d(1, 2, 3)), torch.randn(1, 1, 9, 9)
+        layer.load_state_dict({name: 2 * value for name, value in layer.state_dict().items()})
+        torch.testing.assert_close(fuse(layer)(x), layer(x))
 
     def test_meta_device(self) -> None:
         with torch.device("meta"):

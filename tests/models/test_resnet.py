@@ -164,6 +164,10 @@ def test_activations_keep_their_scale_at_initialisation() -> None:
             "kernel_sizes must be one number or 4",
         ),
         (lambda: create_model("sre_resnet18", kernel_sizes=4), ValueError, "must be odd"),
+        (lambda: create_model("sre_resnet18", kernel_sizes=0), ValueError, "must be odd"),
+        (lambda: create_model("resnet18", kernel_sizes=()), ValueError, "one per stage, got 0"),
+        (lambda: create_model("resnet18", stem_kernel="5"), ValueError, "stem_kernel must be a whole number"),
+        (lambda: create_model(None), ValueError, "unknown model None"),
         (
             lambda: create_model("sre_resnet18", in_channels=0),
             ValueError,

@@ -84,7 +84,8 @@ def test_kernel_size_of_each_level_is_that_of_its_encoder_and_decoder() -> None:
     ("options", "message"),
     [
         ({"kernel_sizes": 4}, "kernel_sizes must be odd"),
-        ({"kernel_sizes": (3, 3)}, "kernel_sizes must be one number or 4"),
+        ({"kernel_sizes": (3, 3)}, "kernel_sizes must be one number or 4 of them, one per level"),
+        ({"kernel_sizes": 0}, "kernel_sizes must be odd"),
         ({"width": 0}, "width must be a whole number"),
         ({"in_channels": 0}, "in_channels must be"),
     ],

@@ -4,8 +4,10 @@ import copy
 import inspect
 import io
 import json
+import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -242,6 +244,20 @@ def test_repr_rebuilds_the_layer() -> None:
     assert "bands=" in repr(layer)
 
 
+@pytest.mark.parametrize("on_meta", ["weight", "bias"])
+def test_parameters_on_another_device_are_not_taken_for_memory(on_meta: str) -> None:
+    layer = isoconv.SREConv2d(3, 8, 3, engine="numba")
+    setattr(layer, on_meta, torch.nn.Parameter(getattr(layer, on_meta).to("meta")))
+    with pytest.raises(ValueError, match=f"input is on cpu but {on_meta} on meta"):
+        layer(X)
+
+
+def test_counts_may_be_numbers_of_numpy() -> None:
+    two, six = np.int64(2), np.int64(6)
+    layer = isoconv.SREConv2d(six, six, np.int64(3), groups=two, bands=two, engine="numba")
+    assert layer(torch.randn(1, 6, 5, 5)).shape == (1, 6, 3, 3)
+
+
 X = torch.zeros(1, 3, 8, 8)
 
 
@@ -256,6 +272,7 @@ X = torch.zeros(1, 3, 8, 8)
         (lambda: isoconv.SREConv2d(3, 8, 3, stride=0), ValueError, "stride must be at least 1"),
         (lambda: isoconv.SREConv2d(3, 8, 0), ValueError, "kernel_size must be at least 1"),
         (lambda: isoconv.SREConv2d(3, 8, 3.5), TypeError, "kernel_size must be whole numbers, got 3.5"),
+        (lambda: isoconv.SREConv2d(3, 8, math.inf), TypeError, "kernel_size must be whole numbers, got inf"),
         (lambda: isoconv.SREConv2d(3, 8, 3, padding=-1), ValueError, "padding must not be negative"),
         (
             lambda: isoconv.SREConv2d(3, 8, 3, padding="full"),
@@ -268,6 +285,8 @@ X = torch.zeros(1, 3, 8, 8)
         (lambda: isoconv.SREConv2d(3, 8, 3, groups=0), ValueError, "groups must be a whole number of at least 1"),
         (lambda: isoconv.SREConv2d(0, 8, 3), ValueError, "in_channels must be a whole number of at least 1, got 0"),
         (lambda: isoconv.SREConv2d(3, 8, 3, engine="nmuba"), ValueError, "unknown engine 'nmuba'"),
+        (lambda: isoconv.SREConv2d(3, 8, 3, engine=None), ValueError, "unknown engine None"),
+        (lambda: isoconv.SREConv2d(3, 8, 3, profile=None), ValueError, "unknown profile None"),
         (lambda: isoconv.SREConv2d(3, 8, 3, init="kaiming"), ValueError, "unknown init 'kaiming'"),
         (lambda: isoconv.SREConv2d(3, 8, 3, transposed=2), TypeError, "transposed"),
         (lambda: isoconv.SREConvTranspose2d(3, 8, 3, padding_mode="reflect"), ValueError, "padding_mode='zeros' only"),
@@ -278,6 +297,32 @@ X = torch.zeros(1, 3, 8, 8)
             lambda: isoconv.SREConv2d(3, 8, 3)(X.double()),
             TypeError,
             "input is torch.float64 but weight is torch.float32",
+        ),
+        (
+            lambda: isoconv.SREConv2d(3, 8, 3)(X.double().to("meta")),
+            ValueError,
+            "input is on meta but weight on cpu: move one of them",
+        ),
+        (
+            lambda: isoconv.SREConv2d(3, 8, 3, device="meta")(X.double().to("meta")),
+            TypeError,
+            "input is torch.float64 but weight is torch.float32",
+        ),
+        (lambda: isoconv.SREConv2d(3, 8, 3)(X.numpy()), TypeError, "input must be a tensor, got ndarray"),
+        (
+            lambda: isoconv.SREConvTranspose2d(3, 8, 3, 2)(X, output_size=(17,)),
+            ValueError,
+            r"output_size must have one number per axis, 2, got \(17,\)",
+        ),
+        (
+            lambda: functional.sre_conv2d(X, torch.zeros(8, 3, 2), torch.zeros(8).double(), kernel_size=3),
+            TypeError,
+            "input is torch.float32 but bias is torch.float64",
+        ),
+        (
+            lambda: functional.sre_conv2d(X, torch.zeros(8, 3, 2), True, kernel_size=3),
+            TypeError,
+            "bias must be a tensor, got bool",
         ),
         (
             lambda: functional.sre_conv2d(X, torch.zeros(8, 3, 3, 3), kernel_size=3),

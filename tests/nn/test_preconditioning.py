@@ -71,3 +71,14 @@ def test_weights_without_gradient_are_left_alone(make: type[nn.Module]) -> None:
     layer = make(1, 1, 3)
     precondition_(layer)
     assert layer.weight.grad is None
+
+
+def test_a_shared_weight_is_scaled_once() -> None:
+    layer, twin = isoconv.SREConv2d(1, 1, 5), isoconv.SREConv2d(1, 1, 5)
+    twin.weight = layer.weight
+    layer.weight.grad = torch.ones_like(layer.weight)
+    precondition_(layer)
+    once = layer.weight.grad.clone()
+    layer.weight.grad = torch.ones_like(layer.weight)
+    precondition_(nn.Sequential(layer, twin))
+    assert torch.equal(layer.weight.grad, once)

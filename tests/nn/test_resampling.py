@@ -115,6 +115,13 @@ def test_a_grid_that_is_centred_already_is_left_alone() -> None:
             "each axis n can grow to 2n or 2n - 1",
         ),
         (lambda: iso.SymmetricUpsample2d()(torch.zeros(1, 4, 4), size=(8, 8)), "expected an input"),
+        (
+            lambda: iso.SymmetricUpsample2d()(torch.zeros(1, 1, 4, 4), size=(8,)),
+            "one number per axis, 2",
+        ),
+        (lambda: iso.CentreGrid((3, 3), (0, 2), (1, 1), (1, 1)), "stride must be a number of at least 1 for each axis"),
+        (lambda: iso.CentreGrid(3, 2, 1, 1), "stride must be a number of at least 1 for each axis, got 2"),
+        (lambda: iso.CentreGrid((3, 3), (2, 2), (1, 1), (1, 1))(torch.zeros(4)), "expected an input"),
         (lambda: iso.CentreGrid((3, 3), (2, 2), (1, 1), (1, 1), mode="sum"), "mode must be 'avg' or 'max', got 'sum'"),
         (lambda: iso.CentreGrid((4,), (2,), (2,), (1,))(torch.zeros(1, 1, 1)), r"cannot be centred on .* \(1,\)"),
         (lambda: iso.CentreGrid((4,), (3,), (2,), (1,))(torch.zeros(1, 1, 2)), r"cannot be centred on .* \(2,\)"),

@@ -50,6 +50,16 @@ def test_auto_asks_whether_it_is_faster(ran: list[str], monkeypatch: pytest.Monk
     assert ran == ["reference"]
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace:DeprecationWarning")
+def test_auto_takes_the_reference_for_what_is_exported() -> None:
+    layer, x = iso.SREConv2d(64, 64, 9, padding=4).eval(), tensors()[0]
+    program = torch.export.export(layer, (x,))
+    traced = torch.jit.trace(layer, x, check_trace=False)
+    assert "ops.isoconv" not in str(program.graph)
+    assert "isoconv::" not in str(traced.inlined_graph)
+    torch.testing.assert_close(program.module()(x), layer(x), atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("engine", ["reference", "numba"])
 def test_a_named_engine_runs(engine: str, ran: list[str]) -> None:
     sre_conv(*tensors(2), SPEC, engine=engine)

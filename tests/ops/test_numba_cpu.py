@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.autograd.functional import hessian, jacobian
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from isoconv import nn as iso
@@ -358,7 +359,9 @@ def test_autocast_goes_to_the_reference() -> None:
             iso.SREConv2d(4, 4, 5, engine="numba")(x)
 
 
-def test_function_transforms_go_to_the_reference() -> None:
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # by forward_ad itself
+def test_function_transforms_go_to_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numba_cpu, "is_faster", lambda *_: True)
     layer, x = iso.SREConv2d(8, 8, 5, padding=2), torch.randn(2, 8, 8, 8)
 
     def loss(weight: Tensor, x: Tensor) -> Tensor:
@@ -367,9 +370,26 @@ def test_function_transforms_go_to_the_reference() -> None:
     per_sample = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(layer.weight, x)
     for grad, sample in zip(per_sample, x, strict=True):
         torch.testing.assert_close(grad, torch.autograd.grad(loss(layer.weight, sample), layer.weight)[0])
+    with torch.autograd.forward_ad.dual_level():
+        direction = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        slope = torch.autograd.forward_ad.unpack_dual(layer(direction)).tangent
+    torch.testing.assert_close(slope, layer(torch.ones_like(x)) - layer(torch.zeros_like(x)))
     layer.engine = "numba"
-    with pytest.raises(NotImplementedError, match="torch.func transforms need the reference"):
+    with pytest.raises(NotImplementedError, match=r"torch\.func transforms and .* need the reference"):
         torch.func.grad(loss)(layer.weight, x[0])
+
+
+def test_several_gradients_at_once() -> None:
+    layer, x = iso.SREConv2d(2, 3, 3, engine="numba"), torch.randn(1, 2, 4, 4)
+
+    def outputs(x: Tensor) -> Tensor:
+        return layer(x).square().sum((0, 2, 3))
+
+    def total(x: Tensor) -> Tensor:
+        return outputs(x).sum()
+
+    for derivatives, function in ((jacobian, outputs), (hessian, total)):
+        torch.testing.assert_close(derivatives(function, x, vectorize=True), derivatives(function, x))
 
 
 @pytest.mark.parametrize(

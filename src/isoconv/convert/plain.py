@@ -10,12 +10,16 @@ from typing import Any
 
 import torch.fx
 from torch import nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from isoconv.convert.conversion import check_module, detached, drop_hooks
 from isoconv.convert.rules import CONVS, TRANSPOSED, Kinds, Module, kind
 
 log = logging.getLogger(__name__)
 
+_COMPUTING = (BasePruningMethod, SpectralNorm, WeightNorm)
 _PLAIN: Kinds = {banded: plain for plain, banded in (CONVS | TRANSPOSED).items()}
 
 
@@ -51,6 +55,9 @@ def fuse(net: nn.Module) -> nn.Module:
 
 
 def _plain(module: Module, memo: dict[Any, Any]) -> nn.Module:
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, _COMPUTING):  # what it made for the last call may be out of date
+            hook(module, None)
     spec, padding = module.spec, tuple(before for before, _ in module.spec.padding)
     lopsided = padding != tuple(after for _, after in spec.padding)
     extra = {"output_padding": spec.output_padding} if spec.transposed else {}
@@ -68,10 +75,15 @@ def _plain(module: Module, memo: dict[Any, Any]) -> nn.Module:
         dtype=module.weight.dtype,
         **extra,
     )
-    tied = id(module.weight), module.plan
+    # a weight that is computed (parametrised, pruned) is another tensor each time, and nobody else's
+    tied = id(module._parameters.get("weight", module)), module.plan
     if tied not in memo:
         memo[tied] = nn.Parameter(module.kernel().detach(), module.weight.requires_grad)
-    plain.weight, plain.bias = memo[tied], copy.deepcopy(module.bias, memo)
+    plain.weight = memo[tied]
+    if "bias" in module._parameters:
+        plain.bias = copy.deepcopy(module.bias, memo)
+    else:
+        plain.bias = nn.Parameter(module.bias.detach().clone(), module.bias.requires_grad)
     return plain.train(module.training)
 
 

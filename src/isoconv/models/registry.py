@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from isoconv._checks import did_you_mean
@@ -54,7 +55,9 @@ def create_model(name: str, in_channels: int = 3, num_classes: int = 10, **optio
                 f"{', '.join(known)}{did_you_mean(option, known)}"
             )
     model = _MODELS[name](in_channels, num_classes, **options)
-    model._isoconv_config = {"name": name, "in_channels": in_channels, "num_classes": num_classes, **options}  # type: ignore[assignment]
+    config = {"name": name, "in_channels": in_channels, "num_classes": num_classes, **options}
+    # plain numbers, for it may be written as JSON
+    model._isoconv_config = {k: v.item() if isinstance(v, np.generic) else v for k, v in config.items()}  # type: ignore[assignment]
     return model
 
 

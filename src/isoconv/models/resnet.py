@@ -177,15 +177,16 @@ class ResNet(nn.Module):
         in_channels: int,
         num_classes: int,
         width: int,
-        kernel_sizes: Sequence[int],
+        kernel_sizes: int | Sequence[int],
         stem_kernel: int,
         stem_stride: int,
     ) -> None:
         super().__init__()
-        kernels = ntuple(kernel_sizes, 4, "kernel_sizes")
+        counts = {"width": width, "stem_kernel": stem_kernel, "stem_stride": stem_stride}
+        check_counts(in_channels=in_channels, num_classes=num_classes, **counts)
+        kernels = ntuple(kernel_sizes, 4, "kernel_sizes", per="stage")
         if any(k < 1 or k % 2 == 0 for k in (*kernels, stem_kernel)):
             raise ValueError(f"kernel_sizes and stem_kernel must be odd, got {kernels} and {stem_kernel}")
-        check_counts(in_channels=in_channels, num_classes=num_classes, width=width, stem_stride=stem_stride)
         kind, depths = _LAYERS[variant]
         block = _BLOCKS[kind]
         self.dims, self.in_channels = layers.dims, in_channels
@@ -228,7 +229,7 @@ def sre_resnet(
     num_classes: int,
     *,
     width: int = 64,
-    kernel_sizes: Sequence[int] | None = None,
+    kernel_sizes: int | Sequence[int] | None = None,
     stem_kernel: int = 5,
     stem_stride: int = 1,
     bands: int | None = None,
@@ -246,8 +247,8 @@ def sre_resnet(
         variant: ``"resnet18"``, ``"resnet34"`` or ``"resnet50"``.
         dims: 2 or 3.
         width: channels of the first stage, doubled by each following one.
-        kernel_sizes: odd kernel size of each of the four stages; by default (9, 9, 5, 5) in 2D and (5, 5, 5, 5) in 3D,
-            the paper's.
+        kernel_sizes: odd kernel size of each of the four stages, or one for all; by default (9, 9, 5, 5) in 2D and 5 in
+            3D, the paper's.
         stem_kernel, stem_stride: of the first convolution.
         downsample: ``"symmetric"``: mean pooling that commutes with the group; or ``"strided"``: strides in the
             convolutions as in the plain twin, which costs the exact invariance and shows what the pooling gives.
@@ -263,7 +264,7 @@ def sre_resnet(
         init=init,
         engine=engine,
     )
-    kernels = kernel_sizes or ((9, 9, 5, 5) if dims == 2 else (5, 5, 5, 5))
+    kernels = kernel_sizes if kernel_sizes is not None else (9, 9, 5, 5) if dims == 2 else 5
     return ResNet(variant, layers, in_channels, num_classes, width, kernels, stem_kernel, stem_stride)
 
 
@@ -274,13 +275,13 @@ def plain_resnet(
     num_classes: int,
     *,
     width: int = 64,
-    kernel_sizes: Sequence[int] | None = None,
+    kernel_sizes: int | Sequence[int] | None = None,
     stem_kernel: int = 5,
     stem_stride: int = 1,
 ) -> ResNet:
     """The plain twin of :func:`sre_resnet`: the same stem, resolutions and widths, ordinary strided convolutions, by
     default 3 wide."""
-    kernels = kernel_sizes or (3, 3, 3, 3)
+    kernels = 3 if kernel_sizes is None else kernel_sizes
     return ResNet(variant, _PlainLayers(dims), in_channels, num_classes, width, kernels, stem_kernel, stem_stride)
 
 
@@ -291,14 +292,14 @@ def group_resnet(
     num_classes: int,
     *,
     width: int = 64,
-    kernel_sizes: Sequence[int] | None = None,
+    kernel_sizes: int | Sequence[int] | None = None,
     stem_kernel: int = 5,
     stem_stride: int = 1,
 ) -> ResNet:
     """The rival that is equivariant to a group, ``"c4"`` (quarter turns) or ``"d4"`` (flips too): stem, resolutions and
     channels of :func:`plain_resnet`, so the same multiply-adds; parameters a quarter or an eighth, for the channels are
     positions of so many fewer fields. ``width`` is a multiple of 4 or 8."""
-    kernels = kernel_sizes or (3, 3, 3, 3)
+    kernels = 3 if kernel_sizes is None else kernel_sizes
     return ResNet(variant, _GroupLayers(group), in_channels, num_classes, width, kernels, stem_kernel, stem_stride)
 
 

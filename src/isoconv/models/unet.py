@@ -50,7 +50,7 @@ class UNet(nn.Module):
         kernel_sizes: int | Sequence[int],
     ) -> None:
         super().__init__()
-        kernels = ntuple(kernel_sizes, len(_LEVELS), "kernel_sizes")
+        kernels = ntuple(kernel_sizes, len(_LEVELS), "kernel_sizes", per="level")
         if any(k < 1 or k % 2 == 0 for k in kernels):
             raise ValueError(f"kernel_sizes must be odd, got {kernels}")
         check_counts(in_channels=in_channels, num_classes=num_classes, width=width)
@@ -126,14 +126,15 @@ def sre_unet(
         init=init,
         engine=engine,
     )
-    return UNet(dims, conv, in_channels, num_classes, width, kernel_sizes or (9 if dims == 2 else 5))
+    kernels = kernel_sizes if kernel_sizes is not None else 9 if dims == 2 else 5
+    return UNet(dims, conv, in_channels, num_classes, width, kernels)
 
 
 def plain_unet(
     dims: int, in_channels: int, num_classes: int, *, width: int = 32, kernel_sizes: int | Sequence[int] | None = None
 ) -> UNet:
     """The plain twin of :func:`sre_unet`: ordinary convolutions, by default 3 wide, everything else the same."""
-    return UNet(dims, _CONV[dims], in_channels, num_classes, width, kernel_sizes or 3)
+    return UNet(dims, _CONV[dims], in_channels, num_classes, width, 3 if kernel_sizes is None else kernel_sizes)
 
 
 for _dims, _suffix in ((2, ""), (3, "_3d")):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from isoconv._checks import ntuple
+from isoconv._checks import check_counts, ntuple
 from isoconv.bands import BandPlan, band_plan
 from isoconv.nn.init import check_init, init_bands_
 from isoconv.ops import ConvSpec, check_engine, conv_spec, sre_conv
@@ -36,9 +36,9 @@ class _BandedConv(nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
-        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {channels!r}")
+        counts = {"in_channels": in_channels, "out_channels": out_channels}
+        check_counts(**counts)
+        for name, channels in counts.items():
             if channels % spec.groups:
                 raise ValueError(f"{name}={channels} must be a multiple of groups={spec.groups}")
         self.in_channels, self.out_channels = in_channels, out_channels

@@ -23,7 +23,7 @@ _CORRELATION_FLOOR = 0.6  # a rectified feature map has a mean, which every tap 
 def check_init(init: str) -> str:
     """``init`` if it is one of :data:`INITS`. Raises ValueError otherwise."""
     if init not in INITS:
-        raise ValueError(f"unknown init {init!r}: expected one of {', '.join(INITS)}{did_you_mean(str(init), INITS)}")
+        raise ValueError(f"unknown init {init!r}: expected one of {', '.join(INITS)}{did_you_mean(init, INITS)}")
     return init
 
 

@@ -28,9 +28,10 @@ def precondition_(net: nn.Module) -> None:
 
     Adam and its like divide by the size of the gradient: for them this does nothing.
     """
-    for module in net.modules():
-        if isinstance(module, _BandedConv) and module.weight.grad is not None:
-            module.weight.grad.mul_(_scale(module.plan, module.weight.grad.device, module.weight.grad.dtype))
+    plans = {module.weight: module.plan for module in net.modules() if isinstance(module, _BandedConv)}  # each once
+    for weight, plan in plans.items():
+        if weight.grad is not None:
+            weight.grad.mul_(_scale(plan, weight.grad.device, weight.grad.dtype))
 
 
 @lru_cache(maxsize=1024)

@@ -47,6 +47,8 @@ class _Upsample(_Pool):
         input = self._check(input)
         if size is None:
             size = [2 * input.shape[axis] for axis in range(-self.dims, 0)]
+        if len(size) != self.dims:
+            raise ValueError(f"size must have one number per axis, {self.dims}, got {tuple(size)}")
         return resampling.symmetric_upsample(input, size)
 
 
@@ -70,12 +72,19 @@ class CentreGrid(nn.Module):
         super().__init__()
         if mode not in ("avg", "max"):
             raise ValueError(f"mode must be 'avg' or 'max', got {mode!r}")
+        if not isinstance(stride, Sequence) or not stride or min(stride) < 1:
+            raise ValueError(f"stride must be a number of at least 1 for each axis, got {stride!r}")
         n = len(stride)
         self.kernel_size, self.stride = ntuple(kernel_size, n, "kernel_size"), ntuple(stride, n, "stride")
         self.padding, self.dilation = ntuple(padding, n, "padding"), ntuple(dilation, n, "dilation")
         self.mode = mode
 
     def forward(self, input: Tensor) -> Tensor:
+        dims = len(self.stride)
+        if not resampling.is_traced(input) and input.dim() not in (dims + 1, dims + 2):
+            raise ValueError(
+                f"expected an input (N, C, {dims} spatial axes) or the same without N, got shape {tuple(input.shape)}"
+            )
         return resampling.centre_grid(input, self.kernel_size, self.stride, self.padding, self.dilation, self.mode)
 
     def extra_repr(self) -> str:

@@ -5,11 +5,11 @@ output``. The reference engine can always run and is the truth that the others a
 
 from __future__ import annotations
 
-import logging
 from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from isoconv._checks import did_you_mean
 from isoconv.ops import numba_cpu, reference, triton_cuda
@@ -17,8 +17,6 @@ from isoconv.ops.spec import ConvSpec as ConvSpec
 from isoconv.ops.spec import conv_spec as conv_spec
 
 __all__ = ["ENGINES", "ConvSpec", "check_engine", "conv_spec", "sre_conv"]
-
-log = logging.getLogger(__name__)
 
 ENGINES: dict[str, ModuleType] = {"reference": reference, "numba": numba_cpu, "triton": triton_cuda}
 """Engines by name."""
@@ -36,17 +34,18 @@ def sre_conv(input: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec,
     """Isotropic convolution of ``input`` (N, C_in, *spatial) or (C_in, *spatial).
 
     Args:
-        input: floating point, of the dtype and device of ``weight`` (autocast aside).
+        input: floating point, of the device and, autocast aside, the dtype of ``weight``.
         weight: (C_out, C_in / groups, bands), or (C_in, C_out / groups, bands) if ``spec.transposed``.
-        bias: (C_out,) or None.
+        bias: (C_out,), of the same, or None.
         spec: geometry and hyperparameters, from :func:`conv_spec`.
         engine: ``"auto"`` or a key of :data:`ENGINES`.
 
     Raises:
-        ValueError: if shapes do not fit together; the message names what was expected and what came.
+        ValueError, TypeError: if shapes, devices or dtypes do not fit together; the message names what was expected and
+            what came.
         NotImplementedError: if the named engine cannot run this call; the message says why.
     """
-    _check_shapes(input, weight, bias, spec)
+    _check_arguments(input, weight, bias, spec)
     chosen = _choose(input, weight, spec, engine)
     unbatched = input.dim() == spec.plan.dims + 1
     output = ENGINES[chosen].run(input.unsqueeze(0) if unbatched else input, weight, bias, spec)
@@ -56,10 +55,10 @@ def sre_conv(input: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec,
 def _choose(input: Tensor, weight: Tensor, spec: ConvSpec, engine: str) -> str:
     if engine == "auto":
         for name, fast in (("numba", numba_cpu), ("triton", triton_cuda)):
-            if fast.can_run(input, weight, spec) is None and fast.is_faster(input, weight, spec):
-                return name
+            if _obstacle(name, input, weight, spec) is None and fast.is_faster(input, weight, spec):
+                return "reference" if _is_exported() else name
         return "reference"
-    reason = ENGINES[check_engine(engine)].can_run(input, weight, spec)
+    reason = _obstacle(check_engine(engine), input, weight, spec)
     if reason is not None:
         raise NotImplementedError(
             f"engine={engine!r} cannot run this convolution: {reason}; use engine='auto' or 'reference'"
@@ -67,8 +66,30 @@ def _choose(input: Tensor, weight: Tensor, spec: ConvSpec, engine: str) -> str:
     return engine
 
 
-def _check_shapes(input: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> None:
-    n = spec.plan.dims
+def _obstacle(engine: str, input: Tensor, weight: Tensor, spec: ConvSpec) -> str | None:
+    """Why ``engine`` cannot run this call."""
+    if engine != "reference" and not torch.compiler.is_compiling() and _is_transformed():
+        return "torch.func transforms and forward-mode derivatives need the reference engine"
+    return ENGINES[engine].can_run(input, weight, spec)
+
+
+def _is_transformed() -> bool:
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+def _is_exported() -> bool:
+    """Whether the call goes into a file, which should run without isoconv."""
+    exporting = getattr(torch.compiler, "is_exporting", bool)  # torch 2.7
+    return torch.jit.is_tracing() or exporting()
+
+
+def _check_arguments(input: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> None:
+    n, given = spec.plan.dims, {"input": input, "weight": weight} | ({} if bias is None else {"bias": bias})
+    for name, tensor in given.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+        if tensor.device != input.device:
+            raise ValueError(f"input is on {input.device} but {name} on {tensor.device}: move one of them with .to()")
     if input.dim() not in (n + 1, n + 2):
         raise ValueError(
             f"expected an input of {n + 2} dimensions (N, C, {n} spatial) or {n + 1} (unbatched), "
@@ -87,7 +108,9 @@ def _check_shapes(input: Tensor, weight: Tensor, bias: Tensor | None, spec: Conv
     outputs = weight.shape[1] * spec.groups if spec.transposed else weight.shape[0]
     if bias is not None and tuple(bias.shape) != (outputs,):
         raise ValueError(f"expected a bias of shape ({outputs},), got {tuple(bias.shape)}")
-    if input.dtype != weight.dtype and not torch.is_autocast_enabled(input.device.type):
-        raise TypeError(
-            f"input is {input.dtype} but weight is {weight.dtype}: convert one of them, or use torch.autocast"
-        )
+    kind = input.device.type
+    for name, tensor in given.items():
+        if tensor.dtype != input.dtype and (kind == "meta" or not torch.is_autocast_enabled(kind)):
+            raise TypeError(
+                f"input is {input.dtype} but {name} is {tensor.dtype}: convert one of them, or use torch.autocast"
+            )

@@ -12,6 +12,7 @@ from math import prod
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor as _is_batched
 from torch.nn import Parameter
 
 from isoconv.ops._folds import fold_plan
@@ -33,8 +34,6 @@ def can_run(input: Tensor, weight: Tensor, spec: ConvSpec) -> str | None:
         return "the padded input is smaller than the kernel"
     if min(input.shape[-spec.plan.dims - 1 :]) < 1 or min(weight.shape) < 1:
         return f"it needs pixels and channels, got an input of shape {tuple(input.shape)}"
-    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
-        return "torch.func transforms need the reference engine"
     return None
 
 
@@ -193,10 +192,10 @@ _gradients.register_autograd(_gradients_backward, setup_context=_save_all)
 
 
 def _is_direct(*tensors: Tensor) -> bool:
-    """Whether nobody watches operators on their way: no compiler, tracer, counter or subclass. Then PyTorch's dispatch
-    is left out, which takes as long as a small layer if an operator is written in Python."""
+    """Whether nobody watches operators on their way: no compiler, tracer, counter, subclass or batch of gradients. Then
+    PyTorch's dispatch is left out, which takes as long as a small layer if an operator is written in Python."""
     watched = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
-    return not watched and all(type(tensor) in (Tensor, Parameter) for tensor in tensors)
+    return not watched and all(type(t) in (Tensor, Parameter) and not _is_batched(t) for t in tensors)
 
 
 class _Convolve(torch.autograd.Function):

@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from isoconv._checks import did_you_mean, ntuple
+from isoconv._checks import check_counts, did_you_mean, ntuple
 from isoconv.bands import BandPlan, band_plan
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -34,6 +34,8 @@ class ConvSpec:
     def for_output(self, input_size: Sequence[int], output_size: Sequence[int]) -> ConvSpec:
         """The same transposed convolution with the output padding that leads from ``input_size`` to ``output_size``."""
         n = self.plan.dims
+        if len(output_size) < n:
+            raise ValueError(f"output_size must have one number per axis, {n}, got {tuple(output_size)}")
         target = tuple(output_size)[-n:]
         base = [
             (size - 1) * s - before - after + d * (k - 1) + 1
@@ -117,12 +119,11 @@ def conv_spec(
     for name, values, least in (("stride", strides, 1), ("dilation", dilations, 1), ("output_padding", extra, 0)):
         if min(values) < least:
             raise ValueError(f"{name} must be at least {least} along every axis, got {values}")
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
-        raise ValueError(f"groups must be a whole number of at least 1, got {groups!r}")
+    check_counts(groups=groups)
     if padding_mode not in PADDING_MODES:
         raise ValueError(
             f"unknown padding_mode {padding_mode!r}: expected one of "
-            f"{', '.join(PADDING_MODES)}{did_you_mean(str(padding_mode), PADDING_MODES)}"
+            f"{', '.join(PADDING_MODES)}{did_you_mean(padding_mode, PADDING_MODES)}"
         )
     if transposed and padding_mode != "zeros":
         raise ValueError(f"a transposed convolution supports padding_mode='zeros' only, got {padding_mode!r}")
@@ -131,14 +132,14 @@ def conv_spec(
     if transposed and any(e >= max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True)):
         raise ValueError(
             f"output_padding must be smaller than stride or dilation along every axis, got {extra} with stride "
-            f"{strides}"
+            f"{strides} and dilation {dilations}"
         )
     return ConvSpec(
         plan,
         strides,
         _pairs(plan, strides, padding, dilations, transposed),
         dilations,
-        groups,
+        int(groups),
         padding_mode,
         transposed,
         extra,

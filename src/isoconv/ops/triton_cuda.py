@@ -52,8 +52,6 @@ def can_run(input: Tensor, weight: Tensor, spec: ConvSpec) -> str | None:
         return "the padded input is smaller than the kernel"
     if input.numel() >= 2**31:
         return f"it counts pixels in 32 bits, the input has {input.numel()} elements"
-    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
-        return "torch.func transforms need the reference engine"
     return None
 
 
