@@ -196,7 +196,10 @@ def _study(name: str, table: dict[str, Any]) -> Study:
         headline=(headline[0], headline[-1]),
     )
     for cell in study.cells:
-        study.config(cell, Path())  # checks the values
+        try:
+            study.config(cell, Path())  # checks the values
+        except ValueError as error:
+            raise ValueError(f"contestant {cell.contestant!r}: {error}") from None
     _no_double("cell", [cell.name for cell in study.cells])
     busy = {cell.contestant for cell in study.cells}
     if idle := [contestant for contestant in contestants if contestant.name not in busy]:
