@@ -68,9 +68,10 @@ def _choose(input: Tensor, weight: Tensor, spec: ConvSpec, engine: str) -> str:
 
 def _obstacle(engine: str, input: Tensor, weight: Tensor, spec: ConvSpec) -> str | None:
     """Why ``engine`` cannot run this call."""
-    if engine != "reference" and not torch.compiler.is_compiling() and _is_transformed():
+    reason = ENGINES[engine].can_run(input, weight, spec)
+    if reason is None and engine != "reference" and not torch.compiler.is_compiling() and _is_transformed():
         return "torch.func transforms and forward-mode derivatives need the reference engine"
-    return ENGINES[engine].can_run(input, weight, spec)
+    return reason
 
 
 def _is_transformed() -> bool:
