@@ -14,8 +14,8 @@ from isoconv._look import colours, new_figure, style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Point = tuple[float, float, float, float]
-"""Angle, score, and the ends of its band."""
+Point = tuple[float, ...]
+"""Angle, score, and the ends of its band if it has one."""
 
 
 def curves_of(
@@ -25,7 +25,29 @@ def curves_of(
     groups: dict[str, list[Sequence[Mapping[str, Any]]]] = defaultdict(list)
     for label, table in zip(labels, tables, strict=True):
         groups[label].append(table)
-    return {_legend(label, group): curve for label, group in groups.items() if (curve := _curve(group, score))}
+    return {_legend(label, group): curve for label, group in groups.items() if (curve := curve_of(group, score))}
+
+
+def curve_of(tables: Sequence[Sequence[Mapping[str, Any]]], score: str) -> list[Point]:
+    """A curve of the positions of each run, sorted by angle: equal angles of a run are averaged, the band is one
+    deviation over runs, of a single one its interval, and absent where there is none; a full circle is closed."""
+    at: dict[float, list[tuple[float, ...]]] = defaultdict(list)
+    for table in tables:
+        own: dict[float, list[tuple[float, ...]]] = defaultdict(list)
+        for row in table:
+            if row["group"] in ("rotation", "cube") and row[score] is not None:
+                own[round(row["angle"], 6)].append((row[score], *(row[f"{score}_ci"] or ())))
+        for angle, values in own.items():
+            at[angle].append(tuple(map(mean, zip(*values, strict=True))))
+    curve: list[Point] = []
+    for angle in sorted(at):
+        centre, *band = at[angle][0]
+        if len(at[angle]) > 1:
+            seeds = [value for value, *_ in at[angle]]
+            centre, spread = mean(seeds), stdev(seeds)
+            band = [centre - spread, centre + spread]
+        curve.append((angle, centre, *band))
+    return [*curve, (360.0, *curve[0][1:])] if curve and 180 < curve[-1][0] < 360 else curve
 
 
 def against_angle(
@@ -82,24 +104,3 @@ def _draw(ax: Any, curve: Sequence[Any], colour: str, label: str | None = None, 
     else:
         ax.plot(x, centre, color=colour, lw=1.8, label=label)
         ax.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
-
-
-def _curve(tables: Sequence[Sequence[Mapping[str, Any]]], score: str) -> list[Point]:
-    """Sorted by angle; equal angles of a run are averaged; a full circle is closed."""
-    at: dict[float, list[tuple[float, ...]]] = defaultdict(list)
-    for table in tables:
-        own: dict[float, list[tuple[float, ...]]] = defaultdict(list)
-        for row in table:
-            if row["group"] in ("rotation", "cube") and row[score] is not None:
-                own[round(row["angle"], 6)].append((row[score], *row[f"{score}_ci"]))
-        for angle, values in own.items():
-            at[angle].append(tuple(map(mean, zip(*values, strict=True))))
-    curve: list[Point] = []
-    for angle in sorted(at):
-        centre, low, high = at[angle][0]
-        if len(at[angle]) > 1:
-            seeds = [value for value, _, _ in at[angle]]
-            centre, spread = mean(seeds), stdev(seeds)
-            low, high = centre - spread, centre + spread
-        curve.append((angle, centre, low, high))
-    return [*curve, (360.0, *curve[0][1:])] if curve and 180 < curve[-1][0] < 360 else curve

@@ -20,6 +20,7 @@ import platform
 import subprocess
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, get_args
 
@@ -77,6 +78,14 @@ class RunDir:
         write_json(path / "environment.json", {**environment(config), "data": dict(fingerprints or {})})
         write_json(path / "config.json", config.to_json())
         return cls(path)
+
+    @staticmethod
+    def clear_cut_start(path: Path) -> None:
+        """Remove what :meth:`create` left if it was cut before there was anything to resume."""
+        for name in ("environment.json", ".environment.json.tmp", ".config.json.tmp"):
+            (path / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            (path / "checkpoints").rmdir()
 
     def check_same(self, config: TrainConfig) -> None:
         """Refuse to continue this run with a config that would train something else."""

@@ -194,11 +194,8 @@ def run_cell(config: TrainConfig, protocols: Sequence[str]) -> None:
 
     with locked(config.out):
         begun = (config.out / "config.json").exists()
-        if not begun:  # a start that was cut before there was anything to resume would be in the way
-            for name in ("environment.json", ".environment.json.tmp", ".config.json.tmp"):
-                (config.out / name).unlink(missing_ok=True)
-            with suppress(OSError):
-                (config.out / "checkpoints").rmdir()
+        if not begun:
+            RunDir.clear_cut_start(config.out)
         run = train(config, resume=begun)
         for protocol in protocols:
             if not _is_evaluated(run, protocol):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
+from isoconv._angle_curves import Point, curve_of
 from isoconv.report.scores import Entry, Gathered
 from isoconv.report.statistics import (
     Difference,
@@ -155,26 +156,9 @@ def ranking(gathered: Gathered, position: str) -> dict[str, Any] | None:
     }
 
 
-def curve(entry: Entry) -> list[tuple[float, ...]]:
-    """(angle, accuracy, low, high), sorted by angle; the band is one deviation over seeds, of a single run the interval
-    over test images, and absent where there is neither. Rotations by the same angle are averaged."""
-    by_angle: dict[float, list[list[Any]]] = {}
-    for number, run in enumerate(entry.runs):
-        for position in run.positions:
-            runs = by_angle.setdefault(round(position["angle"], 3), [[] for _ in entry.runs])
-            runs[number].append((position["accuracy"], position["accuracy_ci"]))
-    result: list[tuple[float, ...]] = []
-    for angle in sorted(by_angle):
-        each = [mean(accuracy for accuracy, _ in positions) for positions in by_angle[angle]]
-        centre, intervals = mean(each), [interval for _, interval in by_angle[angle][0] if interval]
-        if len(each) > 1:
-            spread = stdev(each)
-            result.append((angle, centre, centre - spread, centre + spread))
-        else:
-            result.append((angle, centre, *map(mean, zip(*intervals, strict=True))))
-    if 180 < result[-1][0] < 360:  # a full circle
-        result.append((360.0, *result[0][1:]))
-    return result
+def curve(entry: Entry) -> list[Point]:
+    """Accuracy against the angle, all seeds together."""
+    return curve_of([run.positions for run in entry.runs], "accuracy")
 
 
 def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
