@@ -114,7 +114,7 @@ def test_the_first_seed_of_everything_comes_first(write: Write) -> None:
         ("seeds", "sseds", r"unknown key 'sseds'; did you mean 'seeds'\?"),
         ("[0, 1]", "[0, 0]", r"seeds 0 is given more than once"),
         ("[0, 1]", "[true]", r"seeds must be a whole number, got True"),
-        ("[0, 1]", "[-1]", r"seed must be at least 0, got -1"),
+        ("[0, 1]", "[-1]", r"^[^:]*: seeds must be at least 0, got -1"),
         ("width = 2", "widht = 2", r"options: option 'widht'; did you mean 'width'\?"),
         ("width = 2", "width = 0", r"contestant .sre.: width must be at least 1, got 0"),
         ("width = 2", 'width = "2"', r"options: width must be a whole number, got '2'"),

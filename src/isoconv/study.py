@@ -165,7 +165,8 @@ def _study(name: str, table: dict[str, Any]) -> Study:
     data = _list(table, "data", str)
     for each in data:
         get_task(each)
-    seeds = _list(table, "seeds", int, default=[0])
+    if min(seeds := _list(table, "seeds", int, default=[0])) < 0:
+        raise ValueError(f"seeds must be at least 0, got {min(seeds)}")
     protocols = _list(table, "protocols", str, default=["standard"])
     for each in protocols:
         check_protocol(each)
@@ -195,13 +196,14 @@ def _study(name: str, table: dict[str, Any]) -> Study:
         averaged=averaged,
         headline=(headline[0], headline[-1]),
     )
-    for cell in study.cells:
+    cells = study.cells
+    for cell in cells:
         try:
             study.config(cell, Path())  # checks the values
         except ValueError as error:
             raise ValueError(f"contestant {cell.contestant!r}: {error}") from None
-    _no_double("cell", [cell.name for cell in study.cells])
-    busy = {cell.contestant for cell in study.cells}
+    _no_double("cell", [cell.name for cell in cells])
+    busy = {cell.contestant for cell in cells}
     if idle := [contestant for contestant in contestants if contestant.name not in busy]:
         raise ValueError(f"contestant {idle[0].name!r}: {idle[0].model} is for images only, and all data are volumes")
     return study
