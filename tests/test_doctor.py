@@ -345,6 +345,7 @@ def test_the_table_names_each_reason_once() -> None:
         ((nn.ReLU(), (1, 8)), ValueError, "such as 1x3x224x224, got (1, 8)"),
         ((nn.ReLU(), (1, 1, 0, 8)), ValueError, "such as 1x3x224x224, got (1, 1, 0, 8)"),
         ((nn.ReLU(), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)), ValueError, "floating-point images, got torch.uint8"),
+        ((nn.Conv2d(1, 1, 3, device="meta"), (1, 1, 8, 8)), ValueError, "the network is on the meta device"),
         ((nn.Conv2d(3, 1, 3), (1, 1, 8, 8)), ValueError, "Conv2d cannot run on an input of shape (1, 1, 8, 8)"),
     ],
 )

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from isoconv._angle_curves import against_angle
 from isoconv.figures import feature_maps, kernels, rotation_accuracy, save_all, save_comparison
 from isoconv.runs import RunDir
 
@@ -139,6 +140,12 @@ def test_feature_maps_of_a_volume_are_slices(evaluated: Evaluated) -> None:
 def test_network_without_stages() -> None:
     with pytest.raises(ValueError, match="Conv2d has no stage layer1 whose feature maps could be shown"):
         feature_maps({"one": nn.Conv2d(1, 1, 3)}, torch.rand(1, 1, 8, 8))
+
+
+def test_more_curves_than_colours_can_be_told_apart() -> None:
+    curves = {str(i): [(0.0, 0.9, 0.8, 0.95), (90.0, 0.8, 0.7, 0.9)] for i in range(8)}
+    flat = against_angle(curves, "accuracy", "eight runs", 2).axes[0]
+    assert len({(line.get_color(), line.get_linestyle()) for line in flat.get_lines()}) == 8
 
 
 # Files

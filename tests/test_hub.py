@@ -127,6 +127,14 @@ def test_networks_that_could_not_be_rebuilt(tmp_path: Path) -> None:
     net.layer2[0].relu = nn.GELU()
     with pytest.raises(ValueError, match=r"it has \(relu\): GELU.*, expected \(relu\): ReLU"):
         isoconv.save_pretrained(net, tmp_path / "net")
+    net = isoconv.create_model("resnet18", **OPTIONS)
+    net.bn1.weight = net.bn1.bias
+    with pytest.raises(ValueError, match=r"was changed .*: bn1\.weight and bn1\.bias share their values"):
+        isoconv.save_pretrained(net, tmp_path / "net")
+    with torch.device("meta"):
+        net = isoconv.create_model("resnet18", **OPTIONS)
+    with pytest.raises(ValueError, match=r"conv1\.weight is on the meta device, without values"):
+        isoconv.save_pretrained(net, tmp_path / "net")
     assert list(tmp_path.iterdir()) == []
 
 

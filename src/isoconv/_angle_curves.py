@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from isoconv._extras import require
-from isoconv._look import colours, new_figure, style
+from isoconv._look import Line, lines, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,11 +61,11 @@ def against_angle(
     with style():
         figure = new_figure(9.6 if dims == 2 else 6.4, 4.4)
         flat = figure.add_subplot(1, 2, 2) if dims == 2 else figure.add_subplot()
-        for colour, (label, curve) in zip(colours(len(curves)), curves.items(), strict=True):
-            _draw(flat, curve, colour, label, points=random)
+        for line, (label, curve) in zip(lines(len(curves)), curves.items(), strict=True):
+            _draw(flat, curve, line, label, points=random)
             if dims == 2:
                 polar = _polar(figure) if len(figure.axes) == 1 else figure.axes[1]
-                _draw(polar, [(math.radians(angle), *rest) for angle, *rest in curve], colour)
+                _draw(polar, [(math.radians(angle), *rest) for angle, *rest in curve], line)
         ticks = require("matplotlib.ticker", "study")
         for ax in figure.axes:
             ax.set_ylim(*limits)
@@ -95,12 +95,14 @@ def _polar(figure: Figure) -> Any:
     return ax
 
 
-def _draw(ax: Any, curve: Sequence[Any], colour: str, label: str | None = None, points: bool = False) -> None:
+def _draw(ax: Any, curve: Sequence[Any], line: Line, label: str | None = None, points: bool = False) -> None:
     x, centre, low, high = map(list, zip(*curve, strict=True))
     if points:
         below = [c - a for c, a in zip(centre, low, strict=True)]
         above = [b - c for c, b in zip(centre, high, strict=True)]
-        ax.errorbar(x, centre, [below, above], fmt="o", ms=4, color=colour, ecolor=colour + "55", label=label)
+        ax.errorbar(
+            x, centre, [below, above], fmt=line.marker, ms=4, color=line.colour, ecolor=line.colour + "55", label=label
+        )
     else:
-        ax.plot(x, centre, color=colour, lw=1.8, label=label)
-        ax.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
+        ax.plot(x, centre, color=line.colour, ls=line.dash, lw=1.8, label=label)
+        ax.fill_between(x, low, high, color=line.colour, alpha=0.18, lw=0)

@@ -13,7 +13,8 @@ T = TypeVar("T", int, float)
 def ntuple(value: Any, n: int, name: str, kind: Callable[[Any], T] = int, per: str = "axis") -> tuple[T, ...]:
     """``value`` as a tuple of ``n`` numbers: one number stands for all axes, a sequence must have one per axis (or
     ``per`` something else)."""
-    values = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,) * n
+    scalar = not isinstance(value, Iterable) or isinstance(value, str) or getattr(value, "ndim", 1) == 0
+    values = (value,) * n if scalar else tuple(value)
     if len(values) != n:
         raise ValueError(f"{name} must be one number or {n} of them, one per {per}, got {len(values)}: {value!r}")
     whole = kind is int

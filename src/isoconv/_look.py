@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isoconv._extras import require
 
@@ -17,6 +17,7 @@ _COLOURS = (
     "#E69F00",
     "#56B4E9",
 )  # Okabe and Ito: for all kinds of colour vision
+_LINES = (("-", "o"), ("--", "s"), (":", "^"))
 _STYLE = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -33,6 +34,20 @@ _DPI = 150
 def colours(count: int) -> list[str]:
     """The first colours, again and again if there are not enough."""
     return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
+
+
+class Line(NamedTuple):
+    """How a curve is drawn: as a line, or as points."""
+
+    colour: str
+    dash: str
+    marker: str
+
+
+def lines(count: int) -> list[Line]:
+    """The first lines, told apart by dash and marker where the colours start again: 18 differ."""
+    kinds = [_LINES[i // len(_COLOURS) % len(_LINES)] for i in range(count)]
+    return [Line(colour, *kind) for colour, kind in zip(colours(count), kinds, strict=True)]
 
 
 def style() -> Any:

@@ -63,9 +63,11 @@ def doctor(
 
     Raises:
         TypeError: ``net`` is no module, or returns no tensor.
-        ValueError: an impossible input or option, or the network cannot run on the input.
+        ValueError: an impossible input or option, or the network cannot run on the input or has no weights yet.
     """
     check_module(net)
+    if any(parameter.is_meta for parameter in net.parameters()):
+        raise ValueError("the network is on the meta device, without values to compute with; load its weights first")
     if not math.isfinite(angle) or angle % 90 == 0:
         raise ValueError(f"angle must be other than the multiples of 90 degrees, measured anyway; got {angle:g}")
     x = _input(net, input, seed)

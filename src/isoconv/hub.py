@@ -43,7 +43,8 @@ def save_pretrained(net: nn.Module | RunDir, folder: str | os.PathLike[str]) -> 
     Raises:
         FileExistsError: the folder is not empty.
         FileNotFoundError: there is no folder to make it in.
-        ValueError: ``net`` was built otherwise, or changed since, so that it could not be rebuilt.
+        ValueError: ``net`` was built otherwise, or changed since, so that it could not be rebuilt; or it has no weights
+            yet.
     """
     from isoconv import __version__
 
@@ -63,16 +64,22 @@ def save_pretrained(net: nn.Module | RunDir, folder: str | os.PathLike[str]) -> 
         "images": {"masked": module.masked} if isinstance(module, OnImages) else None,
         "task": None if run is None else {**run.model_info["task"], "size": run.model_info["input_size"]},
     }
-    state = {name: value.detach().cpu().contiguous() for name, value in inner.state_dict().items()}
+    state = inner.state_dict()
     built, changed = _build(model), "the network was changed after create_model built it"
     _check_state(state, built.state_dict(), changed)
+    owners: dict[int, str] = {}
+    for name, value in state.items():
+        if value.is_meta:
+            raise ValueError(f"{name} is on the meta device, without values; load the network's weights first")
+        if (owner := owners.setdefault(value.untyped_storage().data_ptr(), name)) != name:
+            raise ValueError(f"{changed}: {owner} and {name} share their values; build it anew")
     for got, expected in zip(str(inner).splitlines(), str(built).splitlines(), strict=False):
         if got != expected:
             raise ValueError(f"{changed}: it has {got.strip()}, expected {expected.strip()}; build it anew")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         made = Path(temporary) / folder.name
         made.mkdir()
-        safetensors.save_file(state, made / WEIGHTS)
+        safetensors.save_file({name: value.cpu().contiguous() for name, value in state.items()}, made / WEIGHTS)
         write_json(made / CONFIG, config)
         if run is not None:
             (made / CARD).write_text(_card(run, module, folder.name), encoding="utf-8")

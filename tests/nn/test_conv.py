@@ -272,6 +272,7 @@ X = torch.zeros(1, 3, 8, 8)
         (lambda: isoconv.SREConv2d(3, 8, 3, stride=0), ValueError, "stride must be at least 1"),
         (lambda: isoconv.SREConv2d(3, 8, 0), ValueError, "kernel_size must be at least 1"),
         (lambda: isoconv.SREConv2d(3, 8, 3.5), TypeError, "kernel_size must be whole numbers, got 3.5"),
+        (lambda: isoconv.SREConv2d(3, 8, torch.tensor(3)), TypeError, "kernel_size must be whole numbers, got tensor"),
         (lambda: isoconv.SREConv2d(3, 8, math.inf), TypeError, "kernel_size must be whole numbers, got inf"),
         (lambda: isoconv.SREConv2d(3, 8, 3, padding=-1), ValueError, "padding must not be negative"),
         (
