@@ -272,6 +272,8 @@ def test_wrong_usage(call: Call, line: str, message: str) -> None:
         ("compare", "at least two run directories, got 0"),
         ("compare x y --plot angles.pdf", "--plot must be a .png file"),
         ("data fetch cels", "unknown data set 'cels'; did you mean 'cells'"),
+        ("data fetch", "name the tasks to download; `isoconv data list` shows all"),
+        ("data check cels", "unknown data set 'cels'; did you mean 'cells'"),
         ("data fetch breastmnist --size 30", "published in 28, 64, 128, 224 pixels a side, got size=30"),
         ("models vgg*", r"no network matches 'vgg\*'; see them all with: isoconv models"),
     ],

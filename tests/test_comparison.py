@@ -177,6 +177,14 @@ def test_other_test_images(three: list[RunDir]) -> None:
         compare(three)
 
 
+def test_other_test_images_of_the_same_labels(three: list[RunDir]) -> None:
+    for run, name in zip(three, "aab", strict=True):
+        edit(run, "environment.json", lambda values, name=name: values.update(data={"test": name}))
+    compare(three[:2])
+    with pytest.raises(ValueError, match="plain1 was evaluated on .*; compare runs on the same test images"):
+        compare(three)
+
+
 def test_results_of_another_version(three: list[RunDir]) -> None:
     edit(three[1], "results.json", lambda results: results["standard"]["summary"].pop("always_right"))
     with pytest.raises(ValueError, match=r"another isoconv version, without always_right; do it again: isoconv evalu"):
@@ -184,6 +192,14 @@ def test_results_of_another_version(three: list[RunDir]) -> None:
     edit(three[0], "results.json", lambda results: results.update(standard={}))
     with pytest.raises(ValueError, match="another isoconv version, without upright, "):
         results_by(three[0], "standard")
+
+
+def test_results_of_an_earlier_network(three: list[RunDir]) -> None:
+    best = three[1].model_info["epoch"]
+    edit(three[1], "model.json", lambda info: info.update(epoch=9))
+    expected = rf"plain was evaluated when epoch {best} was its best, which now is 9; do it again: isoconv evaluate"
+    with pytest.raises(ValueError, match=expected):
+        compare(three)
 
 
 def test_positions_of_another_version(three: list[RunDir]) -> None:

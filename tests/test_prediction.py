@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import isoconv
 from isoconv.data import load
-from isoconv.prediction import Predictor, predict, write_predictions
+from isoconv.prediction import Predictor, check_output, predict, write_predictions
 from isoconv.runs import RunDir
 from isoconv.training import TrainConfig
 
@@ -288,12 +289,20 @@ def test_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     assert path.read_text() == "mine"
 
 
-def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"written as \.csv or \.json, got .*rows\.xlsx; choose one of these endings"):
         write_predictions(ROWS, tmp_path / "rows.xlsx")
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere to write rows\.csv into; make it first"):
         write_predictions(ROWS, tmp_path / "nowhere" / "rows.csv")
     assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(PermissionError, match="cannot be written; choose another or get permission"):
+        check_output(tmp_path / "rows.csv")
+
+
+def test_a_name_that_is_no_utf8_is_written_as_it_is(tmp_path: Path) -> None:
+    write_predictions([{**ROWS[0], "source": os.fsdecode(b"caf\xe9.png")}], tmp_path / "rows.csv")
+    assert b"\ncaf\xe9.png,," in (tmp_path / "rows.csv").read_bytes()
 
 
 def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -192,6 +193,8 @@ def test_failed_write_keeps_the_previous_file(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match=r"cannot write .*file \(No space left on device\); .* intact; free disk space"):
         atomic_write(path, half)
+    with pytest.raises(OSError, match=r"cannot write .*file \(9 requested and 0 written\)"):  # as NumPy says it
+        atomic_write(path, Mock(side_effect=OSError("9 requested and 0 written")))
     assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]
 

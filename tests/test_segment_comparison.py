@@ -78,6 +78,7 @@ def test_networks_that_answer_alike_do_not_differ(three: list[RunDir]) -> None:
     sre, plain, _ = three
     for name in ("segmentation.npz", "segmentation.json"):
         shutil.copy(sre.path / name, plain.path / name)
+    write_json(plain.path / "model.json", {**plain.model_info, "epoch": sre.model_info["epoch"]})
     (pair,) = compare([sre, plain])["pairs"]
     for name in ("upright", "rotated_mean"):
         assert pair[f"{name}_difference"] == 0
@@ -161,6 +162,12 @@ def test_results_of_another_version(three: list[RunDir]) -> None:
         ValueError, match=r"another isoconv version, without training_seconds; do it again: isoconv seg"
     ):
         rotation_dice(three[:1])
+
+
+def test_results_of_an_earlier_network(three: list[RunDir]) -> None:
+    write_json(three[1].path / "model.json", {**three[1].model_info, "epoch": 9})
+    with pytest.raises(ValueError, match="was its best, which now is 9; do it again: isoconv segment evaluate"):
+        compare(three)
 
 
 def test_nothing_but_background(three: list[RunDir]) -> None:

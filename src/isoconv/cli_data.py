@@ -63,6 +63,8 @@ class DataFetch:
     def run(self) -> None:
         from isoconv.data import get_task, load
 
+        if not self.names:
+            raise ValueError("name the tasks to download; `isoconv data list` shows all")
         tasks = [get_task(name) for name in self.names]
         sources = {task.name: load(task.name, size=self.size, root=self.data_root).source for task in tasks}
         show(sources, self.as_json, title="file")
@@ -118,6 +120,8 @@ class DataManifest:
         from isoconv.prediction import check_output
         from isoconv.runs import atomic_write
 
+        if self.out.suffix.lower() != ".csv":
+            raise ValueError(f"a manifest is a .csv file, got --out {self.out}; end its name so")
         check_output(self.out)
         found = [replace(item, patient=self._patient(item)) for item in own.items(self.data.absolute())]
         text = _csv(own.assign(found), self.out.absolute().parent)
@@ -127,7 +131,8 @@ class DataManifest:
         if self.patient is None:
             return item.patient
         try:
-            match = re.search(self.patient, str(item.path.relative_to(self.data.absolute())))
+            root = self.data if self.data.is_dir() else self.data.parent
+            match = re.search(self.patient, os.path.relpath(item.path, root))
         except re.error as error:
             raise ValueError(f"--patient {self.patient!r} is no regular expression: {error}") from None
         if match is None:
@@ -142,6 +147,8 @@ def _csv(found: Sequence[own.Item], folder: Path) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(own.COLUMNS)
     for item in found:
+        if any(";" in label for label in item.labels):
+            raise ValueError(f"{item.path}: the semicolon in its label would make two in a manifest; rename the folder")
         writer.writerow((os.path.relpath(item.path, folder), ";".join(item.labels), item.split, item.patient))
     return text.getvalue()
 

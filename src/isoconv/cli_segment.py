@@ -54,7 +54,7 @@ class SegmentTrain:
     size: int = 64
     """Side in pixels at which images are trained."""
     seed: int = 0
-    """Seed of the initial weights, the order of the images, and the splits of a folder that has none."""
+    """Seed of the initial weights and the order of the images."""
     precision: Precision = "32-true"
     """Number format of the training; the mixed ones are faster on a GPU."""
     device: Device = "auto"

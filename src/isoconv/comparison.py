@@ -20,7 +20,7 @@ from isoconv.protocols import PROTOCOLS, check_protocol, conditions, is_masked
 from isoconv.runs import RunDir
 
 __all__ = [
-    "check_complete",
+    "check_entry",
     "compare",
     "labels_of",
     "load_predictions",
@@ -112,7 +112,8 @@ def side_by_side(
         ValueError: the runs were evaluated on different test images.
     """
     for run, entry, one in zip(runs[1:], entries[1:], scored[1:], strict=True):
-        if _data(entry) != _data(entries[0]) or not torch.equal(one.labels, scored[0].labels):
+        alike = torch.equal(one.labels, scored[0].labels) and _same_files(run, runs[0])
+        if _data(entry) != _data(entries[0]) or not alike:
             first = "others" if _data(entry) == _data(entries[0]) else _describe(entries[0])
             raise ValueError(
                 f"{run.path} was evaluated on {_describe(entry)}, {runs[0].path} on {first}; "
@@ -149,14 +150,14 @@ def results_by(run: RunDir, protocol: str) -> dict[str, Any]:
     Raises:
         FileNotFoundError: the run was not evaluated.
         ValueError: unknown protocol, or the run was not evaluated by it, by another version of isoconv, or with another
-            mask than the protocol has for this network.
+            mask than the protocol has for this network, or before its training went on.
     """
     check_protocol(protocol)
     results, remedy = run.results(), f"isoconv evaluate {run.path} --protocol {protocol}"
     if protocol not in results:
         raise ValueError(f"{run.path} was not evaluated by protocol {protocol!r}; do that first: {remedy}")
     entry = results[protocol]
-    check_complete(run, entry, _SCORES, remedy)
+    check_entry(run, entry, _SCORES, remedy)
     masked = is_masked(protocol, run.model_info["masked"])
     if entry.get("masked", is_masked(protocol, True)) != masked:
         wanted, shown = ("masked", "whole") if masked else ("whole", "masked")
@@ -167,12 +168,18 @@ def results_by(run: RunDir, protocol: str) -> dict[str, Any]:
     return entry
 
 
-def check_complete(run: RunDir, entry: Mapping[str, Any], scores: Sequence[str], remedy: str) -> None:
-    """Raises ValueError, with the command to do it again, for an evaluation that lacks scores or costs."""
+def check_entry(run: RunDir, entry: Mapping[str, Any], scores: Sequence[str], remedy: str) -> None:
+    """Raises ValueError, with the command to do it again, for an evaluation that lacks scores or costs, or is of the
+    network that the run had before its training went on."""
     found = {*entry.get("summary", ()), *entry.get("cost", ())}
     if missing := [name for name in (*scores, *_COSTS) if name not in found]:
         raise ValueError(
             f"{run.path} was evaluated by another isoconv version, without {', '.join(missing)}; do it again: {remedy}"
+        )
+    best = run.model_info["epoch"]
+    if (measured := entry.get("training", {}).get("best_epoch", best)) != best:
+        raise ValueError(
+            f"{run.path} was evaluated when epoch {measured} was its best, which now is {best}; do it again: {remedy}"
         )
 
 
@@ -247,6 +254,12 @@ def _common_protocol(runs: Sequence[RunDir], results: Sequence[dict[str, Any]]) 
 
 def _data(entry: Mapping[str, Any]) -> tuple[Any, ...]:
     return entry["data"]["name"], entry["data"]["size"], entry["data"]["test_images"]
+
+
+def _same_files(a: RunDir, b: RunDir) -> bool:
+    """Whether users' own test images are the same, as far as is known: other ones can have the same labels."""
+    tests = [run.fingerprints.get("test") for run in (a, b)]
+    return None in tests or tests[0] == tests[1]
 
 
 def _describe(entry: Mapping[str, Any]) -> str:

@@ -55,10 +55,11 @@ def show_best_epoch(run: RunDir, as_json: bool) -> None:
 
 
 def show_table(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Print rows, which have the same keys."""
+    """Print rows, which have the same keys; nothing if there is none."""
     from rich.markup import escape
 
-    rows = list(rows)
+    if not (rows := list(rows)):
+        return
     table = require("rich.table", extra="study").Table()
     for name in rows[0]:
         table.add_column(name, overflow="fold")

@@ -11,7 +11,7 @@ from isoconv.data import TASKS
 from isoconv.data.vessels import VESSELS
 from isoconv.protocols import DISTURBANCES
 from isoconv.runs import RunDir
-from isoconv.segment_comparison import DICE
+from isoconv.segment_comparison import DICE, dice_results
 
 __all__ = ["Usage", "logits_shape", "model_card"]
 
@@ -160,7 +160,7 @@ def _code(usage: Usage, info: Mapping[str, Any]) -> str:
 def _all_scores(run: RunDir) -> list[str]:
     try:
         if run.segments:
-            return [_dice(run.segmentation_results())]
+            return [_dice(dice_results(run))]
         return [_scores(protocol, results_by(run, protocol)) for protocol in run.results()]
     except FileNotFoundError:
         command = "segment evaluate" if run.segments else "evaluate"

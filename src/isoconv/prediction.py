@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from isoconv.data import DeviceBatches, Split, read_images
+from isoconv.data.files import split_index
 from isoconv.evaluation import BATCH_SIZE, position_logits, with_progress
 from isoconv.metrics import correct, decide, probabilities
 from isoconv.protocols import AS_IS, conditions
@@ -111,7 +112,7 @@ class Predictor:
 
         rows = []
         for name, label, chances in zip(names, self.label(logits[0]), self.chances(logits[0]), strict=True):
-            source, index = _split_index(name)
+            source, index = split_index(name)
             by_label = dict(zip(labels, chances, strict=True))
             rows.append({"source": source, "index": index, "label": label, "probabilities": by_label})
         if rotations:
@@ -150,6 +151,8 @@ def check_output(path: Path) -> None:
         raise FileExistsError(f"{path} exists and is not overwritten; choose another name or delete it")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"the folder {path.parent} cannot be written; choose another or get permission")
 
 
 def write_predictions(rows: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> None:
@@ -165,7 +168,7 @@ def write_predictions(rows: Sequence[dict[str, Any]], path: str | os.PathLike[st
     """
     path = Path(path)
     check_output(path)
-    content = _WRITERS[path.suffix.lower()](rows).encode()
+    content = _WRITERS[path.suffix.lower()](rows).encode(errors="surrogateescape")  # names of files may be any bytes
     atomic_write(path, lambda f: f.write(content))
 
 
@@ -190,11 +193,3 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 _WRITERS = {".csv": _csv, ".json": _json}
-
-
-def _split_index(name: str) -> tuple[str, int | None]:
-    """``"stack.npy[7]"`` to the file and 7; a file's ending leaves no doubt about what is a place in a stack."""
-    if not name.endswith("]"):
-        return name, None
-    source, _, index = name[:-1].rpartition("[")
-    return source, int(index)

@@ -96,7 +96,7 @@ class RunDir:
 
     def check_data(self, fingerprints: Mapping[str, str], splits: Iterable[str] = ("train", "val", "test")) -> None:
         """Refuse splits, of users' own data, that are not those which this run was started with."""
-        started = self._json("environment.json").get("data", {}) if fingerprints else {}
+        started = self.fingerprints if fingerprints else {}
         if changed := [s for s in splits if s in started and started[s] != fingerprints[s]]:
             raise ValueError(
                 f"{self.config.data} has other images or labels in {', '.join(changed)} than when {self.path} was "
@@ -112,6 +112,11 @@ class RunDir:
     @property
     def config(self) -> TrainConfig:
         return TrainConfig.from_json(self._json("config.json"))
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of each split of users' own data, as the run was started; empty for a set known by name."""
+        return self._json("environment.json").get("data", {})
 
     @property
     def last_checkpoint(self) -> Path:
@@ -297,7 +302,7 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except OSError as error:
         kept = "; what was there before is intact" if path.exists() else ""
         raise type(error)(
-            f"cannot write {path} ({error.strerror}){kept}; free disk space or get permission, then go on"
+            f"cannot write {path} ({error.strerror or error}){kept}; free disk space or get permission, then go on"
         ) from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isoconv.comparison import check_complete, open_runs, side_by_side
+from isoconv.comparison import check_entry, open_runs, side_by_side
 from isoconv.dice import bootstrap, foreground, permutation_test
 from isoconv.metrics import interval
 from isoconv.protocols import AS_IS, conditions
@@ -62,10 +62,10 @@ def dice_results(run: RunDir) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the run was not evaluated.
-        ValueError: it was evaluated by another version of isoconv.
+        ValueError: it was evaluated by another version of isoconv, or before its training went on.
     """
     entry = run.segmentation_results()
-    check_complete(run, entry, tuple(DICE.values()), f"isoconv segment evaluate {run.path}")
+    check_entry(run, entry, tuple(DICE.values()), f"isoconv segment evaluate {run.path}")
     return entry
 
 

@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from isoconv._checks import did_you_mean
 from isoconv._extras import require
 from isoconv.config import TrainConfig
-from isoconv.data import Dataset, DeviceBatches, Task
+from isoconv.data import Dataset, DeviceBatches, Task, own_path
 from isoconv.data import vessels as synthetic
-from isoconv.data.files import read_images
+from isoconv.data.files import read_images, split_index
 from isoconv.data.masks import read_pairs
 from isoconv.data.vessels import VESSELS
 from isoconv.dice import bootstrap, count, foreground, pooled
@@ -45,8 +45,8 @@ def load(data: str, size: int) -> Dataset:
     """A synthetic set by name, or a folder of images and masks (see :mod:`isoconv.data.masks`)."""
     if data in VESSELS:
         return synthetic.generate(data, size)
-    if Path(data).is_dir():
-        return read_pairs(Path(data), size)
+    if (path := own_path(data)) and path.is_dir():
+        return read_pairs(path, size)
     known = f"{', '.join(VESSELS)} or a folder with images/ and masks/"
     raise ValueError(f"unknown segmentation data {data!r}: expected {known}{did_you_mean(data, VESSELS)}")
 
@@ -130,8 +130,8 @@ def evaluate(
         Plain JSON values: ``summary``, Dice 0..1 averaged over all classes but the background (``upright``,
         ``upright_unmasked``: of the whole image, ``rotated_mean``, ``rotated_worst``, ``rotated_worst_at``,
         ``right_angles``, ``flips``); ``classes``, the same of each class; ``conditions``, Dice in each position, None
-        for a class that is nowhere; ``data`` and ``cost``. Names that end with ``_ci`` are 95 % intervals of a
-        bootstrap over test images.
+        for a class that is nowhere; ``data``, ``training`` and ``cost``. Names that end with ``_ci`` are 95 % intervals
+        of a bootstrap over test images.
 
     Raises:
         FileNotFoundError: no run there, or it has no network yet.
@@ -156,6 +156,7 @@ def evaluate(
     result = {
         "protocol": "standard",
         "data": {"name": task["name"], "source": data.source, "size": data.size, "test_images": len(data.test)},
+        "training": {"seed": config.seed, "epochs": config.epochs, "best_epoch": run.model_info["epoch"]},
         **_scores(counts, positions, data.task.labels),
         "cost": {
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -268,8 +269,8 @@ def predict(
 
 def _file_name(name: str) -> str:
     """``"cell"`` of ``"scans/cell.png"``, ``"stack_7"`` of ``"stack.npy[7]"``."""
-    path, bracket, index = name.rpartition("[") if name.endswith("]") else (name, "", "")
-    return Path(path).stem + (f"_{index[:-1]}" if bracket else "")
+    path, index = split_index(name)
+    return Path(path).stem + ("" if index is None else f"_{index}")
 
 
 def _write_mask(mask: np.ndarray, file: IO[bytes]) -> None:

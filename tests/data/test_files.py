@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from isoconv.data import read_images
+from isoconv.data.files import probe, split_index
 
 pil = pytest.importorskip("PIL.Image", reason="reading pictures needs the extra 'study'")
 tifffile = pytest.importorskip("tifffile", reason="reading TIFF needs the extra 'study'")
@@ -91,6 +92,8 @@ def test_a_folder_is_walked_through_and_names_what_it_leaves_out(tmp_path: Path)
         pil.fromarray(RGB).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / ".hidden").write_text("not an image")
+    (tmp_path / "b" / ".thumbnails").mkdir()
+    pil.fromarray(RGB).save(tmp_path / "b" / ".thumbnails" / "2.png")
     with pytest.warns(UserWarning, match=r"not images: notes\.txt$"):
         names, images = read(tmp_path, channels=3)
     assert names == [str(tmp_path / "a.png"), str(tmp_path / "b/2.png")]
@@ -113,6 +116,8 @@ def write(path: Path, content: object) -> None:
         ("a.tif", b"II*", "cannot read .*a.tif .*; save it anew"),
         ("a.npz", b"PK cut", "cannot read .*a.npz .*; save it anew"),
         ("a.npy", np.array([{"code": 1}], dtype=object), "cannot read .*a.npy .*allow_pickle"),
+        ("a.npy", b"PK\x03\x04 an archive", "cannot read .*a.npy .*; save it anew"),
+        ("a.npy", b"\x93NUMPY\x01\x00\x02\x00{\n", "cannot read .*a.npy .*; save it anew"),
         ("a.npy", np.full((28, 28), np.nan), "a.npy holds NaN or infinity; replace them by numbers"),
         ("a.npy", np.full((28, 28), np.inf), "a.npy holds NaN or infinity; replace them by numbers"),
         ("a.npy", np.array([[1e308, -1e308], [0, 1]]), "a.npy holds NaN or infinity; replace them by numbers"),
@@ -160,6 +165,36 @@ def test_colour_planes_of_a_tiff_become_channels(tmp_path: Path) -> None:
     planes = np.moveaxis(RGB, -1, 0)
     tifffile.imwrite(tmp_path / "planes.tif", planes, photometric="rgb", planarconfig="separate")
     assert np.array_equal(read(tmp_path / "planes.tif", channels=3)[1][0].numpy(), planes)
+
+
+def test_names_of_images_tell_their_place_in_a_stack(tmp_path: Path) -> None:
+    (tmp_path / "s [T1]").mkdir()
+    for name, parts in {
+        "a.npy[7]": ("a.npy", 7),
+        "s.npz:test_images[7]": ("s.npz:test_images", 7),
+        "a.png": ("a.png", None),
+        str(tmp_path / "s [T1]"): (str(tmp_path / "s [T1]"), None),
+    }.items():
+        assert split_index(name) == parts
+
+
+def test_other_channels_than_colours_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(RGB[..., :2], -1, 0), metadata={"axes": "CYX"})
+    with pytest.raises(ValueError, match="2 channels; 1 .* 3 .* or 4 .* are expected"):
+        read(tmp_path / "a.tif")
+
+
+def test_a_tiff_in_which_zero_is_white(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", RGB[..., 0], photometric="miniswhite")
+    assert np.array_equal(read(tmp_path / "a.tif")[1][0, 0].numpy(), 255 - RGB[..., 0])
+
+
+def test_a_picture_too_large_to_be_true_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pil.fromarray(GREY).save(tmp_path / "a.png")
+    monkeypatch.setattr(pil, "MAX_IMAGE_PIXELS", 9)
+    for look in (read, probe):
+        with pytest.raises(ValueError, match=r"cannot read .*a\.png .*exceeds limit"):
+            look(tmp_path / "a.png")
 
 
 def test_missing_files_and_folders_without_images_are_refused(tmp_path: Path) -> None:

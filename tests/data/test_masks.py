@@ -121,6 +121,18 @@ def test_a_folder_of_another_form_is_refused(tmp_path: Path) -> None:
         read_pairs(tmp_path, 10)
 
 
+def test_volumes_with_a_spacing_are_refused_as_such(tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel", reason="NIfTI needs the extra 'medical'")
+    for i in range(3):
+        for name in ("images", "masks"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            nibabel.save(
+                nibabel.Nifti1Image(np.eye(3, dtype=np.uint8)[None], np.eye(4)), tmp_path / name / f"{i}.nii.gz"
+            )
+    with pytest.raises(ValueError, match=r"\.nii\.gz has a voxel spacing, which masks do not follow"):
+        read_pairs(tmp_path, 10)
+
+
 def test_too_few_images_are_refused(folder: Path) -> None:
     for i in range(2, 8):
         (folder / "images" / f"{i}.png").unlink()

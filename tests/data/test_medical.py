@@ -65,6 +65,13 @@ def test_a_series_is_sorted_by_position_and_rescaled(tmp_path: Path) -> None:
     assert images.shape == (1, 1, 12, 12, 12)
 
 
+def test_hidden_files_among_the_slices_are_none(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "s")
+    (folder / "._0.dcm").write_bytes(b"what macOS adds to archives")
+    assert patient_of(folder) == "p1"
+    assert dicom_series(folder)[0].shape == VOLUME.shape
+
+
 @pytest.mark.parametrize(
     ("first", "said"),
     [
@@ -160,7 +167,9 @@ def test_nifti_is_turned_to_canonical_axes(tmp_path: Path, suffix: str) -> None:
 def test_nifti_that_is_no_volume_is_refused(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(np.ones((3, 3, 3, 2), np.float32), np.eye(4)), tmp_path / "a.nii")
     (tmp_path / "b.nii").write_bytes(b"nothing")
-    for name, said in (("a.nii", "three axes"), ("b.nii", "cannot read")):
+    whole = (tmp_path / "a.nii").read_bytes()
+    (tmp_path / "c.nii").write_bytes(whole[:70] + b"\xff\xff" + whole[72:])  # an unknown type of numbers
+    for name, said in (("a.nii", "three axes"), ("b.nii", "cannot read"), ("c.nii", "cannot read")):
         with pytest.raises(ValueError, match=said):
             read_images(tmp_path / name, channels=1, size=12, dims=3)
 

@@ -183,6 +183,26 @@ def test_a_wrong_archive_is_refused(tmp_path: Path, other: dict[str, np.ndarray]
         load(str(tmp_path / "s.npz"), size=16)
 
 
+def test_what_is_left_out_of_a_folder_is_told(folder: Path) -> None:
+    picture(folder / "a" / ".@__thumb" / "p0_0.png")  # as network drives make them
+    for name in ("a/photo.webp", "b/deep/notes.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"none")
+    picture(folder / "loose.png")
+    with pytest.warns(UserWarning, match="left out") as caught:
+        assert len(own.items(folder)) == 20
+    told = [str(each.message) for each in caught]
+    assert told[0].endswith("set, of a kind that is not read (2): a/photo.webp, b/deep/notes.txt")
+    assert told[1].endswith("set, in no folder of a class (1): loose.png")
+    assert check(str(folder), size=16).warnings == told
+
+
+def test_a_link_to_nothing_is_not_one_image_less(folder: Path) -> None:
+    (folder / "a" / "p9.png").symlink_to(folder / "not_fetched.png")
+    with pytest.raises(ValueError, match=r"cannot read .*p9\.png"):
+        get_task(str(folder))
+
+
 def test_check_finds_nothing_in_a_good_set(folder: Path) -> None:
     report = check(str(folder), size=16)
     assert (report.errors, report.warnings) == ([], [])
@@ -203,6 +223,12 @@ def test_check_names_every_defect(folder: Path, capsys: pytest.CaptureFixture[st
     assert "mend them before training" in capsys.readouterr().err
 
 
+def test_check_of_a_damaged_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s.npz").write_bytes(b"no archive")
+    assert main(["data", "check", str(tmp_path / "s.npz")]) == 1
+    assert capsys.readouterr().out.startswith("error: cannot read")
+
+
 def test_check_of_a_named_task(few_cells: None) -> None:
     report = check("cells", size=16)
     assert report.errors == []
@@ -215,7 +241,23 @@ def test_a_manifest_is_written_with_patients_and_splits(folder: Path, tmp_path: 
     assert {item.patient for item in own.items(out)} == {f"{c}/p{i}" for c in "ab" for i in range(5)}
     assert get_task(str(out)).counts == (12, 4, 4)
     assert main(["data", "manifest", str(folder), "--out", str(out)]) == 1
+    assert main(["data", "manifest", str(folder), "--out", str(tmp_path / "m.json")]) == 1
     assert main(["data", "manifest", str(folder), "--out", str(tmp_path / "n.csv"), "--patient", "zz"]) == 1
+
+
+def test_a_manifest_of_a_manifest_with_patients(folder: Path, tmp_path: Path) -> None:
+    listed = [{"path": str(item.path), "label": item.labels[0]} for item in own.items(folder)]
+    source, out = manifest(tmp_path / "m.csv", listed), tmp_path / "n.csv"
+    assert main(["data", "manifest", str(source), "--out", str(out), "--patient", r"[ab]/p\d"]) == 0
+    assert {item.patient for item in own.items(out)} == {f"{c}/p{i}" for c in "ab" for i in range(5)}
+
+
+def test_a_label_that_a_manifest_would_split_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "a").rename(folder / "a;b")
+    assert main(["data", "manifest", str(folder), "--out", str(tmp_path / "m.csv")]) == 1
+    assert "the semicolon in its label would make two" in capsys.readouterr().err
 
 
 def test_a_run_on_own_data_is_trained_evaluated_and_predicts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,8 @@ def check(data: str, size: int = 28, root: str | os.PathLike[str] | None = None)
     try:
         dataset = load(data, size, root)
     except ValueError as error:
+        if path is None:
+            raise
         report.errors.append(str(error))
         return report
     splits = {name: getattr(dataset, name) for name in own.SPLITS}
@@ -87,7 +90,11 @@ def check(data: str, size: int = 28, root: str | os.PathLike[str] | None = None)
 
 
 def _check_files(path: Path, size: int, report: Report) -> None:
-    found = own.items(path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.filterwarnings("ignore", module="pydicom")  # of values in headers
+        found = own.items(path)
+    report.warnings += [str(each.message) for each in caught]
     try:
         assigned = own.assign(found)
         own.classes(assigned)
@@ -121,7 +128,9 @@ def _check_files(path: Path, size: int, report: Report) -> None:
     _compare(images, report)
     if not report.errors:
         try:
-            dataset = load(str(path), size)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # told already
+                dataset = load(str(path), size)
         except ValueError as error:
             report.errors.append(str(error))
             return

@@ -20,11 +20,9 @@ What is done to them:
 from __future__ import annotations
 
 import os
-import struct
 import warnings
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +35,19 @@ from isoconv.data import medical
 from isoconv.data.batches import resize
 from isoconv.data.medical import Spacing
 
-__all__ = ["SUFFIXES", "as_uint8", "is_image", "probe", "read_arrays", "read_images", "stack_images", "with_series"]
+__all__ = [
+    "SUFFIXES",
+    "as_uint8",
+    "find_images",
+    "is_image",
+    "probe",
+    "read_arrays",
+    "read_images",
+    "readable",
+    "split_index",
+    "stack_images",
+    "with_series",
+]
 
 PathLike = str | os.PathLike[str]
 
@@ -73,6 +83,14 @@ def read_images(
     return names, torch.stack(images)
 
 
+def split_index(name: str) -> tuple[str, int | None]:
+    """``"stack.npy[7]"``, one of the names above, to the file and 7; the name of a single image to itself and None."""
+    if not name.endswith("]") or Path(name).exists():  # a folder of slices may have a bracket at its end
+        return name, None
+    source, _, index = name[:-1].rpartition("[")
+    return source, int(index)
+
+
 def is_image(path: Path) -> bool:
     """Whether a file is of a kind that is read: by its name, or as DICOM without an ending."""
     return _suffix(path) in SUFFIXES
@@ -93,12 +111,8 @@ def probe(path: Path) -> tuple[int, int]:
     if not path.is_dir() and not is_image(path):
         raise ValueError(f"{path} is none of {', '.join(SUFFIXES)}; convert it to one of them")
     if _READERS.get(_suffix(path)) is _picture and not path.is_dir():
-        pil = require("PIL.Image", "study")
-        try:
-            with pil.open(path) as file:
-                return 2, 1 if _is_grey(file.mode) else 3
-        except (OSError, ValueError, SyntaxError) as error:
-            raise ValueError(f"cannot read {path} ({error}); save it anew or leave it out") from None
+        with readable(path), require("PIL.Image", "study").open(path) as file:
+            return 2, 1 if _is_grey(file.mode) else 3
     arrays = read_arrays(path)
     shape = arrays[0][1].shape
     coloured = len(shape) > 2 and shape[-1] in (1, 3, 4)
@@ -120,14 +134,26 @@ def _walk(paths: list[Path], dims: int) -> list[Path]:
             continue
         if not path.is_dir():
             raise FileNotFoundError(f"there is no file or folder {path}")
-        files = [p for p in sorted(path.rglob("*")) if p.is_file() and not p.name.startswith(".")]
-        images = [p for p in files if is_image(p)]
+        images, others = find_images(path)
         if not images:
             raise FileNotFoundError(f"the folder {path} holds no image, that is none of {', '.join(SUFFIXES)}")
-        if others := [str(p.relative_to(path)) for p in files if p not in set(images)]:
-            warnings.warn(f"left out of {path}, not images: {', '.join(others)}", stacklevel=3)
+        if others:
+            names = ", ".join(str(p.relative_to(path)) for p in others)
+            warnings.warn(f"left out of {path}, not images: {names}", stacklevel=3)
         found += with_series(images) if dims == 3 else images
     return found
+
+
+def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The image files anywhere below a folder, and the others, sorted. What is hidden, or in a hidden folder as
+    thumbnails are, is neither."""
+    images: list[Path] = []
+    others: list[Path] = []
+    for path in sorted(folder.rglob("*")):
+        # a link to nothing is an image that cannot be read, not one less
+        if not path.is_dir() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            (images if is_image(path) else others).append(path)
+    return images, others
 
 
 def with_series(files: Iterable[Path]) -> list[Path]:
@@ -151,20 +177,30 @@ def read_arrays(path: Path) -> list[tuple[str, np.ndarray, Spacing | None]]:
     Raises:
         ValueError: it cannot be read.
     """
-    try:
+    with readable(path):
         if path.is_dir():
             return [(str(path), *medical.dicom_series(path))]
         if (suffix := _suffix(path)) in medical.READERS:
             return [(str(path), *medical.READERS[suffix](path))]
         arrays = _READERS[suffix](path)
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zipfile.BadZipFile, zlib.error) as error:
+    return [(f"{path}:{key}" if key else str(path), array, None) for key, array in arrays.items()]
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Makes whatever a reader raises a ValueError that names the file: over damaged ones they raise anything."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         remedy = (
             "pip install imagecodecs, or save it uncompressed"
-            if "imagecodecs" in str(error)
+            if "imagecodecs" in reason
             else "save it anew or leave it out"
         )
-        raise ValueError(f"cannot read {path} ({error}); {remedy}") from None
-    return [(f"{path}:{key}" if key else str(path), array, None) for key, array in arrays.items()]
+        raise ValueError(f"cannot read {path} ({reason}); {remedy}") from error
 
 
 def _picture(path: Path) -> dict[str, np.ndarray]:
@@ -187,11 +223,16 @@ def _tiff(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"it holds {len(file.series)} series of images, {shapes}; one is expected")
         series = file.series[0]
         array, channel = series.asarray(), max(series.axes.find("S"), series.axes.find("C"))
+        if channel >= 0 and (count := array.shape[channel]) not in (1, 3, 4):
+            raise ValueError(f"it holds {count} channels; 1 (grey), 3 (RGB) or 4 (RGBA) are expected")
+        if series.keyframe.photometric == 0 and array.dtype.kind in "bui":  # 0 is white
+            array = ~array
     return {"": array if channel < 0 else np.moveaxis(array, channel, -1)}
 
 
 def _npy(path: Path) -> dict[str, np.ndarray]:
-    return {"": np.load(path, allow_pickle=False)}
+    with path.open("rb") as file:
+        return {"": np.lib.format.read_array(file, allow_pickle=False)}
 
 
 def _npz(path: Path) -> dict[str, np.ndarray]:

@@ -46,8 +46,12 @@ def is_series(files: Sequence[Path]) -> bool:
 
 def patient_of(path: Path) -> str | None:
     """The PatientID of a DICOM file or series; None if there is none, or the file cannot be read."""
-    file = next(filter(is_dicom, sorted(path.iterdir()) if path.is_dir() else [path]), None)
+    file = next(iter(_slices(path)) if path.is_dir() else filter(is_dicom, [path]), None)
     return None if file is None else _tag(file, "PatientID")
+
+
+def _slices(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and is_dicom(path)]
 
 
 def _tag(path: Path, name: str) -> str | None:
@@ -81,7 +85,7 @@ def dicom_series(folder: Path) -> tuple[np.ndarray, Spacing]:
         ValueError: fewer than two slices, several series or sizes, a multi-frame file, no position or spacing, two
             slices in one place, or slices that are not evenly spaced.
     """
-    files = sorted(filter(is_dicom, folder.iterdir()))
+    files = _slices(folder)
     slices = [_dataset(path) for path in files]
     if len(slices) < 2:
         raise ValueError(f"a series needs at least 2 slices, this folder holds {len(slices)}; give the file itself")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import warnings
 import zipfile
 import zlib
 from collections import Counter
@@ -22,7 +23,7 @@ import torch
 
 from isoconv.data import medical
 from isoconv.data.dataset import Dataset, Kind, Split, Task, fingerprint
-from isoconv.data.files import as_uint8, is_image, probe, read_images, stack_images, with_series
+from isoconv.data.files import as_uint8, find_images, is_image, probe, read_images, stack_images, with_series
 
 __all__ = ["COLUMNS", "SPLITS", "Item", "assign", "classes", "find", "items", "load"]
 
@@ -156,22 +157,26 @@ def _folder(root: Path) -> list[Item]:
         raise ValueError(f"{root} has no folder inside; put the images of each class into a folder of its name")
     if named and "train" not in named.values():
         raise ValueError(f"{root} has {', '.join(named.values())} but no train folder; add it")
-    return [
-        Item(path, (folder.name,), split, medical.patient_of(path) or "")
-        for top, split in (named.items() if named else [(root, "")])
-        for folder in _subfolders(top)
-        for path in _images(folder)
-    ]
+    found: list[Item] = []
+    loose: list[Path] = []
+    strange: list[Path] = []
+    for top, split in (named or {root: ""}).items():
+        loose += [p for p in sorted(top.iterdir()) if p.is_file() and is_image(p) and not p.name.startswith(".")]
+        for folder in _subfolders(top):
+            images, rest = find_images(folder)
+            strange += rest
+            # the slices of a series in a folder below that of the class are one volume
+            paths = [p for p in images if p.parent == folder] + with_series(p for p in images if p.parent != folder)
+            found += [Item(path, (folder.name,), split, medical.patient_of(path) or "") for path in paths]
+    for left_out, why in ((strange, "of a kind that is not read"), (loose, "in no folder of a class")):
+        if left_out:
+            names = _first([str(path.relative_to(root)) for path in left_out])
+            warnings.warn(f"left out of {root}, {why} ({len(left_out)}): {names}", stacklevel=3)
+    return found
 
 
 def _subfolders(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _images(folder: Path) -> list[Path]:
-    """Image files anywhere in the folder of a class; the slices of a series in a folder below it are one volume."""
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and is_image(p) and not p.name.startswith(".")]
-    return [p for p in files if p.parent == folder] + with_series(p for p in files if p.parent != folder)
 
 
 def _manifest(path: Path) -> list[Item]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from tokenize import TokenError
 
 import numpy as np
 from fastapi import HTTPException, UploadFile
@@ -19,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import Tensor
 
 from isoconv._extras import require
+from isoconv.data.files import readable
 from isoconv.prediction import Predictor
 
 __all__ = ["SUFFIXES", "BodyLimit", "Limits", "read_upload"]
@@ -27,18 +26,6 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 """No archives: what is in them can be far larger than they are."""
-# What the readers of pillow, tifffile and NumPy are seen to raise over damaged files
-_DAMAGED = (
-    ArithmeticError,
-    EOFError,
-    LookupError,
-    OSError,
-    SyntaxError,
-    TokenError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
 
 
 @dataclass(frozen=True)
@@ -112,25 +99,20 @@ def read_upload(upload: UploadFile, readers: Sequence[Predictor], limits: Limits
                 size = " x ".join(map(str, shape))
                 raise HTTPException(413, f"{name} is {size}, the limit is {limits.side} a side; send a smaller image")
             read = [reader.read(path) for reader in readers]
-        except _DAMAGED as error:
+        except ValueError as error:
             log.debug("%s was refused", name, exc_info=True)
-            told = str(error).replace(str(path), name)
-            if not isinstance(error, ValueError) or name not in told:
-                told = f"cannot read {name} ({told or type(error).__name__}); save it anew or leave it out"
-            raise HTTPException(422, told) from None
+            raise HTTPException(422, str(error).replace(str(path), name)) from None
     return [([each.replace(str(path), name) for each in names], images) for names, images in read]
 
 
 def _shape(path: Path) -> tuple[int, ...]:
     """The shape that the head of a file tells; nothing is decoded."""
-    if path.suffix == ".npy":
-        return np.load(path, mmap_mode="r", allow_pickle=False).shape
-    if path.suffix in (".tif", ".tiff"):
-        with require("tifffile", "study").TiffFile(path) as file:
-            return file.series[0].shape
-    pil = require("PIL.Image", "study")
-    try:
-        with pil.open(path, formats=("PNG", "JPEG")) as file:  # by content: names prove nothing
+    with readable(path):
+        if path.suffix == ".npy":
+            return np.lib.format.open_memmap(path, mode="r").shape
+        if path.suffix in (".tif", ".tiff"):
+            with require("tifffile", "study").TiffFile(path) as file:
+                return file.series[0].shape
+        # by content: names prove nothing
+        with require("PIL.Image", "study").open(path, formats=("PNG", "JPEG")) as file:
             return file.size
-    except pil.DecompressionBombError as error:
-        raise ValueError(str(error)) from None
