@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -14,12 +15,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import isoconv
-from isoconv import export
+from isoconv import export, fuse
+from isoconv import nn as iso
 from isoconv.cli import main
-from isoconv.export import _Centre, _Double, _Halve, _OnImages, export_run
+from isoconv.export import _OnImages, export_run
 from isoconv.models import create_model, model_config
 from isoconv.runs import OnImages, RunDir
 
@@ -168,31 +170,35 @@ def test_sizes_that_are_not_free() -> None:
     assert export.smallest_size(torch.nn.Conv2d(1, 1, 3), info) == 3
 
 
-@pytest.mark.parametrize("dims", [1, 2, 3])
-def test_pooling_by_indices_is_symmetric_pooling(dims: int) -> None:
-    pools = {"avg": f"SymmetricAvgPool{dims}d", "max": f"SymmetricMaxPool{dims}d"}
-    for size in ((8, 5, 6), (7, 1, 2), (4, 3, 9)):
-        x = torch.randn(2, 3, *size[:dims], dtype=torch.float64)
-        for mode, name in pools.items():
-            torch.testing.assert_close(_Halve(dims, mode)(x), getattr(isoconv.nn, name)()(x))
+RESAMPLING = [*(getattr(iso, f"Symmetric{kind}2d")() for kind in ("AvgPool", "MaxPool", "Upsample"))]
+RESAMPLING += [iso.CentreGrid((3, 3), (2, 2), (1, 1), (1, 1), mode) for mode in ("avg", "max")]
 
 
-@pytest.mark.parametrize("dims", [1, 2, 3])
-def test_doubling_by_indices_is_symmetric_upsampling(dims: int) -> None:
-    upsample = getattr(isoconv.nn, f"SymmetricUpsample{dims}d")()
-    for size in ((4, 5, 6), (1, 2, 3), (3, 1, 1)):
-        x = torch.randn(2, 3, *size[:dims], dtype=torch.float64)
-        for odd in ((0, 0, 0), (1, 1, 1), (1, 0, 1)):
-            target = [2 * n - o for n, o in zip(size[:dims], odd[:dims], strict=True)]
-            torch.testing.assert_close(_Double()(x, target), upsample(x, target))
+@pytest.mark.parametrize("layer", RESAMPLING, ids=repr)
+@pytest.mark.parametrize("prepare", [fuse, lambda net: net], ids=["fused", "as it is"])
+def test_an_export_at_one_size_is_right_at_every_parity(layer: nn.Module, prepare: Callable) -> None:
+    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    program = torch.export.export(prepare(layer), (torch.rand(2, 1, 16, 18),), dynamic_shapes=(sizes,)).module()
+    for size in ((16, 16), (15, 13), (9, 14)):
+        x = torch.randn(3, 1, *size)
+        torch.testing.assert_close(program(x), layer(x))
 
 
-def test_centring_by_indices_is_the_centre_grid() -> None:
-    x = torch.randn(2, 3, 23, 20, dtype=torch.float64)
-    for kernel, stride, padding, dilation in [(3, 2, 1, 1), (1, 2, 0, 1), (5, 4, 2, 1), (3, 3, 0, 2), (2, 5, 0, 1)]:
-        for mode in ("avg", "max"):
-            grid = isoconv.nn.CentreGrid((kernel,) * 2, (stride,) * 2, (padding,) * 2, (dilation,) * 2, mode)
-            torch.testing.assert_close(_Centre(grid)(x), grid(x))
+def test_onnx_at_one_size_is_right_at_every_parity() -> None:
+    """ONNX keeps no guard: what depended on the example's size would be wrong in silence."""
+    runtime = onnxruntime()
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, 2, 1), nn.MaxPool2d(2, ceil_mode=True), nn.Conv2d(2, 2, 3, padding=1))
+    net = nn.Sequential(isoconv.convert(net), iso.SymmetricUpsample2d(), iso.SymmetricAvgPool2d()).eval()
+    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
+        program = torch.export.export(fuse(net), (torch.rand(2, 1, 40, 42),), dynamic_shapes=(sizes,))
+        file = torch.onnx.export(program, input_names=["images"], dynamo=True, verbose=False).model_proto
+    session = runtime.InferenceSession(file.SerializeToString(), providers=["CPUExecutionProvider"])
+    for size in ((40, 40), (41, 43), (53, 36)):
+        x = torch.randn(3, 1, *size)
+        (got,) = session.run(None, {"images": x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(got), net(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (15, 15), (9, 14), (5, 6, 7)])

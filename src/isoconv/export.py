@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,11 +16,9 @@ import torch
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
-from isoconv import nn as iso
 from isoconv._checks import did_you_mean
 from isoconv._extras import require
 from isoconv.convert import fuse
-from isoconv.convert.rules import BANDED
 from isoconv.model_card import Usage, logits_shape, model_card
 from isoconv.models import create_model
 from isoconv.runs import OnImages, RunDir, atomic_write
@@ -37,9 +34,6 @@ TOLERANCE = 1e-4  # of the largest logit
 LARGE = 40
 
 _Program: TypeAlias = Callable[[Tensor], Tensor]
-_AVG_POOLS = (iso.SymmetricAvgPool1d, iso.SymmetricAvgPool2d, iso.SymmetricAvgPool3d)
-_MAX_POOLS = (iso.SymmetricMaxPool1d, iso.SymmetricMaxPool2d, iso.SymmetricMaxPool3d)
-_UPSAMPLES = (iso.SymmetricUpsample1d, iso.SymmetricUpsample2d, iso.SymmetricUpsample3d)
 
 
 @dataclass(frozen=True)
@@ -125,57 +119,6 @@ def _free_path(path: Path, format: str, make: bool) -> Path:
 # The network as one program for all sizes
 
 
-class _Halve(nn.Module):
-    """`SymmetricAvgPool` or `SymmetricMaxPool` by indices: no window that depends on whether a size is odd."""
-
-    def __init__(self, dims: int, mode: str) -> None:
-        super().__init__()
-        self.dims, self.mode = dims, mode
-
-    def forward(self, x: Tensor) -> Tensor:
-        for axis in range(-self.dims, 0):
-            n, odd = x.shape[axis], x.shape[axis] % 2
-            at = 2 * torch.arange((n + 1) // 2, device=x.device)
-            taken = [x.index_select(axis, i.clamp(0, n - 1)) for i in (at - odd, at, at + 1 - odd, at + 1)]
-            x = _combined(taken, self.mode)
-        return x
-
-
-class _Double(nn.Module):
-    """`SymmetricUpsample` by indices."""
-
-    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        for axis, n in enumerate(size, -len(size)):
-            # in quarters of a sample: every other new one lies on an old one if n is odd, else all lie between two
-            at = (2 * torch.arange(n, device=x.device) - 1 + n % 2).clamp(0, 4 * (x.shape[axis] - 1))
-            low, part = at // 4, (at % 4).to(x.dtype).view([-1] + [1] * (-axis - 1)) / 4
-            high = (low + 1).clamp(max=x.shape[axis] - 1)
-            x = torch.lerp(x.index_select(axis, low), x.index_select(axis, high), part)
-        return x
-
-
-class _Centre(nn.Module):
-    """`CentreGrid` by indices."""
-
-    def __init__(self, grid: iso.CentreGrid) -> None:
-        super().__init__()
-        self.windows = list(zip(grid.kernel_size, grid.stride, grid.padding, grid.dilation, strict=True))
-        self.mode = grid.mode
-
-    def forward(self, x: Tensor) -> Tensor:
-        for axis, (kernel, stride, padding, dilation) in enumerate(self.windows, -len(self.windows)):
-            n = x.shape[axis]
-            left = (n + 2 * padding - dilation * (kernel - 1) - 1) % stride
-            at = torch.arange(n - left, device=x.device) + left // 2
-            x = _combined([x.index_select(axis, i) for i in (at, at + left % 2)], self.mode)
-        return x
-
-
-def _combined(taken: Sequence[Tensor], mode: str) -> Tensor:
-    stacked = torch.stack(list(taken))
-    return stacked.amax(0) if mode == "max" else stacked.mean(0)
-
-
 class _OnImages(nn.Module):
     """:class:`isoconv.runs.OnImages` for sizes that are not known yet: the mask in whole numbers, of half pixels."""
 
@@ -197,22 +140,8 @@ class _OnImages(nn.Module):
 
 def _exported(network: Any, info: dict[str, Any]) -> torch.export.ExportedProgram:
     """``network`` as a program for any batch, and for any image size if it can be."""
-    plain = copy.deepcopy(network.net)
-    for parent in list(plain.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, BANDED):
-                setattr(parent, name, fuse(child))
-            elif isinstance(child, (*_AVG_POOLS, *_MAX_POOLS)):
-                setattr(parent, name, _Halve(child.dims, "max" if isinstance(child, _MAX_POOLS) else "avg"))
-            elif isinstance(child, _UPSAMPLES):
-                setattr(parent, name, _Double())
-            elif isinstance(child, iso.CentreGrid):
-                setattr(parent, name, _Centre(child))
-    whole, size, spatial = (
-        _OnImages(plain, info["masked"]).eval(),
-        info["input_size"],
-        range(2, 2 + info["task"]["dims"]),
-    )
+    whole = _OnImages(fuse(network.net), info["masked"]).eval()
+    size, spatial = info["input_size"], range(2, 2 + info["task"]["dims"])
     # An axis that shrinks to one pixel is taken for one of a fixed size, so the example is large; if that happens to
     # images of the size of the training too, only they can be taken
     for example, free in ((max(LARGE, size), (0, *spatial)), (size, (0,))):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 import isoconv
 from isoconv import conversion_report, convert
@@ -149,6 +149,16 @@ def test_parameters_beside_children_are_reported() -> None:
     assert [(row.name, row.status) for row in rows] == [("0", "unknown"), ("0.conv", "convertible")]
     assert "holds parameters" in rows[0].reason
     assert rows[0].parameters == 4
+
+
+def test_layers_beside_a_parametrised_parameter_are_layers() -> None:
+    net = parametrize.register_parametrization(Scaled(), "scale", nn.Softplus())
+    rows = conversion_report(net).rows
+    assert [(row.name, row.status, row.parameters) for row in rows] == [
+        ("", "unknown", 4),
+        ("conv", "convertible", 148),
+    ]
+    assert isinstance(convert(net).conv, iso.SREConv2d)
 
 
 def test_what_stays_wrong_after_conversion_is_told_before() -> None:

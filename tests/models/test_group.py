@@ -58,6 +58,17 @@ def test_first_run_may_be_one_without_gradients_or_a_traced_one(group: str, orde
 
 
 @GROUPS
+def test_fused_it_needs_no_isoconv(group: str, order: int) -> None:
+    net = isoconv.create_model(f"{group}_resnet18", 1, 3, width=order).eval()
+    plain = isoconv.fuse(net)
+    assert not any(c.__module__.startswith("isoconv") for m in plain.modules() for c in type(m).__mro__)
+    assert list(plain.state_dict()) == list(net.state_dict())
+    for size in (16, 17):
+        x = torch.randn(1, 1, size, size)
+        torch.testing.assert_close(plain(x), net(x))
+
+
+@GROUPS
 def test_cost_beside_the_plain_network(group: str, order: int) -> None:
     image = torch.zeros(1, 3, 16, 16)
     plain, net = (create_model(name, 3, 4, width=16) for name in ("resnet18", f"{group}_resnet18"))

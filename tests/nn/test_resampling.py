@@ -9,7 +9,8 @@ from torch import nn
 import isoconv
 from isoconv import functional
 from isoconv import nn as iso
-from isoconv.ops.resampling import centre_grid, halve_any_size
+from isoconv.ops import resampling
+from isoconv.ops.resampling import centre_grid
 from isoconv.symmetry import symmetry_group
 
 POOLS = {
@@ -44,13 +45,6 @@ def test_even_sizes_are_the_plain_mean_and_odd_ones_are_1_2_1() -> None:
     assert functional.symmetric_max_pool(line, 1).tolist() == [[[2, 8, 16]]]
 
 
-@given(SHAPES)
-@settings(max_examples=20)
-def test_the_form_without_branches_is_the_same(shape: tuple[int, ...]) -> None:
-    x = torch.randn(1, 1, *shape)
-    torch.testing.assert_close(halve_any_size(x, len(shape)), functional.symmetric_avg_pool(x, len(shape)))
-
-
 @given(SHAPES, st.data())
 @settings(max_examples=40)
 def test_upsampling_commutes_with_the_group(shape: tuple[int, ...], data: st.DataObject) -> None:
@@ -67,6 +61,25 @@ def test_upsampling_keeps_constants_and_undoes_the_shape_of_pooling() -> None:
     small = iso.SymmetricAvgPool3d()(x)
     assert torch.equal(iso.SymmetricUpsample3d()(small, size=x.shape[2:]), x)
     assert iso.SymmetricUpsample3d()(small).shape[2:] == (10, 4, 8)
+
+
+@pytest.mark.parametrize("shape", [(8,), (5,), (1,), (7, 2), (1, 9), (4, 3, 9), (1, 6, 1)])
+def test_the_form_without_windows_that_depend_on_the_size_is_the_same(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, dims = torch.randn(2, 3, *shape, dtype=torch.float64), len(shape)
+    calls = [lambda: functional.symmetric_avg_pool(x, dims), lambda: functional.symmetric_max_pool(x, dims)]
+    for odd in ((0, 0, 0), (1, 1, 1), (1, 0, 1)):
+        size = [2 * n - o for n, o in zip(shape, odd, strict=False)]
+        calls.append(lambda size=size: functional.symmetric_upsample(x, size))
+    for window in [(3, 2, 1, 1), (1, 2, 0, 1), (5, 4, 2, 1), (3, 3, 0, 2), (2, 5, 0, 1)]:
+        k, s, p, d = window
+        if all(n + 2 * p - d * (k - 1) > 0 and (n + 2 * p - d * (k - 1) - 1) % s < n for n in shape):
+            calls += [lambda a=[(v,) * dims for v in window], m=m: centre_grid(x, *a, m) for m in ("avg", "max")]
+    expected = [call() for call in calls]
+    monkeypatch.setattr(resampling, "is_exported", lambda: True)
+    for call, y in zip(calls, expected, strict=True):
+        torch.testing.assert_close(call(), y)
 
 
 @given(

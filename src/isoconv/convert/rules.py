@@ -113,26 +113,35 @@ def layers(net: nn.Module) -> list[Layer]:
 
 def own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
     """Those that no other layer brings with it."""
-    return module.parameters(recurse=opaque(module))
+    yield from module.parameters(recurse=False)
+    for name in module._modules.keys() - children(module):
+        if (part := module._modules[name]) is not None:
+            yield from part.parameters()
 
 
 def _leaves(module: nn.Module, name: str, before: nn.Module | None, seen: set[nn.Module]) -> Iterator[Layer]:
     if module in seen:
         return
     seen.add(module)
-    children = {} if opaque(module) else module._modules
-    if not children or any(p is not None for p in module._parameters.values()):
+    inner = children(module)
+    if not inner or any(True for _ in own_parameters(module)):
         yield Layer(name, module, isinstance(before, iso.CentreGrid) and _centres(before, module))
     before = None
-    for child_name, child in children.items():
-        if child is not None:
-            yield from _leaves(child, f"{name}.{child_name}" if name else child_name, before, seen)
+    for child_name, child in inner.items():
+        yield from _leaves(child, f"{name}.{child_name}" if name else child_name, before, seen)
         before = child if isinstance(module, nn.Sequential) else None
 
 
-def opaque(module: nn.Module) -> bool:
-    """Whether the children of ``module`` are its implementation, not layers of their own."""
-    return is_parametrized(module) or isinstance(module, nn.MultiheadAttention | torch.jit.ScriptModule)
+def children(module: nn.Module) -> dict[str, nn.Module]:
+    """The modules in ``module`` that are layers of their own, not its implementation."""
+    if isinstance(module, nn.MultiheadAttention | torch.jit.ScriptModule):
+        return {}
+    parametrized = is_parametrized(module)
+    return {
+        name: child
+        for name, child in module._modules.items()
+        if child is not None and not (parametrized and name == "parametrizations")
+    }
 
 
 def _centres(grid: iso.CentreGrid, module: nn.Module) -> bool:

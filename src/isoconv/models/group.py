@@ -59,16 +59,17 @@ class GroupConv2d(nn.Conv2d):
             if channels % size:
                 raise ValueError(f"channels over {group} come in multiples of its order, {size}, got {channels}")
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=False, device="meta")
-        self.order, elements = size, 1 if scalar else size
+        self.order, self.scalar, elements = size, scalar, 1 if scalar else size
         shape = (out_channels // size, in_channels // elements, elements, kernel_size, kernel_size)
         self.weight = nn.Parameter(torch.empty(shape))
         nn.init.kaiming_normal_(self.weight.flatten(1, 2), mode="fan_in", nonlinearity="relu")
 
     def kernel(self) -> Tensor:
         """The dense kernel (out_channels, in_channels, k, k): the filters in every position."""
-        scalar, elements = self.weight.shape[2] == 1, range(self.order)
+        elements = range(self.order)
         filters = [
-            _act(self.weight if scalar else self.weight[:, :, [_seen(g, h) for h in elements]], g) for g in elements
+            _act(self.weight if self.scalar else self.weight[:, :, [_seen(g, h) for h in elements]], g)
+            for g in elements
         ]
         return torch.stack(filters, dim=1).flatten(2, 3).flatten(0, 1)
 

@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 
 from isoconv._checks import did_you_mean
 from isoconv.ops import numba_cpu, reference, triton_cuda
+from isoconv.ops.resampling import is_exported
 from isoconv.ops.spec import ConvSpec as ConvSpec
 from isoconv.ops.spec import conv_spec as conv_spec
 
@@ -56,7 +57,7 @@ def _choose(input: Tensor, weight: Tensor, spec: ConvSpec, engine: str) -> str:
     if engine == "auto":
         for name, fast in (("numba", numba_cpu), ("triton", triton_cuda)):
             if _obstacle(name, input, weight, spec) is None and fast.is_faster(input, weight, spec):
-                return "reference" if _is_exported() else name
+                return "reference" if is_exported() else name
         return "reference"
     reason = _obstacle(check_engine(engine), input, weight, spec)
     if reason is not None:
@@ -76,12 +77,6 @@ def _obstacle(engine: str, input: Tensor, weight: Tensor, spec: ConvSpec) -> str
 
 def _is_transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-
-
-def _is_exported() -> bool:
-    """Whether the call goes into a file, which should run without isoconv."""
-    exporting = getattr(torch.compiler, "is_exporting", bool)  # torch 2.7
-    return torch.jit.is_tracing() or exporting()
 
 
 def _check_arguments(input: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> None:
