@@ -115,6 +115,14 @@ class TestEquivarianceError:
         assert (net.training, net[0].training, net[1].training) == (True, True, False)
         assert torch.equal(net[1].running_mean, before)
 
+    def test_an_output_that_is_no_number_is_no_small_error(self) -> None:
+        class Fragile(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x if x[0, 0, 0, 0] < x[0, 0, -1, -1] else x * math.nan
+
+        errors = isoconv.equivariance_error(Fragile(), torch.arange(9.0).view(1, 1, 3, 3), angles=(90, 180))
+        assert errors == {"rot90": 0, "rot180": math.inf, "flip": math.inf}
+
     @pytest.mark.parametrize(
         ("module", "shape", "error", "message"),
         [

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from isoconv.symmetry import circular_mask, rotate
+from isoconv.symmetry import circular_mask, distance, rotate
 
-__all__ = ["Turn", "distance", "tensors", "turns_of", "worst"]
+__all__ = ["Turn", "tensors", "turns_of", "worst"]
 
 
 class Turn(NamedTuple):
@@ -67,14 +67,6 @@ def turns_of(dims: int, angle: float) -> list[Turn]:
 
 def _rotate(angle: float, plane: tuple[int, int], x: Tensor) -> Tensor:
     return rotate(x if x.dtype == torch.float64 else x.float(), angle, plane).to(x.dtype)
-
-
-def distance(y: Tensor, expected: Tensor) -> float:
-    if y.shape != expected.shape:
-        return math.inf
-    difference, norm = (y.double() - expected.double()).norm().item(), expected.double().norm().item()
-    error = difference / norm if norm else difference and math.inf
-    return math.inf if math.isnan(error) else error
 
 
 def worst(errors: Iterable[float | None]) -> float | None:

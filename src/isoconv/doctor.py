@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from isoconv._checks import ntuple
-from isoconv._turns import Turn, distance, tensors, turns_of, worst
+from isoconv._turns import Turn, tensors, turns_of, worst
 from isoconv.convert import conversion_report, convert
 from isoconv.convert.conversion import check_module
 from isoconv.convert.report import Row
 from isoconv.convert.rules import BANDED, CONVERTIBLE, CONVS, ISOTROPIC, TRANSPOSED, UNAFFECTED, UNKNOWN, kind, layers
 from isoconv.diagnosis import Diagnosis, Finding, LayerDiagnosis, Size
+from isoconv.symmetry import distance
 
 __all__ = ["doctor"]
 

@@ -151,7 +151,7 @@ def equivariance_error(
 
     Returns:
         ``{"rot90": error, ..., "flip": error}``: for each angle the worst over the planes, for ``"flip"`` the worst
-        over the reflections. 0 is exact.
+        over the reflections. 0 is exact, infinite where an output is no number.
 
     Raises:
         TypeError: if the arguments are something else, or the module does not return one tensor.
@@ -169,6 +169,8 @@ def equivariance_error(
     module.eval()
     try:
         output = _output(module, x)
+        if not output.any():
+            raise ValueError("the output is zero everywhere, its equivariance cannot be measured; use another input")
         errors = {}
         for angle in degrees:
             exact = angle % 90 == 0
@@ -178,7 +180,7 @@ def equivariance_error(
         if flips:
             reflections = (g for g in symmetry_group(dims) if not g.proper)
             errors["flip"] = max(
-                _distance(_output(module, g(x)), g(output) if output.dim() == x.dim() else output) for g in reflections
+                distance(_output(module, g(x)), g(output) if output.dim() == x.dim() else output) for g in reflections
             )
         return errors
     finally:
@@ -208,18 +210,18 @@ def _rotation_error(module: nn.Module, x: Tensor, output: Tensor, angle: float, 
     )
     turned = _output(module, turn(x))
     if output.dim() != x.dim():
-        return _distance(turned, output)
+        return distance(turned, output)
     expected = turn(output)
     if not exact:
         mask = circular_mask(output.shape[2:], device=x.device)
         turned, expected = turned * mask, expected * mask
-    return _distance(turned, expected)
+    return distance(turned, expected)
 
 
-def _distance(y: Tensor, expected: Tensor) -> float:
+def distance(y: Tensor, expected: Tensor) -> float:
+    """``|y - expected| / |expected|`` in the 2-norm; infinite for other shapes, and for what is no number."""
     if y.shape != expected.shape:
         return math.inf
-    norm = expected.double().norm().item()
-    if norm == 0:
-        raise ValueError("the output is zero everywhere, its equivariance cannot be measured; use another input")
-    return (y.double() - expected.double()).norm().item() / norm
+    difference, norm = (y.double() - expected.double()).norm().item(), expected.double().norm().item()
+    error = difference / norm if norm else difference and math.inf
+    return math.inf if math.isnan(error) else error

@@ -28,9 +28,9 @@ def fuse(net: nn.Module) -> nn.Module:
 
     Every ``SREConvNd`` becomes the ``nn.ConvNd`` of its dense kernel, with which the reference engine's outputs are
     equal to the last bit. Every other module whose class is isoconv's (symmetric pooling, a whole ResNet) becomes a
-    :class:`torch.fx.GraphModule` of the same parameter names, good for every input size. Mode, device, dtype,
-    ``requires_grad`` and what is shared are kept; hooks on the modules replaced are not, nor are methods beside
-    ``forward`` and optional arguments of its (``size`` of ``SymmetricUpsample``).
+    :class:`torch.fx.GraphModule` of the same parameter names, good for every input size, its resampling equal to
+    rounding. Mode, device, dtype, ``requires_grad`` and what is shared are kept; hooks on the modules replaced are not,
+    nor are methods beside ``forward`` and optional arguments of its (``size`` of ``SymmetricUpsample``).
 
     A module of a class derived from isoconv's that torch.fx cannot trace stays, which is logged as a warning.
 
