@@ -58,6 +58,12 @@ def test_the_same_network_comes_back(tmp_path: Path, name: str, options: dict) -
     assert sorted(p.name for p in (tmp_path / "net").iterdir()) == ["config.json", "model.safetensors"]
 
 
+def test_a_compiled_network_is_saved_as_what_it_was(tmp_path: Path) -> None:
+    net = isoconv.create_model("resnet18", **OPTIONS)
+    again = isoconv.from_pretrained(isoconv.save_pretrained(torch.compile(net, backend="aot_eager"), tmp_path / "net"))
+    assert again.state_dict().keys() == net.state_dict().keys()
+
+
 def test_dtype_is_that_of_the_weights(tmp_path: Path) -> None:
     net = isoconv.create_model("resnet18", **OPTIONS).double()
     again = isoconv.from_pretrained(isoconv.save_pretrained(net, tmp_path / "net"))

@@ -34,7 +34,8 @@ def save_pretrained(net: nn.Module | RunDir, folder: str | os.PathLike[str]) -> 
 
     Args:
         net: what :func:`isoconv.create_model` built; or a run, then its best network with the labels of its task and a
-            model card, ``README.md``; or what :meth:`isoconv.runs.RunDir.load_model` gives.
+            model card, ``README.md``; or what :meth:`isoconv.runs.RunDir.load_model` gives. What torch.compile made of
+            a network is saved as that network.
         folder: must not exist, or be empty. It is written whole or not at all.
 
     Returns:
@@ -54,7 +55,7 @@ def save_pretrained(net: nn.Module | RunDir, folder: str | os.PathLike[str]) -> 
     if not folder.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {folder.parent} to make {folder.name} in; make it first")
     run = net if isinstance(net, RunDir) else None
-    module = net.load_model() if isinstance(net, RunDir) else net
+    module = net.load_model() if isinstance(net, RunDir) else getattr(net, "_orig_mod", net)  # without torch.compile
     inner: Any = module.net if isinstance(module, OnImages) else module
     model = model_config(inner)
     config = {

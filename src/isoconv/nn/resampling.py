@@ -45,6 +45,8 @@ class _Upsample(_Pool):
 
     def forward(self, input: Tensor, size: Sequence[int] | None = None) -> Tensor:
         input = self._check(input)
+        if not resampling.is_traced(input) and input.dim() == self.dims + 1:
+            return self.forward(input[None], size)[0]
         if size is None:
             size = [2 * input.shape[axis] for axis in range(-self.dims, 0)]
         if len(size) != self.dims:
