@@ -39,6 +39,7 @@ __all__ = [
     "SUFFIXES",
     "as_uint8",
     "find_images",
+    "images_in",
     "is_image",
     "probe",
     "read_arrays",
@@ -142,6 +143,11 @@ def _walk(paths: list[Path], dims: int) -> list[Path]:
             warnings.warn(f"left out of {path}, not images: {names}", stacklevel=3)
         found += with_series(images) if dims == 3 else images
     return found
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files right in a folder, sorted; hidden ones are none."""
+    return [p for p in sorted(folder.iterdir()) if p.is_file() and is_image(p) and not p.name.startswith(".")]
 
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:

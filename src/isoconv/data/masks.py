@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from isoconv.data.dataset import Dataset, Split, Task, fingerprint
-from isoconv.data.files import SUFFIXES, is_image, read_arrays, read_images
+from isoconv.data.files import SUFFIXES, images_in, read_arrays, read_images
 
 __all__ = ["read_pairs"]
 
@@ -81,7 +81,7 @@ def _pairs(folder: Path) -> list[_Pair]:
 def _by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; expected images/ and masks/ beside each other")
-    files = [p for p in sorted(folder.iterdir()) if p.is_file() and is_image(p) and not p.name.startswith(".")]
+    files = images_in(folder)
     if not files:
         raise FileNotFoundError(f"the folder {folder} holds none of {', '.join(SUFFIXES)}")
     by_stem = {p.stem: p for p in files}

@@ -23,7 +23,7 @@ import torch
 
 from isoconv.data import medical
 from isoconv.data.dataset import Dataset, Kind, Split, Task, fingerprint
-from isoconv.data.files import as_uint8, find_images, is_image, probe, read_images, stack_images, with_series
+from isoconv.data.files import as_uint8, find_images, images_in, probe, read_images, stack_images, with_series
 
 __all__ = ["COLUMNS", "SPLITS", "Item", "assign", "classes", "find", "items", "load"]
 
@@ -161,7 +161,7 @@ def _folder(root: Path) -> list[Item]:
     loose: list[Path] = []
     strange: list[Path] = []
     for top, split in (named or {root: ""}).items():
-        loose += [p for p in sorted(top.iterdir()) if p.is_file() and is_image(p) and not p.name.startswith(".")]
+        loose += images_in(top)
         for folder in _subfolders(top):
             images, rest = find_images(folder)
             strange += rest
