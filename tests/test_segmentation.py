@@ -237,7 +237,7 @@ def test_a_users_folder_from_training_to_evaluation(config: TrainConfig, tmp_pat
     with pytest.raises(ValueError, match="has other images or labels in test than when .* was started; restore them"):
         evaluate(own.out)
     shutil.rmtree(tmp_path / "set")
-    with pytest.raises(ValueError, match="unknown segmentation data"):
+    with pytest.raises(FileNotFoundError, match=r"set, the data set of .*run, is gone; restore it or"):
         evaluate(own.out)
 
 

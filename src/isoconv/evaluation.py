@@ -57,7 +57,7 @@ def evaluate(
         evaluated; ``masked``: whether the images were black outside of the inscribed disc (ball).
 
     Raises:
-        FileNotFoundError: no run there, or it has no network yet.
+        FileNotFoundError: no run there, or it has no network yet; or its data set is gone.
         ValueError: unknown protocol; weights, earlier results or test images that are not as they should be.
         PermissionError: the run directory cannot be written; nothing is computed then.
     """
@@ -70,6 +70,7 @@ def evaluate(
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
     run.check_writable()
+    run.check_has_data()
     earlier = run.results() if (run.path / "results.json").exists() else {}
     predictions: dict[str, Any] = load_predictions(run)
     target = resolve_device(device)

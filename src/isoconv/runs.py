@@ -94,6 +94,15 @@ class RunDir:
             remedy = "repeat those, or choose another --out"
             raise ValueError(f"{self.path} was started with other options ({', '.join(changed)}); {remedy}")
 
+    def check_has_data(self) -> None:
+        """Raises FileNotFoundError where users' own data are not where they were in training."""
+        data = Path(self.config.data)
+        if self.fingerprints and not data.exists():
+            raise FileNotFoundError(
+                f"{data}, the data set of {self.path}, is gone; restore it or, if it has moved, write where it is now "
+                f'as "data" in {self.path / "config.json"}'
+            )
+
     def check_data(self, fingerprints: Mapping[str, str], splits: Iterable[str] = ("train", "val", "test")) -> None:
         """Refuse splits, of users' own data, that are not those which this run was started with."""
         started = self.fingerprints if fingerprints else {}

@@ -134,7 +134,7 @@ def evaluate(
         of a bootstrap over test images.
 
     Raises:
-        FileNotFoundError: no run there, or it has no network yet.
+        FileNotFoundError: no run there, or it has no network yet; or its data set is gone.
         ValueError: the run is not one of segmentation, or its data changed since.
         PermissionError: the run directory cannot be written; nothing is computed then.
     """
@@ -143,6 +143,7 @@ def evaluate(
     run = run if isinstance(run, RunDir) else RunDir(run)
     run.check_segments("evaluate")
     run.check_writable()
+    run.check_has_data()
     task, config = run.model_info["task"], run.config
     data = load(config.data, run.model_info["input_size"])
     if (data.task.dims, data.task.labels) != (task["dims"], tuple(task["labels"])):

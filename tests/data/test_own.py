@@ -283,6 +283,13 @@ def test_a_run_on_own_data_is_trained_evaluated_and_predicts(
         assert "has other images or labels in " in capsys.readouterr().err
     added.unlink()
     assert main(["train", "--data", "set", *options.split(), "--resume"]) == 0
+    moved, config = folder.rename(tmp_path / "elsewhere"), tmp_path / "run" / "config.json"
+    assert main(["evaluate", "run"]) == 1
+    assert f'as "data" in {Path("run") / "config.json"}' in capsys.readouterr().err
+    config.write_text(config.read_text().replace(str(folder), str(moved)))
+    assert main(["evaluate", "run"]) == 0
+    moved.rename(folder)
+    config.write_text(config.read_text().replace(str(moved), str(folder)))
     (folder / "a").rename(folder / "c")
     assert main(["evaluate", str(tmp_path / "run")]) == 1
     assert "other classes now" in capsys.readouterr().err
