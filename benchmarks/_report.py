@@ -22,7 +22,8 @@ def main(name: str, bench: Callable[..., dict[str, Any]], rounds: int) -> None:
     torch.set_num_threads(arguments.threads)
     result = bench(rounds=arguments.rounds, device=arguments.device)
     result["command"] = f"python benchmarks/{name}.py {' '.join(sys.argv[1:])}".strip()
-    path = Path(__file__).parent / "results" / f"{name}-{arguments.device}"
+    threads = f"-{arguments.threads}-threads" if arguments.device == "cpu" and arguments.threads > 1 else ""
+    path = Path(__file__).parent / "results" / f"{name}-{arguments.device}{threads}"
     path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     text = f"{markdown(result)}\nCommand: `{result['command']}`\n"
     path.with_suffix(".md").write_text(text)

@@ -1,4 +1,5 @@
-"""Time training steps of whole networks, all contestants in turn, and write ``results/models-DEVICE.json`` and ``.md``.
+"""Time training steps of whole networks, all contestants in turn, and write
+``results/models-DEVICE[-N-threads].json``, ``.md`` and ``.png``.
 
 python benchmarks/models.py [--threads 2] [--rounds 7] [--device cpu]
 """

@@ -1,4 +1,5 @@
-"""Time the layers of the grid, all contestants in turn, and write ``results/ops-DEVICE.json`` and ``.md``.
+"""Time the layers of the grid, all contestants in turn, and write ``results/ops-DEVICE[-N-threads].json``,
+``.md`` and ``.png``.
 
 python benchmarks/ops.py [--threads 2] [--rounds 15] [--device cpu]
 """

@@ -4,6 +4,7 @@ The source folder is the repository, so that a relative link means here what it 
 
 import re
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 from sphinx.application import Sphinx
@@ -16,6 +17,7 @@ release = version = isoconv.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md", "benchmarks/**.md"]
+highlight_language = "text"  # a block without a language is what a program printed
 html_theme, html_title = "furo", f"isoconv {version}"
 html_show_sphinx = html_copy_source = False
 myst_heading_anchors = 3
@@ -32,14 +34,16 @@ nitpick_ignore_regex = [("py:class", r"(?!isoconv\.).*|.*\._\w+|.*\.Net")]  # bu
 
 REFERENCE = ("isoconv", "layers", "models", "convert", "symmetry", "data", "training", "evaluation", "study", "deploy")
 TUTORIALS = ("drop-in-layer", "convert-your-network", "train-on-medmnist", "your-own-images", "deploy-with-onnx")
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+MEASURED = sorted(path.relative_to(RESULTS).with_suffix("").as_posix() for path in RESULTS.rglob("*.md"))
 CONTENTS = {
-    "Tutorials": [f"tutorials/{page}" for page in TUTORIALS],
-    "How to": ["how-to/*"],
-    "Concepts": ["concepts/*"],
-    "Results": ["results", "reproducing", "official-defects"],
-    "Reference": [f"reference/{page}" for page in REFERENCE],
-    "Measurements": ["../benchmarks/**"],
-    "Project": ["dependencies", "../CHANGELOG", "../CONTRIBUTING", "../README"],
+    "Tutorials": [f"/docs/tutorials/{page}" for page in TUTORIALS],
+    "How to": ["/docs/how-to/*"],
+    "Concepts": ["/docs/concepts/*"],
+    "Results": ["/docs/results", "/docs/reproducing", "/docs/official-defects"],
+    "Reference": [f"/docs/reference/{page}" for page in REFERENCE],
+    "Measurements": [f"{name} </benchmarks/results/{name}>" for name in MEASURED],  # several have the same title
+    "Project": ["/docs/dependencies", "/CHANGELOG", "/CONTRIBUTING", "README </README>"],
 }
 
 
@@ -47,8 +51,8 @@ def add_contents(_: Sphinx, page: str, source: list[str]) -> None:
     """Put the navigation into the first page, where on the forge it would show as code."""
     if page == root_doc:
         for title, entries in CONTENTS.items():
-            paths = "\n".join(f"/docs/{entry}" if ".." not in entry else entry[2:] for entry in entries)
-            source[0] += f"\n```{{toctree}}\n:hidden:\n:glob:\n:caption: {title}\n\n{paths}\n```\n"
+            listed = "\n".join(entries)
+            source[0] += f"\n```{{toctree}}\n:hidden:\n:glob:\n:caption: {title}\n\n{listed}\n```\n"
 
 
 def spell_out(_app: Sphinx, what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:

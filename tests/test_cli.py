@@ -15,9 +15,11 @@ import pytest
 import torch
 
 import isoconv
+from isoconv import __main__ as program
 from isoconv import bench
 from isoconv.cli import main
 from isoconv.data import TASKS
+from isoconv.display import show_best_epoch
 from isoconv.models import list_models
 from isoconv.runs import RunDir
 
@@ -130,6 +132,7 @@ def test_tables_for_people(call: Call, evaluated: Evaluated, no_figures: None, t
     assert result.code == 0
     assert f"{100 * summary['upright']:.1f} %" in result.out
     assert f"{100 * summary['rotated_worst']:.1f} %" in result.out
+    assert re.search(r"multiply-adds, one per tap +│ [\d,]+ ", result.out)
     result = call("compare", sre.path, plain.path, "--protocol", "official", "--plot", tmp_path / "angles.png")
     assert all(word in result.out for word in ("sre_resnet18", "resnet18", "upright", "flips", "parameters"))
     assert (tmp_path / "angles.png").read_bytes().startswith(b"\x89PNG")
@@ -137,6 +140,12 @@ def test_tables_for_people(call: Call, evaluated: Evaluated, no_figures: None, t
     assert (result.code, result.err) == (0, "")
     assert "2 seeds" in result.out
     assert "McNemar" not in result.out  # seeds of one network are no pair
+
+
+def test_epochs_are_counted_from_1_for_people(evaluated: Evaluated, capsys: pytest.CaptureFixture[str]) -> None:
+    run = evaluated("sre")
+    show_best_epoch(run, as_json=False)
+    assert re.search(rf"│ epoch +│ {run.model_info['epoch'] + 1} ", capsys.readouterr().out)
 
 
 def test_note_on_a_network_that_decides_all_alike(call: Call, evaluated: Evaluated, no_figures: None) -> None:
@@ -316,6 +325,17 @@ def test_damaged_run(call: Call, evaluated: Evaluated, picture: Path) -> None:
     (run.path / "model.safetensors").write_bytes(b"cut")
     for command in (["evaluate", run.path], ["predict", run.path, picture]):
         assert "model.safetensors is not a complete weights file" in failure(call(*command))
+
+
+def test_a_missing_package_is_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("isoconv.cli")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tyro", None)  # as after a plain `pip install isoconv`
+    assert program.main() == 1
+    told = "error: this needs the package 'tyro'; install it with: pip install 'isoconv[study]'\n"
+    assert capsys.readouterr().err == told
 
 
 def test_debug_shows_the_traceback(call: Call) -> None:

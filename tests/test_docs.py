@@ -1,4 +1,4 @@
-"""The tutorials and the pages that measure something do what they say: their blocks run in order, in an empty folder.
+"""The tutorials and the pages on concepts do what they say: their blocks run in order, in an empty folder.
 
 A block of Python whose first line is ``# name.py`` is saved under that name, others run as one script. Command lines
 run too. A block without a language is what the block before it prints, ``...`` standing for anything."""
@@ -16,7 +16,7 @@ import pytest
 from isoconv.cli import main
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = [*sorted(DOCS.glob("tutorials/*.md")), DOCS / "concepts" / "symmetry.md"]
+PAGES = [*sorted(DOCS.glob("tutorials/*.md")), DOCS / "concepts" / "bands.md", DOCS / "concepts" / "symmetry.md"]
 SLOW = {"deploy-with-onnx", "drop-in-layer", "symmetry", "train-on-medmnist"}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -73,3 +73,12 @@ def test_page(
                 run_command(line)
         elif not language:
             assert same(text, printed, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE), f"{text}\nbut\n{printed}"
+
+
+@pytest.mark.slow
+def test_readme() -> None:
+    names: dict = {}
+    for language, text in BLOCK.findall((DOCS.parent / "README.md").read_text()):
+        if language == "python":
+            exec(compile(text, "README.md", "exec"), names)
+    assert not any(type(module).__module__.startswith("isoconv") for module in names["plain"].modules())

@@ -311,6 +311,14 @@ def test_labels_out_of_range() -> None:
         measure(Mean(), TASK, Split(split().images, torch.arange(8)))
 
 
+@pytest.mark.parametrize(
+    ("count", "dtype"), [(8, torch.float32), (7, torch.uint8)], ids=["floats", "one label too many"]
+)
+def test_images_that_would_be_shown_wrongly(count: int, dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match="expected uint8 images, 0 to 255, and as many labels, got .* and 8 labels"):
+        Split(torch.zeros(count, 1, 9, 9, dtype=dtype), torch.arange(8))
+
+
 def test_network_that_gives_no_finite_logits() -> None:
     class Diverged(Mean):
         def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""isoconv: isotropic convolutions for PyTorch, for networks whose answer does not change when the image is turned."""
+"""isoconv: isotropic convolutions for PyTorch, for networks invariant to quarter turns and flips, and nearly to all
+rotations."""
 
 from isoconv import functional as functional
 from isoconv import models as models

@@ -191,7 +191,10 @@ class Demo:
 
 @dataclass(frozen=True, kw_only=True)
 class Models:
-    """List the networks that `isoconv train --model` knows, with their parameters for RGB images and 10 classes."""
+    """List the networks and their parameters for RGB images and 10 classes.
+
+    ResNets are for `isoconv train --model`, U-Nets for `isoconv segment train --model`.
+    """
 
     pattern: tyro.conf.Positional[str] = "*"
     """Only names that match, such as 'sre_*' or '*_3d'."""

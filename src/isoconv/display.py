@@ -33,7 +33,12 @@ _SCORES = {
     "flips": "flips",
     "same answer as upright": "consistency",
 }
-_COSTS = ("parameters", "multiply_adds_dense", "multiply_adds_banded", "training_seconds")
+_COSTS = {
+    "parameters": "parameters",
+    "multiply-adds, one per tap": "multiply_adds_dense",
+    "multiply-adds, one per band": "multiply_adds_banded",
+    "training, s": "training_seconds",
+}
 
 
 def write_json(value: Any) -> None:
@@ -50,8 +55,9 @@ def show(values: Mapping[str, Any], as_json: bool, title: str) -> None:
 
 
 def show_best_epoch(run: RunDir, as_json: bool) -> None:
-    """Print what `metrics.jsonl` says of the epoch whose network was kept."""
-    show(run.metrics()[run.model_info["epoch"]], as_json, title=f"best epoch of {run.path}")
+    """Print what `metrics.jsonl` says of the epoch whose network was kept; people count from 1, as the log does."""
+    best = run.metrics()[run.model_info["epoch"]]
+    show(best if as_json else {**best, "epoch": best["epoch"] + 1}, as_json, title=f"best epoch of {run.path}")
 
 
 def show_table(rows: Iterable[Mapping[str, Any]]) -> None:
@@ -74,7 +80,8 @@ def show_scores(result: Mapping[str, Any], title: str) -> None:
     rows = {name: percent(summary[key], interval=summary.get(f"{key}_ci")) for name, key in _SCORES.items()}
     rows |= {f"rotated and {group}": percent(summary[group]) for group in DISTURBANCES if group in summary}
     rows["rotated, worst"] += f" at {summary['rotated_worst_at']}"
-    show({**rows, "test images": result["data"]["test_images"], **result["cost"]}, as_json=False, title=title)
+    costs = {name: result["cost"][key] for name, key in _COSTS.items()}
+    show({**rows, "test images": result["data"]["test_images"], **costs}, as_json=False, title=title)
     for note in result["notes"]:
         sys.stderr.write(f"note: {note}\n")
 
@@ -102,7 +109,7 @@ def show_comparison(
     """
     groups = comparison["groups"]
     rows = [[name, *(percent(g[key], sd=g[f"{key}_sd"]) for g in groups)] for name, key in scores.items()]
-    rows += [[name.replace("_", " "), *(f"{g[name]:,.0f}" for g in groups)] for name in _COSTS]
+    rows += [[name, *(f"{g[key]:,.0f}" for g in groups)] for name, key in _COSTS.items()]
     heads = [title, *map(_label, groups)]
     show_table(dict(zip(heads, row, strict=True)) for row in rows)
     if pairs := comparison["pairs"]:

@@ -9,7 +9,7 @@ import itertools
 import os
 import re
 import shlex
-import sys
+import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from isoconv._checks import did_you_mean
-from isoconv._extras import require
 from isoconv.config import TrainConfig
 from isoconv.data import get_task, own_path
 from isoconv.models import list_models
@@ -147,12 +146,11 @@ def load_study(path: str | os.PathLike[str]) -> Study:
         ValueError: not TOML; an unknown key, name or value, with near matches; or a name given twice.
     """
     path = Path(path)
-    toml = require("tomllib" if sys.version_info >= (3, 11) else "tomli", extra="study")
     try:
-        table = toml.loads(path.read_text("utf-8-sig"))
+        table = tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise FileNotFoundError(f"no study at {path}; give a TOML file such as studies/quick.toml") from None
-    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
     try:
         return _study(path.stem, table)

@@ -77,10 +77,20 @@ class Split:
         images: uint8 ``(N, C, *spatial)``.
         labels: int64 ``(N,)``, or ``(N, L)`` of zeros and ones for a multilabel task, or uint8
             ``(N, *spatial)`` for a segmentation.
+
+    Raises:
+        ValueError: images of another type, or not as many as labels.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or len(self.images) != len(self.labels):
+            raise ValueError(
+                f"expected uint8 images, 0 to 255, and as many labels, got {self.images.dtype} "
+                f"{tuple(self.images.shape)} and {len(self.labels)} labels; normalisation is part of the network"
+            )
 
     def to(self, device: torch.device | str) -> Split:
         return Split(self.images.to(device), self.labels.to(device))
