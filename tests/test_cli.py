@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from isoconv import __main__ as program
 from isoconv import bench
 from isoconv.cli import main
 from isoconv.data import TASKS
-from isoconv.display import show_best_epoch
+from isoconv.display import show, show_best_epoch
 from isoconv.models import list_models
 from isoconv.runs import RunDir
 
@@ -95,13 +96,18 @@ def test_help(call: Call, command: str, words: list[str]) -> None:
 
 
 def test_every_option_is_explained(call: Call) -> None:
-    single = ("train", "evaluate", "predict", "compare", "demo", "models")
-    for command in (*single, "data list", "data fetch", "segment compare"):
-        for line in call(*command.split(), "--help").out.splitlines():
-            if line.startswith("│ --"):
-                words = re.sub(r"\(default.*|\(required\)", "", line.strip("│ ")).split("  ", 1)
-                assert len(words) == 2, line
-                assert len(words[1].strip()) > 10, line
+    commands = ["train", "evaluate", "predict", "compare", "demo", "models", "doctor", "export", "serve", "bench ops"]
+    commands += [f"data {name}" for name in ("list", "fetch", "check", "manifest")]
+    commands += [f"segment {name}" for name in ("train", "evaluate", "compare", "predict")]
+    commands += [f"study {name}" for name in ("run", "status", "report")]
+    for command in commands:
+        text = re.sub(r"[│╭╮╰╯─]", " ", call(*command.split(), "--help").out)
+        options = [re.split(r"\n\s*\n", part)[0] for part in re.split(r"^ +(?=--[a-z])", text, flags=re.MULTILINE)[1:]]
+        assert options, command
+        for option in options:
+            words = re.sub(r"\((default|required).*", "", option, flags=re.DOTALL)
+            _, *explained = re.split(r" {2,}|\n", words.strip(), maxsplit=1)
+            assert len(" ".join(explained)) > 10, f"{command}: {option}"
 
 
 def test_version(call: Call) -> None:
@@ -136,6 +142,9 @@ def test_tables_for_people(call: Call, evaluated: Evaluated, no_figures: None, t
     result = call("compare", sre.path, plain.path, "--protocol", "official", "--plot", tmp_path / "angles.png")
     assert all(word in result.out for word in ("sre_resnet18", "resnet18", "upright", "flips", "parameters"))
     assert (tmp_path / "angles.png").read_bytes().startswith(b"\x89PNG")
+    namesake = shutil.copytree(plain.path, tmp_path / "other" / "sre")
+    result = call("compare", sre.path, namesake)
+    assert all(str(path) in result.out for path in (sre.path, namesake))
     result = call("compare", plain.path, evaluated("plain1").path)
     assert (result.code, result.err) == (0, "")
     assert "2 seeds" in result.out
@@ -240,6 +249,12 @@ def test_json_is_all_there_is_on_stdout_of_a_process(evaluated: Evaluated, pictu
     assert len(json.loads(result.stdout)) == 2
 
 
+def test_large_numbers_are_readable(capsys: pytest.CaptureFixture[str]) -> None:
+    show({"seconds": 12345.678, "rate": 0.0123456, "parameters": 1234567}, as_json=False, title="run")
+    out = capsys.readouterr().out
+    assert all(text in out for text in ("12,346", "0.01235", "1,234,567"))
+
+
 # Wrong usage: exit status 2
 
 
@@ -253,8 +268,8 @@ def test_json_is_all_there_is_on_stdout_of_a_process(evaluated: Evaluated, pictu
         ("evaluate x --devic cpu", "--device"),
         ("evaluate x --protocol oficial", "'standard', 'official', 'disturbed'"),
         ("predict x y --batch-size two", "--batch-size"),
-        ("train --data cells --model resnet18 --out x --lr -1", "lr must be positive and finite, got -1.0"),
-        ("train --data cells --model resnet18 --out x --epochs 0", "epochs must be at least 1, got 0"),
+        ("train --data cells --model resnet18 --out x --lr -1", "lr must be finite and at least 1e-06"),
+        ("train --data cells --model resnet18 --out x --epochs 0", "epochs must be a whole number of at least 1"),
     ],
 )
 def test_wrong_usage(call: Call, line: str, message: str) -> None:
@@ -280,10 +295,19 @@ def test_wrong_usage(call: Call, line: str, message: str) -> None:
         ("compare x y", "no run at x "),
         ("compare", "at least two run directories, got 0"),
         ("compare x y --plot angles.pdf", "--plot must be a .png file"),
+        (
+            "train --data vessels --model sre_unet --out x",
+            "with a label per image: it has one per pixel, see isoc",
+        ),
         ("data fetch cels", "unknown data set 'cels'; did you mean 'cells'"),
         ("data fetch", "name the tasks to download; `isoconv data list` shows all"),
         ("data check cels", "unknown data set 'cels'; did you mean 'cells'"),
         ("data fetch breastmnist --size 30", "published in 28, 64, 128, 224 pixels a side, got size=30"),
+        pytest.param(
+            "bench ops --device cuda",
+            "device cuda was asked for, but torch finds no GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         ("models vgg*", r"no network matches 'vgg\*'; see them all with: isoconv models"),
     ],
 )
@@ -336,6 +360,14 @@ def test_a_missing_package_is_named_in_one_line(
     assert program.main() == 1
     told = "error: this needs the package 'tyro'; install it with: pip install 'isoconv[study]'\n"
     assert capsys.readouterr().err == told
+
+
+def test_stopped_by_hand(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("isoconv.models.list_models", stop)
+    assert call("models") == (130, "", "stopped\n")
 
 
 def test_debug_shows_the_traceback(call: Call) -> None:

@@ -258,9 +258,22 @@ def test_a_network_that_draws_at_random_is_noted() -> None:
 
 def test_infinite_errors_are_errors() -> None:
     diagnosis = isoconv.doctor(Coded(lambda x: x, lambda x: x / 0), (1, 1, 8, 8))
+    assert diagnosis.notes == ("The output holds NaN or infinity: no error of it is finite.",)
     assert diagnosis.findings[0].error == math.inf
     assert diagnosis.to_dict()["findings"][0]["error"] == "inf"
     assert json.loads(diagnosis.to_json()) == diagnosis.to_dict()
+
+
+def test_an_output_of_zeros_tells_nothing_of_the_network() -> None:
+    """As many networks give when they are new."""
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    nn.init.zeros_(net[2].weight), nn.init.zeros_(net[2].bias)
+    diagnosis = isoconv.doctor(net, (1, 1, 8, 8))
+    assert diagnosis.notes[0].startswith("The output is zero everywhere, which tells nothing")
+    for found in diagnosis.findings:
+        assert (found.holds, found.error, found.layer) == (False, None, "0")
+    kept = isoconv.doctor(isoconv.convert(net), (1, 1, 8, 8))
+    assert [found.holds for found in kept.findings] == [None] * 3
 
 
 def test_costs_before_and_after_conversion() -> None:
@@ -345,6 +358,9 @@ def test_the_table_names_each_reason_once() -> None:
         ((nn.ReLU(), (1, 8)), ValueError, "such as 1x3x224x224, got (1, 8)"),
         ((nn.ReLU(), (1, 1, 0, 8)), ValueError, "such as 1x3x224x224, got (1, 1, 0, 8)"),
         ((nn.ReLU(), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)), ValueError, "floating-point images, got torch.uint8"),
+        ((nn.ReLU(), torch.full((1, 1, 8, 8), math.nan)), ValueError, "the images hold NaN or infinity"),
+        ((nn.ReLU(), torch.arange(2.0).view(1, 2, 1, 1).expand(1, 2, 8, 8)), ValueError, "the same at every pixel"),
+        ((nn.ReLU(), (1, 1, 1, 1)), ValueError, "the same at every pixel"),
         ((nn.Conv2d(1, 1, 3, device="meta"), (1, 1, 8, 8)), ValueError, "the network is on the meta device"),
         ((nn.Conv2d(3, 1, 3), (1, 1, 8, 8)), ValueError, "Conv2d cannot run on an input of shape (1, 1, 8, 8)"),
     ],
@@ -354,10 +370,13 @@ def test_bad_arguments(arguments: tuple, error: type[Exception], words: str) -> 
         isoconv.doctor(*arguments)
 
 
-def test_bad_angles_and_networks_without_tensors() -> None:
+def test_bad_angles_and_tolerances_and_networks_without_tensors() -> None:
     for angle in (0, 180, math.nan):
         with pytest.raises(ValueError, match="other than the multiples of 90"):
             isoconv.doctor(nn.ReLU(), (1, 1, 8, 8), angle=angle)
+    for tolerance in (-1, math.nan, math.inf):
+        with pytest.raises(ValueError, match="tolerance must be a relative error from 0 up, got"):
+            isoconv.doctor(nn.ReLU(), (1, 1, 8, 8), tolerance=tolerance)
     silent = Coded(lambda x: x, lambda _: "nothing")
     with pytest.raises(TypeError, match="Coded returns no tensor, got str"):
         isoconv.doctor(silent, (1, 1, 8, 8))
@@ -414,6 +433,7 @@ def test_command(networks: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("my_networks:plane", "1x1x8x8", "there is no 'plane' in 'my_networks'; did you mean 'plain'?"),
         ("my_networks:broken", "1x1x8x8", "fails when called without arguments (KeyError: 'no weights here')"),
         ("my_networks:number", "1x1x8x8", "must be or return a torch.nn.Module, got int"),
+        ("my_networks:__name__.x", "1x1x8x8", "there is no 'x' in 'my_networks'"),
         ("my_networks:plain", "1x1x8", "cannot run on an input of shape (1, 1, 8)"),
         ("my_networks:plain", "1x3x8x8", "cannot run on an input of shape (1, 3, 8, 8)"),
         ("my_networks:plain", "8x8", "--input is a shape such as 1x3x224x224"),
@@ -429,6 +449,12 @@ def test_command_errors(
     assert result.err.startswith("error: ")
     assert words in result.err
     assert result.err.count("\n") == 1
+
+
+def test_the_page_is_refused_before_the_work(networks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for page in (networks / "nowhere" / "page.html", networks):
+        assert main(["doctor", "my_networks:plain", "--input", "1x1x8x8", "--html", str(page)]) == 1
+        assert "--html must be a file in a folder that exists, got" in capsys.readouterr().err
 
 
 def test_every_snippet_of_the_how_to_runs(capsys: pytest.CaptureFixture[str]) -> None:

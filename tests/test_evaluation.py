@@ -389,9 +389,9 @@ def test_unknown_protocol(evaluated: Evaluated) -> None:
         evaluate(evaluated("sre"), "oficial")
 
 
-@pytest.mark.parametrize(("option", "message"), [("limit", "limit must be at least 1"), ("batch_size", "batches of 0")])
-def test_numbers_below_one(evaluated: Evaluated, option: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("option", ["limit", "batch_size"])
+def test_numbers_below_one(evaluated: Evaluated, option: str) -> None:
+    with pytest.raises(ValueError, match=f"{option} must be at least 1, got 0"):
         evaluate(evaluated("sre"), **{option: 0})
 
 

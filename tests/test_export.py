@@ -22,8 +22,9 @@ from isoconv import export, fuse
 from isoconv import nn as iso
 from isoconv.cli import main
 from isoconv.export import _OnImages, export_run
+from isoconv.model_card import Usage, model_card
 from isoconv.models import create_model, model_config
-from isoconv.runs import OnImages, RunDir
+from isoconv.runs import OnImages, RunDir, write_json
 
 Evaluated = Callable[[str], RunDir]
 Exported = Callable[[str, str], tuple[RunDir, Path]]
@@ -227,6 +228,38 @@ def test_the_card_has_task_labels_scores_limits(evaluated: Evaluated) -> None:
     assert "no medical device" in card
     assert "black outside of the inscribed disc (ball), then (x - 0.5) / 0.5: yours to do" in card
     assert "None" not in card
+
+
+def test_the_card_of_a_training_that_was_stopped(evaluated: Evaluated) -> None:
+    run, usage = evaluated("plain"), Usage("net.pt2", "pt2", 1)
+    assert "; of 4 epochs the best on the validation images, number" in model_card(run, usage)
+    run.write_metrics(run.metrics()[:3])
+    assert "; of 3 epochs (4 were planned) the best on the validation images, number" in model_card(run, usage)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (
+            {"name": "sre_resnet18"},
+            "the same for an image and its quarter turns and mirror images, to rounding, and",
+        ),
+        (
+            {"name": "sre_resnet18", "downsample": "strided"},
+            "are isotropic, but its strides are not: its answer can",
+        ),
+        (
+            {"name": "c4_resnet18"},
+            "the same for an image and its quarter turns, to rounding; otherwise its answer",
+        ),
+        ({"name": "d4_resnet18"}, "its quarter turns and mirror images, to rounding; otherwise its answer can change"),
+        ({"name": "resnet18"}, "It is an ordinary network: its answer can change when an image is turned"),
+    ],
+)
+def test_the_card_claims_the_symmetries_that_the_network_has(evaluated: Evaluated, model: dict, words: str) -> None:
+    run = evaluated("plain")
+    write_json(run.path / "model.json", {**run.model_info, "model": model})
+    assert words in model_card(run, Usage("net.pt2", "pt2", 1))
 
 
 def test_the_card_of_a_run_that_was_not_evaluated(evaluated: Evaluated) -> None:

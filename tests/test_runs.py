@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -44,6 +45,12 @@ def test_config_from_before_an_option_existed(config: TrainConfig) -> None:
     assert TrainConfig.from_json(values) == config
 
 
+def test_config_of_texts_numpy_numbers_and_one_kernel_size_survives_json(config: TrainConfig) -> None:
+    ours = replace(config, out=str(config.out), data_root="data", seed=np.int64(3), lr=np.float32(0.5), kernel_sizes=3)  # type: ignore[arg-type]
+    assert (ours.out, ours.data_root, ours.seed, ours.lr) == (config.out, Path("data"), 3, 0.5)
+    assert RunDir.create(ours).config == ours
+
+
 @pytest.mark.parametrize("change", [{"flip": 0.5}, {"model": ...}])
 def test_config_of_another_version_is_refused(config: TrainConfig, change: dict) -> None:
     values = {**config.to_json(), **change}
@@ -56,8 +63,12 @@ def test_config_of_another_version_is_refused(config: TrainConfig, change: dict)
     ("option", "value"),
     [
         *((name, 0) for name in ("epochs", "width", "batch_size", "threads", "size", "lr")),
-        *(("lr", value) for value in (-1.0, float("nan"), float("inf"))),
+        *((name, 1.5) for name in ("epochs", "width", "batch_size", "threads", "size", "seed", "bands")),
+        *((name, "1") for name in ("epochs", "seed", "lr")),
+        *(("lr", value) for value in (-1.0, 1e-7, True, float("nan"), float("inf"))),
+        ("epochs", True),
         ("seed", -1),
+        ("seed", 2**32),
         ("recipe", "oficial"),
         ("precision", "16"),
         ("device", "gpu"),
@@ -109,6 +120,23 @@ def test_file_in_the_place_of_the_directory_is_refused(config: TrainConfig) -> N
 def test_empty_directory_is_taken(config: TrainConfig) -> None:
     config.out.mkdir()
     assert RunDir.create(config).config == config
+
+
+def test_a_start_that_was_cut_is_no_run(config: TrainConfig) -> None:
+    (config.out / "checkpoints").mkdir(parents=True)
+    for name in ("environment.json", ".config.json.tmp"):
+        (config.out / name).write_text("{")
+    assert RunDir.create(config).config == config
+    (config.out / "config.json").unlink()
+    (config.out / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(FileExistsError, match="choose another --out"):
+        RunDir.create(config)
+
+
+def test_damaged_metrics_are_named(run: RunDir) -> None:
+    (run.path / "metrics.jsonl").write_text('{"epoch": 0}\n{"epo')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged .* --resume, which writes it anew"):
+        run.metrics()
 
 
 def test_parent_that_is_a_file_is_refused(config: TrainConfig, tmp_path: Path) -> None:
@@ -197,6 +225,8 @@ def test_failed_write_keeps_the_previous_file(tmp_path: Path) -> None:
         atomic_write(path, Mock(side_effect=OSError("9 requested and 0 written")))
     assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OSError, match=r"cannot write .*file/within \(Not a directory\); free disk space"):
+        atomic_write(path / "within", lambda f: None)
 
 
 def test_full_disk_keeps_the_previous_file(tmp_path: Path) -> None:

@@ -83,6 +83,19 @@ def test_a_resumed_training_ends_as_an_unbroken_one(
         assert torch.equal(weights[name], value), name
 
 
+def test_a_training_that_was_stopped_is_said_to_be_early(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    early = RunDir(shutil.copytree(run.path, tmp_path / "early"))
+    early.write_metrics(run.metrics()[:1])
+    monkeypatch.setattr(segmentation, "load", lambda *_: 1 / 0)  # what comes next
+    for each, said in ((run, False), (early, True)):
+        caplog.clear()
+        with pytest.raises(ZeroDivisionError):
+            evaluate(each)
+        assert ("early: 1 of 2 epochs are trained; --resume goes on" in caplog.text) is said
+
+
 def test_evaluation_is_exact_at_right_angles_and_flips(run: RunDir) -> None:
     result = evaluate(run)
     rows = {row["name"]: row for row in result["conditions"]}
@@ -178,6 +191,14 @@ def test_predicted_masks(run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "exists already; choose another --out" in capsys.readouterr().err
 
 
+def test_arrays_of_one_file_get_a_mask_each(run: RunDir, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "set.npz", train_images=rng.random((2, 16, 16)), test_images=rng.random((1, 16, 16)))
+    files = predict(run, [tmp_path / "set.npz"], tmp_path / "m")
+    names = ["set_train_images_0.png", "set_train_images_1.png", "set_test_images_0.png"]
+    assert sorted(path.name for path in files.values()) == sorted(names)
+
+
 def test_images_of_the_same_name_are_refused(run: RunDir, tmp_path: Path) -> None:
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
@@ -198,6 +219,7 @@ def test_command_line(run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"data": "cells"}, "cells has a label per image, not per pixel; use isoconv train"),
         ({"data": "vesels"}, "unknown segmentation data 'vesels'.*did you mean 'vessels'"),
         ({"model": "sre_resnet18"}, "no use for network 'sre_resnet18'; use one such as sre_unet"),
         ({"model": "unet_3d"}, "vessels has 2D images, network 'unet_3d' does not; use --model unet"),

@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import load_file
 
 import isoconv.training as training
+from isoconv import _checkpoints as checkpoints
 from isoconv.data import MEDMNIST, DeviceBatches, Split, Task
 from isoconv.runs import RunDir
 from isoconv.symmetry import circular_mask
@@ -164,6 +165,12 @@ def test_mixed_precision_on_the_cpu(config: TrainConfig) -> None:
     assert {value.dtype for value in run.load_model().parameters()} == {torch.float32}
 
 
+def test_half_precision_on_the_cpu_is_refused(config: TrainConfig) -> None:
+    with pytest.raises(ValueError, match="precision 16-mixed needs a GPU; use --precision bf16-mixed"):
+        train(replace(config, precision="16-mixed"))
+    assert not config.out.exists()
+
+
 def test_the_seed_decides_everything(config: TrainConfig, tmp_path: Path) -> None:
     first, again, other = (
         train(replace(config, out=tmp_path / name, seed=seed, epochs=1))
@@ -301,6 +308,36 @@ def test_killed_and_resumed_is_never_interrupted(config: TrainConfig, tmp_path: 
     assert len(json.loads((killed.path / "environment.json").read_text())["resumed"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("stop", "raises"), [(signal.SIGINT, "KeyboardInterrupt()"), (signal.SIGTERM, "SystemExit(143)")]
+)
+def test_stopped_by_a_signal_is_no_success(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stop: int, raises: str
+) -> None:
+    def stopped(self: training.Classifier, batch: Any) -> Any:
+        if self.global_step == STEPS + 1:
+            signal.raise_signal(stop)
+        return original(self, batch)
+
+    original, before = training.Classifier.training_step, signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(training.Classifier, "training_step", stopped)
+    caplog.set_level(logging.INFO, "isoconv")
+    try:
+        with pytest.raises((KeyboardInterrupt, SystemExit)) as raised:
+            train(config)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert repr(raised.value) == raises
+    assert "stopped; it can be resumed after its last finished epoch" in caplog.text
+    assert len(RunDir(config.out).metrics()) == 1
+
+
+def test_a_job_of_slurm_is_one_process(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"NTASKS": "4", "JOB_ID": "7", "JOB_NAME": "job"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert train(replace(config, epochs=1)).model_info["epoch"] == 0
+
+
 def test_killed_in_the_first_epoch_starts_over(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(training.Classifier, "training_step", _raise(RuntimeError("power cut")))
@@ -344,7 +381,7 @@ def test_full_disk_keeps_the_previous_checkpoint(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:
     """The disk is full half-way through a checkpoint; with space again, the training goes on as if nothing had been."""
-    original, count = training.atomic_write, 0
+    original, count = checkpoints.atomic_write, 0
 
     def full(path: Path, write: Callable) -> None:
         def half(f: Any) -> None:
@@ -356,7 +393,7 @@ def test_full_disk_keeps_the_previous_checkpoint(
         original(path, half if count == epoch + 1 else write)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "atomic_write", full)
+        patch.setattr(checkpoints, "atomic_write", full)
         with pytest.raises(OSError, match=r"cannot write .*last\.ckpt \(No space left on device\)"):
             train(config)
     checkpoint = RunDir(config.out).last_checkpoint
@@ -366,12 +403,17 @@ def test_full_disk_keeps_the_previous_checkpoint(
     assert learned(train(config, resume=True)) == learned(train(replace(config, out=tmp_path / "whole")))
 
 
-@pytest.mark.parametrize("damage", ["short", "empty", "pickle"])
+@pytest.mark.parametrize("damage", ["short", "empty", "pickle", "another", "list"])
 def test_damaged_checkpoint_is_refused(config: TrainConfig, damage: str, tmp_path: Path) -> None:
     checkpoint = train(config).last_checkpoint
     content = checkpoint.read_bytes()
-    if damage == "pickle":  # of a class whose loading would run code
-        torch.save({"state_dict": _Bomb(tmp_path / "exploded")}, checkpoint)
+    others = {
+        "pickle": {"state_dict": _Bomb(tmp_path / "exploded")},  # whose loading would run code
+        "another": {"state_dict": torch.load(checkpoint, weights_only=True)["state_dict"]},
+        "list": [],
+    }
+    if damage in others:
+        torch.save(others[damage], checkpoint)
     else:
         checkpoint.write_bytes(content[: len(content) // 2] if damage == "short" else b"")
     with pytest.raises(ValueError, match=r"last\.ckpt is cut short or no checkpoint of isoconv; restore it"):

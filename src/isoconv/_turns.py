@@ -1,4 +1,4 @@
-"""How tensors inside a network turn with its input, and how far one is from another that was turned."""
+"""Images to turn, how tensors inside a network turn with them, and how far one is from another that was turned."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from isoconv._checks import ntuple
 from isoconv.symmetry import circular_mask, distance, rotate
 
-__all__ = ["Turn", "tensors", "turns_of", "worst"]
+__all__ = ["Turn", "images_for", "tensors", "turns_of", "worst"]
 
 
 class Turn(NamedTuple):
@@ -75,3 +76,38 @@ def worst(errors: Iterable[float | None]) -> float | None:
 
 def tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def images_for(net: nn.Module, input: Tensor | Sequence[int], seed: int) -> Tensor:
+    """The images given, or smooth noise of the shape given, for the first floating-point parameter of ``net``.
+
+    Raises:
+        TypeError: ``input`` is neither.
+        ValueError: an impossible shape, or images that are no floating-point numbers or that no turn changes.
+    """
+    if not isinstance(input, Tensor | Sequence):
+        raise TypeError(f"input must be a tensor of images or a shape such as (1, 3, 224, 224), got {input!r}")
+    shape = tuple(input.shape) if isinstance(input, Tensor) else ntuple(input, len(input), "input")
+    if not 3 <= len(shape) <= 5 or min(shape) < 1:
+        raise ValueError(f"expected an input N x channels x 1 to 3 spatial axes, such as 1x3x224x224, got {shape}")
+    if isinstance(input, Tensor):
+        if not input.is_floating_point():
+            raise ValueError(f"expected floating-point images, got {input.dtype}; convert them as for your network")
+        if not input.isfinite().all():
+            raise ValueError("the images hold NaN or infinity; replace them")
+        images = input
+    else:
+        images = _noise(net, shape, seed)
+    pixels = images.flatten(2)
+    if (pixels == pixels[..., :1]).all():
+        raise ValueError("the images are the same at every pixel, which turning does not change; use others or larger")
+    return images
+
+
+def _noise(net: nn.Module, shape: Sequence[int], seed: int) -> Tensor:
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    for axis in range(2, len(shape)):  # a Gaussian of 2 pixels, periodic
+        spread = torch.exp(-2 * (2 * math.pi * torch.fft.fftfreq(shape[axis], dtype=torch.float64)) ** 2)
+        noise = torch.fft.ifft(torch.fft.fft(noise, dim=axis).movedim(axis, -1) * spread).real.movedim(-1, axis)
+    like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
+    return ((noise - noise.mean()) / noise.std(correction=0).clamp_min(1e-12)).to(like)

@@ -1,12 +1,13 @@
 """The command line: a dataclass per command, whose docstrings are its help and whose `run` does the work.
 
 Results go to stdout, as a table or with ``--json`` as nothing but JSON; everything else goes to stderr.
-Exit status: 0 done, 1 the job failed (one line says why), 2 wrong usage.
+Exit status: 0 done, 1 the job failed (one line says why), 2 wrong usage, 130 or 143 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -236,8 +237,10 @@ class BenchOptions:
         import torch
 
         from .bench import markdown
+        from .runs import resolve_device
 
         check_plot(self.plot)
+        resolve_device(self.device)  # refuses a GPU that is not there
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         result = bench(rounds=self.rounds, device=self.device)
@@ -332,4 +335,7 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        return 128 + signal.SIGINT
     return 0

@@ -57,6 +57,8 @@ class Doctor:
         from isoconv.runs import atomic_write
 
         shape = _shape(self.input)
+        if self.html is not None and (self.html.is_dir() or not self.html.parent.is_dir()):
+            raise ValueError(f"--html must be a file in a folder that exists, got {self.html}")
         torch.manual_seed(self.seed)
         diagnosis = doctor(_network(self.target), shape, angle=self.angle, seed=self.seed)
         if self.html is not None:
@@ -107,7 +109,7 @@ def _network(target: str) -> nn.Module:
     found: Any = _own_code(f"cannot import module {module_name!r}", importlib.import_module, module_name)
     for name in factory_name.split("."):
         if not hasattr(found, name):
-            known = [n for n in vars(found) if not n.startswith("_")]
+            known = [n for n in dir(found) if not n.startswith("_")]
             raise ValueError(f"there is no {name!r} in {target.partition(':')[0]!r}{did_you_mean(name, known)}")
         found = getattr(found, name)
     net = found if isinstance(found, nn.Module) else _own_code(f"{target} fails when called without arguments", found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -11,6 +12,10 @@ Recipe = Literal["standard", "official"]
 Protocol = Literal["standard", "official", "disturbed"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 Device = Literal["auto", "cpu", "cuda"]
+MIN_LR = 1e-6  # where the learning rate ends
+_LEAST = dict.fromkeys(
+    ("width", "stem_kernel", "stem_stride", "bands", "epochs", "batch_size", "size", "threads"), 1
+) | {"seed": 0}
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,24 @@ class TrainConfig:
     """Folder of the MedMNIST files; None stands for $ISOCONV_DATA, else ~/.medmnist."""
 
     def __post_init__(self) -> None:
-        for name, least in {"width": 1, "epochs": 1, "batch_size": 1, "threads": 1, "size": 1, "seed": 0}.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if self.lr is not None and not 0 < self.lr < float("inf"):
-            raise ValueError(f"lr must be positive and finite, got {self.lr}")
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        for name in ("out", "data_root"):
+            if (path := getattr(self, name)) is not None:
+                put(name, Path(path))
+        for name, least in _LEAST.items():
+            if (value := getattr(self, name)) is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+            put(name, int(value))  # JSON has no numbers of numpy
+        if self.seed >= 2**32:
+            raise ValueError(f"seed must be below 2**32, got {self.seed}")
+        if self.lr is not None:
+            if isinstance(self.lr, bool) or not isinstance(self.lr, Real) or not MIN_LR <= self.lr < float("inf"):
+                raise ValueError(f"lr must be finite and at least {MIN_LR:g}, to which it falls, got {self.lr!r}")
+            put("lr", float(self.lr))
         for name, choices in {"recipe": Recipe, "precision": Precision, "device": Device}.items():
             if getattr(self, name) not in (known := get_args(choices)):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
@@ -97,6 +114,5 @@ class TrainConfig:
                 f"config of another isoconv version: fields {', '.join(sorted(wrong))} are unknown or missing"
             )
         values = {name: default for name, default in names.items() if default is not MISSING} | dict(values)
-        paths = {k: Path(values[k]) for k in ("out", "data_root") if values[k] is not None}
         sizes = values["kernel_sizes"]
-        return cls(**{**values, **paths, "kernel_sizes": None if sizes is None else tuple(sizes)})
+        return cls(**{**values, "kernel_sizes": tuple(sizes) if isinstance(sizes, list) else sizes})

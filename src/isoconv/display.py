@@ -112,8 +112,11 @@ def show_comparison(
     rows += [[name, *(f"{g[key]:,.0f}" for g in groups)] for name, key in _COSTS.items()]
     heads = [title, *map(_label, groups)]
     show_table(dict(zip(heads, row, strict=True)) for row in rows)
-    if pairs := comparison["pairs"]:
-        show_table({**{name: Path(pair[name]).name for name in "ab"}, **tests(pair)} for pair in pairs)
+    paths = [row["run"] for row in comparison["runs"]]
+    names = {path: Path(path).name for path in paths}
+    if len(set(names.values())) < len(names):
+        names = {path: path for path in paths}
+    show_table({**{name: names[pair[name]] for name in "ab"}, **tests(pair)} for pair in comparison["pairs"])
 
 
 def _label(group: Mapping[str, Any]) -> str:
@@ -139,5 +142,5 @@ def points(difference: float, interval: Sequence[float] | None = None) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

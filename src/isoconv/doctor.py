@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from isoconv._checks import ntuple
-from isoconv._turns import Turn, tensors, turns_of, worst
+from isoconv._turns import Turn, images_for, tensors, turns_of, worst
 from isoconv.convert import conversion_report, convert
 from isoconv.convert.conversion import check_module
 from isoconv.convert.report import Row
@@ -71,7 +70,9 @@ def doctor(
         raise ValueError("the network is on the meta device, without values to compute with; load its weights first")
     if not math.isfinite(angle) or angle % 90 == 0:
         raise ValueError(f"angle must be other than the multiples of 90 degrees, measured anyway; got {angle:g}")
-    x = _input(net, input, seed)
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise ValueError(f"tolerance must be a relative error from 0 up, got {tolerance:g}")
+    x = images_for(net, input, seed)
     if tolerance is None:
         tolerance = 1e-2 if x.is_cuda or x.dtype in (torch.float16, torch.bfloat16) else 1e-4
     training = [m for m in net.modules() if m.training]
@@ -132,7 +133,11 @@ def _examine(net: nn.Module, x: Tensor, turns: Sequence[Turn], tolerance: float)
     if not tensors(output):
         raise TypeError(f"{type(net).__name__} returns no tensor, got {type(output).__name__}; wrap it to return one")
     notes = []
-    if _above(worst(map(distance, tensors(_run(net, x)), tensors(output))), tolerance):
+    if not all(t.isfinite().all() for t in tensors(output)):
+        notes.append("The output holds NaN or infinity: no error of it is finite.")
+    elif not any(t.any() for t in tensors(output)):
+        notes.append("The output is zero everywhere, which tells nothing: use a trained network, or another input.")
+    elif _above(worst(map(distance, tensors(_run(net, x)), tensors(output))), tolerance):
         notes.append("The output for the same input changes from run to run: errors of that size mean nothing.")
     modules, report = [layer.module for layer in layers(net)], conversion_report(net)
     rows = report.rows
@@ -188,7 +193,8 @@ def _trial(net: nn.Module, modules: Sequence[nn.Module], x: Tensor, turns: Seque
         except ValueError as error:
             notes.append(f"Not all of {turn.symmetry} is measured: {error}.")
             continue
-        trial.output[turn.symmetry] = worst((trial.output[turn.symmetry], turn.error(turned_output, output)))
+        if any(t.any() for t in tensors(output)):  # zeros are symmetric whatever the network is
+            trial.output[turn.symmetry] = worst((trial.output[turn.symmetry], turn.error(turned_output, output)))
         if any([call.layer for call in some] != order for some in (calls, turned_calls)):
             notes.append("Other layers run when the input is turned: only the whole network is measured there.")
             continue
@@ -365,25 +371,6 @@ def _costs(modules: Sequence[nn.Module], calls: Sequence[_Call]) -> Counter[int]
             ends = call.inputs if isinstance(module, _BACKWARDS) else call.output
             counts[call.layer] += tensors(ends)[0].numel() * module.weight[0].numel()
     return counts
-
-
-def _input(net: nn.Module, input: Tensor | Sequence[int], seed: int) -> Tensor:
-    """The images given, or smooth noise of the shape given, for the first floating-point parameter of ``net``."""
-    if not isinstance(input, Tensor | Sequence):
-        raise TypeError(f"input must be a tensor of images or a shape such as (1, 3, 224, 224), got {input!r}")
-    shape = tuple(input.shape) if isinstance(input, Tensor) else ntuple(input, len(input), "input")
-    if not 3 <= len(shape) <= 5 or min(shape) < 1:
-        raise ValueError(f"expected an input N x channels x 1 to 3 spatial axes, such as 1x3x224x224, got {shape}")
-    if isinstance(input, Tensor):
-        if not input.is_floating_point():
-            raise ValueError(f"expected floating-point images, got {input.dtype}; convert them as for your network")
-        return input
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    for axis in range(2, len(shape)):  # a Gaussian of 2 pixels, periodic
-        spread = torch.exp(-2 * (2 * math.pi * torch.fft.fftfreq(shape[axis], dtype=torch.float64)) ** 2)
-        noise = torch.fft.ifft(torch.fft.fft(noise, dim=axis).movedim(axis, -1) * spread).real.movedim(-1, axis)
-    like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
-    return ((noise - noise.mean()) / noise.std(correction=0).clamp_min(1e-12)).to(like)
 
 
 def _above(error: float | None, limit: float) -> bool:

@@ -71,6 +71,7 @@ def evaluate(
         raise ValueError(f"limit must be at least 1, got {limit}")
     run.check_writable()
     run.check_has_data()
+    run.warn_unfinished()
     earlier = run.results() if (run.path / "results.json").exists() else {}
     predictions: dict[str, Any] = load_predictions(run)
     target = resolve_device(device)

@@ -76,7 +76,7 @@ def model_card(run: RunDir, usage: Usage) -> str:
         _training(run, info),
         *_all_scores(run),
         "## Limits",
-        _limits(model["name"], task),
+        _limits(model, task),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
 
@@ -120,9 +120,11 @@ def _training(run: RunDir, info: Mapping[str, Any]) -> str:
     options = ", ".join(f"{key}={value}" for key, value in info["model"].items() if key != "name")
     licence = f", licence {known.licence}" if known else ""
     rotated = "with" if config.rotate else "without"
+    done, planned = len(run.metrics()), config.epochs
+    epochs = f"{planned} epochs" if done == planned else f"{done} epochs ({planned} were planned)"
     return (
         f"Data: {task['title']}, size {config.size}{licence}. Network: {info['model']['name']} ({options}). Recipe "
-        f"{config.recipe}, {rotated} random rotation, seed {config.seed}; of {config.epochs} epochs the best on the "
+        f"{config.recipe}, {rotated} random rotation, seed {config.seed}; of {epochs} the best on the "
         f"validation images, number {info['epoch'] + 1}."
     )
 
@@ -216,22 +218,32 @@ def _position(row: Mapping[str, Any]) -> str:
     return _POSITIONS[row["group"]] + ("" if row["angle"] is None else f" by {row['angle']:.0f}°")
 
 
-def _limits(name: str, task: Mapping[str, Any]) -> str:
-    symmetries = "the cube's 48 rotations and reflections" if task["dims"] == 3 else "quarter turns and mirror images"
+def _limits(model: Mapping[str, Any], task: Mapping[str, Any]) -> str:
+    family, *_ = model["name"].split("_")
+    exact = "the cube's 48 rotations and reflections" if task["dims"] == 3 else "quarter turns and mirror images"
+    turns = {"sre": exact, "d4": exact, "c4": "quarter turns"}.get(family)
     if task["kind"] == "segmentation":
-        kept = f"Its labels move with the image under {symmetries}"
-        lost = "a structure can get another label when the image is turned"
+        kept, lost = (
+            "Its labels move with the image under",
+            "a structure can get another label when the image is turned",
+        )
     else:
-        kept = f"Its answer is the same for an image and its {symmetries}"
-        lost = "its answer can change when an image is turned"
-    isotropic = [
-        f"- {kept}, to rounding, and nearly so for other rotations.",
-        "- It cannot tell an image from its mirror image, nor how neighbouring structures are oriented to each other.",
-    ]
-    plain = [f"- It is an ordinary network: {lost}."]
+        kept, lost = "Its answer is the same for an image and its", "its answer can change when an image is turned"
+    if turns is None:
+        symmetry = [f"- It is an ordinary network: {lost}."]
+    elif model.get("downsample") == "strided":
+        symmetry = [f"- Its kernels are isotropic, but its strides are not: {lost}."]
+    elif family == "sre":
+        symmetry = [
+            f"- {kept} {turns}, to rounding, and nearly so for other rotations.",
+            "- It cannot tell an image from its mirror image, nor how neighbouring structures are oriented to each "
+            "other.",
+        ]
+    else:
+        symmetry = [f"- {kept} {turns}, to rounding; otherwise {lost}."]
     return "\n".join(
         [
-            *(isotropic if name.startswith("sre_") else plain),
+            *symmetry,
             f"- It was trained and tested on {task['title']} alone; on images from elsewhere nothing is known.",
             "- It is no medical device, and is not meant for diagnosis.",
         ]

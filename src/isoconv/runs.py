@@ -15,6 +15,7 @@ Evaluation adds `predictions.npz`, `results.json` and `figures/`; that of a segm
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -33,8 +34,11 @@ from torch import Tensor, nn
 from .config import Device, TrainConfig
 from .symmetry import circular_mask
 
+log = logging.getLogger(__name__)
+
 _MODEL_INFO = ("model", "task", "input_size", "masked", "epoch")
 _RESTORE = "restore it, or train again with another --out"
+_CUT_START = ("checkpoints", "environment.json", ".environment.json.tmp", ".config.json.tmp")
 # These say where a training runs, not what it computes: they may change when it is resumed.
 _PLACE = ("out", "data_root", "device", "threads")
 
@@ -65,7 +69,7 @@ class RunDir:
             OSError: it cannot be made or written.
         """
         path = config.out
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not _is_free(path):
             raise FileExistsError(
                 f"{path} exists and is not empty; choose another --out, or continue a stopped run with --resume"
             )
@@ -78,14 +82,6 @@ class RunDir:
         write_json(path / "environment.json", {**environment(config), "data": dict(fingerprints or {})})
         write_json(path / "config.json", config.to_json())
         return cls(path)
-
-    @staticmethod
-    def clear_cut_start(path: Path) -> None:
-        """Remove what :meth:`create` left if it was cut before there was anything to resume."""
-        for name in ("environment.json", ".environment.json.tmp", ".config.json.tmp"):
-            (path / name).unlink(missing_ok=True)
-        with suppress(OSError):
-            (path / "checkpoints").rmdir()
 
     def check_same(self, config: TrainConfig) -> None:
         """Refuse to continue this run with a config that would train something else."""
@@ -134,7 +130,16 @@ class RunDir:
     def metrics(self) -> list[dict[str, Any]]:
         """One dictionary per finished epoch."""
         path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        try:
+            return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        except ValueError as error:
+            remedy = "train again with the same options and --resume, which writes it anew"
+            raise ValueError(f"{path} is damaged ({error}); {remedy}") from None
+
+    def warn_unfinished(self) -> None:
+        """Say so where the training stopped before its last epoch."""
+        if (done := len(self.metrics())) < (epochs := self.config.epochs):
+            log.warning("%s: %d of %d epochs are trained; --resume goes on", self.path, done, epochs)
 
     def results(self) -> dict[str, Any]:
         """What `isoconv evaluate` found, by protocol."""
@@ -237,6 +242,13 @@ class RunDir:
             raise ValueError(f"{path} is not valid JSON ({error}); {damaged}") from None
 
 
+def _is_free(path: Path) -> bool:
+    """Whether nothing is there but what :meth:`RunDir.create` leaves if it is cut before there is a run to resume."""
+    if not (path / "checkpoints").is_dir():
+        return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    return all(file.relative_to(path).as_posix() in _CUT_START for file in path.rglob("*"))
+
+
 class OnImages(nn.Module):
     """``net`` behind what it is trained with: images in [0, 1] become (x - 0.5) / 0.5.
 
@@ -314,7 +326,8 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             f"cannot write {path} ({error.strerror or error}){kept}; free disk space or get permission, then go on"
         ) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

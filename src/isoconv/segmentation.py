@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 from isoconv._checks import did_you_mean
 from isoconv._extras import require
 from isoconv.config import TrainConfig
-from isoconv.data import Dataset, DeviceBatches, Task, own_path
+from isoconv.data import TASKS, Dataset, DeviceBatches, Task, own_path
 from isoconv.data import vessels as synthetic
 from isoconv.data.files import read_images, split_index
 from isoconv.data.masks import read_pairs
@@ -47,12 +48,17 @@ def load(data: str, size: int) -> Dataset:
         return synthetic.generate(data, size)
     if (path := own_path(data)) and path.is_dir():
         return read_pairs(path, size)
+    if data in TASKS:
+        raise ValueError(f"{data} has a label per image, not per pixel; use isoconv train")
     known = f"{', '.join(VESSELS)} or a folder with images/ and masks/"
     raise ValueError(f"unknown segmentation data {data!r}: expected {known}{did_you_mean(data, VESSELS)}")
 
 
 def train(config: TrainConfig, resume: bool = False) -> RunDir:
     """Train a U-Net and return its run directory; arguments and errors as of :func:`isoconv.training.train`.
+
+    Defaults of the config are those for classification; `isoconv segment train` has ``width=32``, ``size=64`` and
+    ``batch_size=8``.
 
     Raises:
         ValueError: also for data that :func:`load` refuses, and for augmentation, which would move images without their
@@ -144,6 +150,7 @@ def evaluate(
     run.check_segments("evaluate")
     run.check_writable()
     run.check_has_data()
+    run.warn_unfinished()
     task, config = run.model_info["task"], run.config
     data = load(config.data, run.model_info["input_size"])
     if (data.task.dims, data.task.labels) != (task["dims"], tuple(task["labels"])):
@@ -269,9 +276,11 @@ def predict(
 
 
 def _file_name(name: str) -> str:
-    """``"cell"`` of ``"scans/cell.png"``, ``"stack_7"`` of ``"stack.npy[7]"``."""
-    path, index = split_index(name)
-    return Path(path).stem + ("" if index is None else f"_{index}")
+    """``"cell"`` of ``"scans/cell.png"``, ``"stack_7"`` of ``"stack.npy[7]"``, ``"set_images_7"`` of
+    ``"set.npz:images[7]"``."""
+    source, index = split_index(name)
+    path, *array = re.split(r"(?<=\.npz):", source, flags=re.IGNORECASE)
+    return "_".join([Path(path).stem, *array, *([] if index is None else [str(index)])])
 
 
 def _write_mask(mask: np.ndarray, file: IO[bytes]) -> None:

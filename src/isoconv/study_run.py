@@ -193,10 +193,7 @@ def run_cell(config: TrainConfig, protocols: Sequence[str]) -> None:
     from isoconv.training import train
 
     with locked(config.out):
-        begun = (config.out / "config.json").exists()
-        if not begun:
-            RunDir.clear_cut_start(config.out)
-        run = train(config, resume=begun)
+        run = train(config, resume=(config.out / "config.json").exists())
         for protocol in protocols:
             if not _is_evaluated(run, protocol):
                 evaluate(run, protocol, device=config.device)

@@ -12,32 +12,31 @@ whole split with the same network: nothing to gather, and no image is counted tw
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import os
-import pickle
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ._checkpoints import AtomicCheckpointIO, history_of
 from ._extras import require
-from .config import TrainConfig
+from .config import MIN_LR, TrainConfig
 from .data import Dataset, DeviceBatches, Task, find, own_path
 from .data.augment import augmentation, input_size
 from .metrics import classification_metrics
 from .models import create_model, list_models, model_config
 from .nn import precondition_
-from .runs import OnImages, RunDir, atomic_write, check_state, resolve_device
+from .runs import OnImages, RunDir, resolve_device
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -48,8 +47,9 @@ __all__ = ["Classifier", "TrainConfig", "fit", "is_first_process", "loss_fn", "t
 
 log = logging.getLogger(__name__)
 
-MOMENTUM, WEIGHT_DECAY, MIN_LR = 0.9, 1e-3, 1e-6
+MOMENTUM, WEIGHT_DECAY = 0.9, 1e-3
 BATCH_SIZE, LR = {2: 128, 3: 4}, {2: 2e-2, 3: 1e-2}
+_ENVIRONMENTS = "lightning.fabric.plugins.environments"
 _PROCESSES = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}  # torchrun sets these; without it there is one process
 
 
@@ -65,6 +65,7 @@ def train(config: TrainConfig, resume: bool = False) -> RunDir:
         FileExistsError: ``config.out`` exists and ``resume`` is false.
         ValueError: an unknown name or impossible value, a damaged checkpoint, or ``resume`` with another config or
             other data.
+        KeyboardInterrupt, SystemExit: stopped by Ctrl-C or SIGTERM; it can be resumed.
         FloatingPointError: the loss became infinite or NaN; the last good checkpoint is kept.
         OSError: the run directory cannot be written; the last good checkpoint is kept.
     """
@@ -98,6 +99,8 @@ def fit(
         torch.set_num_threads(config.threads)
     rank, world_size, local_size = (int(os.environ.get(name, n)) for name, n in _PROCESSES.items())
     device = resolve_device(config.device)
+    if config.precision == "16-mixed" and device.type == "cpu":  # lightning would take bf16 instead
+        raise ValueError("precision 16-mixed needs a GPU; use --precision bf16-mixed")
     lr = LR[task.dims] if config.lr is None else config.lr
     batch_size = BATCH_SIZE[task.dims] if config.batch_size is None else config.batch_size
     precondition = config.recipe == "standard" if config.precondition is None else config.precondition
@@ -122,7 +125,7 @@ def fit(
         run.check_data(data.fingerprints)
         if run.last_checkpoint.exists():
             checkpoint = run.last_checkpoint
-            history = history_of(checkpoint, classifier)
+            history = history_of(checkpoint, classifier.state_dict())
             log.info("%s: %d of %d epochs are done", run.path, len(history), config.epochs)
             if rank == 0:  # it may have been stopped between the checkpoint and this
                 run.write_metrics(history)
@@ -137,6 +140,8 @@ def fit(
         logging.getLogger(name).setLevel(logging.WARNING)  # their INFO is an inventory of the hardware and advertising
     in_terminal = sys.stderr.isatty()
     bar = [pl.callbacks.RichProgressBar(console_kwargs={"stderr": True})] if in_terminal else []
+    # else lightning asks SLURM and MPI for processes, and answers SLURM's signals by requeueing the job
+    alone = [require(_ENVIRONMENTS, extra="study").LightningEnvironment()] if world_size == 1 else []
     trainer = pl.Trainer(
         max_epochs=config.epochs,
         accelerator=device.type,
@@ -145,7 +150,7 @@ def fit(
         strategy="ddp" if world_size > 1 else "auto",
         precision=config.precision,
         callbacks=[Recorder(config, train_batches, size), *bar],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *alone],
         enable_progress_bar=in_terminal,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -157,7 +162,13 @@ def fit(
     with warnings.catch_warnings():
         # lightning 2.6 trips over a deprecation of torch 2.13 in its own code
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
-        trainer.fit(classifier, train_batches, val_batches, ckpt_path=checkpoint, weights_only=True)
+        try:
+            trainer.fit(classifier, train_batches, val_batches, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as stop:  # lightning ends with status 1 on Ctrl-C, and on SIGTERM with that of success
+            log.info("%s: stopped; it can be resumed after its last finished epoch", config.out)
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            sys.exit(stop.code or 128 + signal.SIGTERM)
     return RunDir(config.out)
 
 
@@ -361,33 +372,3 @@ def _joined(outputs: Sequence[Mapping[str, Tensor]], *names: str) -> list[Tensor
 def goodness(line: Mapping[str, Any]) -> tuple[float, float]:
     """Order of epochs: validation AUC, or accuracy where all images have one label so that there is no AUC; loss."""
     return (line["val_acc"] if line["val_auc"] is None else line["val_auc"]), -line["val_loss"]
-
-
-class AtomicCheckpointIO(pl.plugins.TorchCheckpointIO):
-    """Checkpoints that are either whole or not there, and are read without unpickling code."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike[str], *_: Any, **__: Any) -> None:
-        # in memory first: torch's writer answers a full disk with an unrelated error
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        atomic_write(Path(path), lambda f: f.write(buffer.getbuffer()))
-
-    def load_checkpoint(self, path: str | os.PathLike[str], *_: Any, **__: Any) -> dict[str, Any]:
-        return load_checkpoint(Path(path))
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint, on the CPU. Raises ValueError if the file is cut short or no checkpoint."""
-    content = io.BytesIO(path.read_bytes())
-    try:
-        return torch.load(content, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError):
-        remedy = "restore it from a copy, or train again with another --out"
-        raise ValueError(f"{path} is cut short or no checkpoint of isoconv; {remedy}") from None
-
-
-def history_of(path: Path, classifier: Classifier) -> list[dict[str, Any]]:
-    """A line per epoch behind a checkpoint. Raises ValueError if it is damaged or belongs to another architecture."""
-    state = load_checkpoint(path)
-    check_state(path, state["state_dict"], classifier.state_dict())
-    return state["callbacks"][Recorder.__qualname__]["history"]

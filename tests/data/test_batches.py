@@ -29,6 +29,12 @@ def labels_of(drawn: DeviceBatches) -> list[list[int]]:
     return [labels.tolist() for _, labels in drawn]
 
 
+@pytest.mark.parametrize("batch_size", [0, -3])
+def test_empty_batches_are_refused(batch_size: int) -> None:
+    with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {batch_size}"):
+        batches(4, batch_size)
+
+
 @given(count=st.integers(1, 40), batch_size=st.integers(1, 16), world=st.integers(1, 4), seed=st.integers(0, 9))
 def test_ranks_share_every_image_evenly(count: int, batch_size: int, world: int, seed: int) -> None:
     if world > min(count, batch_size):

@@ -65,6 +65,8 @@ def get_task(name: str) -> Task:
         return own.find(path)[0]
     if name not in TASKS:
         hint = did_you_mean(name.lower(), TASKS) or "; `isoconv data list` shows all"
+        if name in VESSELS:
+            hint = " with a label per image: it has one per pixel, see isoconv segment"
         raise ValueError(f"unknown data set {name!r}{hint}")
     return TASKS[name]
 

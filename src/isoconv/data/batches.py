@@ -49,8 +49,8 @@ class DeviceBatches:
     last batch with fewer images than there are ranks joins the one before it.
 
     Raises:
-        ValueError: ``rank`` is not in 0..``world_size`` - 1, or a batch or the split has fewer images than there are
-            ranks.
+        ValueError: ``batch_size`` is below 1, ``rank`` is not in 0..``world_size`` - 1, or a batch or the split has
+            fewer images than there are ranks.
     """
 
     def __init__(
@@ -68,6 +68,8 @@ class DeviceBatches:
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must lie in 0..{world_size - 1}, got {rank}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not world_size <= min(batch_size, len(split)):
             what = f"{len(split)} images in batches of {batch_size}"
             raise ValueError(f"{what} cannot feed {world_size} processes; use fewer processes or larger batches")
