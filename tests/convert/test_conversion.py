@@ -358,6 +358,7 @@ def test_transposed_layers_get_no_engine_that_lacks_them(engine: str, transposed
     ("make", "kind", "message"),
     [
         (lambda: convert("resnet18"), TypeError, "expected a torch.nn.Module, got str"),
+        (lambda: convert(torch.jit.ScriptModule()), TypeError, "got TorchScript, whose layers are fixed"),
         (lambda: convert(Block(), profile="gausian"), ValueError, "unknown profile 'gausian'.*did you mean 'gaussian'"),
         (lambda: convert(Block(), engine="cuda"), ValueError, "unknown engine 'cuda': expected one of auto, reference"),
         (lambda: convert(Block(), bands=3), ValueError, r"layer 'many.0': bands=3 is too many for kernel_size=\(3, 3"),

@@ -107,6 +107,8 @@ def detached(net: nn.Module) -> dict[Any, Any]:
 def check_module(net: object) -> nn.Module:
     if not isinstance(net, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {type(net).__name__}")
+    if isinstance(net, torch.jit.ScriptModule):
+        raise TypeError("expected a torch.nn.Module, got TorchScript, whose layers are fixed; give what it is made of")
     return net
 
 

@@ -3,8 +3,8 @@
 The network is that of the SRE U-Net (arXiv 2501.14592): MONAI's BasicUNet with three halvings, channels w, w, 2w, 4w,
 linear up-sampling behind a 1x1 convolution. Unlike there, pooling and up-sampling are symmetric at every input size, so
 that the logits of the isotropic network turn and flip exactly with the image; pooling takes the mean, and normalisation
-is by batch, which also works where the coarsest level is a single pixel. The plain twin differs in nothing but the
-convolutions.
+is by batch, which also works where the coarsest level is a single pixel (trained, of two images or more). The plain
+twin differs in nothing but the convolutions.
 
 Parameters for RGB and 2 classes at width 32, kernels 9: 273,538; the paper's 274,306 count 768 biases more, each before
 a normalisation, which removes it."""
