@@ -116,7 +116,7 @@ def test_the_first_seed_of_everything_comes_first(write: Write) -> None:
         ("[0, 1]", "[true]", r"seeds must be a whole number, got True"),
         ("[0, 1]", "[-1]", r"^[^:]*: seeds must be at least 0, got -1"),
         ("width = 2", "widht = 2", r"options: option 'widht'; did you mean 'width'\?"),
-        ("width = 2", "width = 0", r"contestant .sre.: width must be at least 1, got 0"),
+        ("width = 2", "width = 0", r"contestant .sre.: width must be a whole number of at least 1, got 0"),
         ("width = 2", 'width = "2"', r"options: width must be a whole number, got '2'"),
         ("width = 2", "rotate = 1", r"options: rotate must be true or false, got 1"),
         ("width = 2", 'lr = "x"', r"options: lr must be a number, got 'x'"),
