@@ -243,7 +243,7 @@ def test_only_predict_shows_a_bar(grey: RunDir, tmp_path: Path, monkeypatch: pyt
 
 
 def test_impossible_batch_size(grey: RunDir, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="batches of 0"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         predict(grey, save(tmp_path / "x.npy", np.arange(256, dtype=np.uint8).reshape(16, 16)), batch_size=0)
 
 
