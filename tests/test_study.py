@@ -210,7 +210,9 @@ def test_no_file(tmp_path: Path) -> None:
         load_study(tmp_path / "none.toml")
 
 
-@pytest.mark.parametrize(("name", "count"), [("paper", 774), ("standard", 774), ("local", 138), ("local-3d", 42), ("quick", 12)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("paper", 774), ("standard", 774), ("local", 138), ("local-3d", 42), ("quick", 12)]
+)
 def test_committed_studies_can_be_built(name: str, count: int) -> None:
     study = load_study(STUDIES / f"{name}.toml")
     configs = [study.config(cell, Path()) for cell in study.cells]

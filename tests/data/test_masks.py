@@ -73,11 +73,24 @@ def test_a_wrong_mask_is_refused(folder: Path, mask: np.ndarray, message: str) -
         read_pairs(folder, 10)
 
 
-def test_black_and_white_masks_are_refused(folder: Path) -> None:
+def test_black_and_white_masks_are_read_as_two_labels(folder: Path) -> None:
+    labels = read_pairs(folder, 10).train.labels
     for path in (folder / "masks").iterdir():
         save(path, 255 * np.asarray(Image.open(path)))
-    with pytest.raises(ValueError, match="they hold 0, 255; .* black and white, divide them by 255"):
+    assert torch.equal(read_pairs(folder, 10).train.labels, labels)
+    save(folder / "masks" / "3.png", np.eye(12, 10, dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"must hold labels 0..K-1, they hold 0, 1, 255; number the classes"):
         read_pairs(folder, 10)
+
+
+def test_masks_with_a_palette_hold_the_numbers_of_its_colours(folder: Path) -> None:
+    labels = read_pairs(folder, 10).train.labels
+    for path in (folder / "masks").iterdir():
+        mask = Image.open(path)
+        mask.putpalette([0, 0, 0, 128, 0, 0])
+        mask.save(path)
+        assert Image.open(path).convert("RGB").getextrema()[0] == (0, 128)
+    assert torch.equal(read_pairs(folder, 10).train.labels, labels)
 
 
 def test_fractional_labels_are_refused(folder: Path) -> None:

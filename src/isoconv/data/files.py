@@ -41,6 +41,7 @@ __all__ = [
     "find_images",
     "images_in",
     "is_image",
+    "palette_indices",
     "probe",
     "read_arrays",
     "read_images",
@@ -216,6 +217,16 @@ def _picture(path: Path) -> dict[str, np.ndarray]:
         if image.mode.startswith("I"):  # 16-bit grey
             return {"": np.asarray(image)}
         return {"": np.asarray(image.convert("L" if _is_grey(image.mode) else "RGB"))}
+
+
+def palette_indices(path: Path) -> np.ndarray | None:
+    """The number of each pixel's colour ``(H, W)`` in a picture that has a palette, as tools for labelling write masks;
+    None for any other file. Raises ValueError if it cannot be read."""
+    if _READERS.get(_suffix(path)) is not _picture:
+        return None
+    pil, ops = require("PIL.Image", "study"), require("PIL.ImageOps", "study")
+    with readable(path), pil.open(path) as file:
+        return np.asarray(ops.exif_transpose(file)) if file.mode == "P" else None
 
 
 def _is_grey(mode: str) -> bool:

@@ -5,12 +5,14 @@ images/one.png   masks/one.png      the same names, whatever the endings
 ```
 The two folders lie in the folder itself, which is then split at random, once for all seeds, 70 % to train, 15 % each to
 val and test; or in each of its subfolders `train`, `val` and `test`. A mask holds the label of each pixel, whole
-numbers 0..K-1, 0 the background, in a file of one channel; a 3D mask makes the task 3D. What is done to the images, see
+numbers 0..K-1, 0 the background, in a file of one channel or as the numbers of a palette's colours; where all masks
+are black and white, 0 and 255, white is label 1. A 3D mask makes the task 3D. What is done to the images, see
 :mod:`isoconv.data.files`; a mask is cropped like its image and resized to the nearest pixel.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from isoconv.data.dataset import Dataset, Split, Task, fingerprint
-from isoconv.data.files import SUFFIXES, images_in, read_arrays, read_images
+from isoconv.data.files import SUFFIXES, images_in, palette_indices, read_arrays, read_images
 
 __all__ = ["read_pairs"]
 
@@ -50,13 +52,15 @@ def read_pairs(folder: Path, size: int) -> Dataset:
         raise ValueError(f"{first_mask} has {dims} axes; a mask has 2 (image) or 3 (volume)")
     channels = 3 if _array(first_image).ndim > dims and _array(first_image).shape[-1] in (3, 4) else 1
     splits = {name: _read_split(some, channels, size, dims) for name, some in pairs.items()}
+    if {label for split in splits.values() for label in split.labels.unique().tolist()} == {0, 255}:
+        splits = {name: replace(split, labels=split.labels.clamp(max=1)) for name, split in splits.items()}
     present = {name: set(split.labels.unique().tolist()) for name, split in splits.items()}
     labels = set[int]().union(*present.values())
     if labels != set(range(max(2, len(labels)))):
-        remedy = "number the classes without a gap, 0 the background"
-        if labels == {0, 255}:
-            remedy = "the masks are saved as black and white, divide them by 255"
-        raise ValueError(f"the masks of {folder} must hold labels 0..K-1, they hold {_list(labels)}; {remedy}")
+        raise ValueError(
+            f"the masks of {folder} must hold labels 0..K-1, they hold {_list(labels)}; number the classes without "
+            "a gap, 0 the background"
+        )
     for name, found_labels in present.items():
         if missing := labels - found_labels:
             split = (folder / name).is_dir()
@@ -104,7 +108,9 @@ def _array(path: Path) -> np.ndarray:
 
 def _labels(path: Path) -> np.ndarray:
     """uint8 labels ``(*spatial)``."""
-    mask = _array(path)
+    mask = palette_indices(path)
+    if mask is None:
+        mask = _array(path)
     if mask.ndim > 2 and mask.shape[-1] in (3, 4):
         raise ValueError(f"mask {path} is in colour, shape {mask.shape}; save label numbers 0..K-1 in one channel")
     if mask.ndim > 2 and mask.shape[-1] == 1:
