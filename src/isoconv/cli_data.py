@@ -7,6 +7,7 @@ import io
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -114,6 +115,7 @@ class DataManifest:
     """File to write; what is there is not overwritten. Paths in it start at its folder."""
     patient: str | None = None
     """Regular expression whose first match in an image's path names the patient."""
+    as_json: Json = False
 
     def run(self) -> None:
         from isoconv.data import own
@@ -123,9 +125,16 @@ class DataManifest:
         if self.out.suffix.lower() != ".csv":
             raise ValueError(f"a manifest is a .csv file, got --out {self.out}; end its name so")
         check_output(self.out)
-        found = [replace(item, patient=self._patient(item)) for item in own.items(self.data.absolute())]
-        text = _csv(own.assign(found), self.out.absolute().parent)
+        found = own.assign([replace(item, patient=self._patient(item)) for item in own.items(self.data.absolute())])
+        text = _csv(found, self.out.absolute().parent)
         atomic_write(self.out, lambda f: f.write(text.encode()))
+        sizes = Counter(item.split for item in found)
+        written = {
+            "images": len(found),
+            "patients": len({item.patient for item in found} - {""}) or None,
+            **{split: sizes[split] for split in own.SPLITS},
+        }
+        show(written, self.as_json, title=str(self.out))
 
     def _patient(self, item: own.Item) -> str:
         if self.patient is None:

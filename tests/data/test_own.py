@@ -1,6 +1,7 @@
 """Users' own data sets: how they are found, split and refused, and what `check` says of them."""
 
 import csv
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -235,9 +236,13 @@ def test_check_of_a_named_task(few_cells: None) -> None:
     assert report.facts["kind"] == "multiclass, 2D, RGB"
 
 
-def test_a_manifest_is_written_with_patients_and_splits(folder: Path, tmp_path: Path) -> None:
+def test_a_manifest_is_written_with_patients_and_splits(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "m.csv"
-    assert main(["data", "manifest", str(folder), "--out", str(out), "--patient", r"[ab]/p\d"]) == 0
+    assert main(["data", "manifest", str(folder), "--out", str(out), "--patient", r"[ab]/p\d", "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert written == {"images": 20, "patients": 10, "train": 12, "val": 4, "test": 4}
     assert {item.patient for item in own.items(out)} == {f"{c}/p{i}" for c in "ab" for i in range(5)}
     assert get_task(str(out)).counts == (12, 4, 4)
     assert main(["data", "manifest", str(folder), "--out", str(out)]) == 1
