@@ -14,6 +14,7 @@ import pytest
 
 from isoconv.comparison import compare, labels_of, load_predictions, results_by
 from isoconv.config import TrainConfig
+from isoconv.metrics import holm
 from isoconv.runs import RunDir
 
 Evaluated = Callable[[str], RunDir]
@@ -62,6 +63,8 @@ def test_pairs_are_those_of_different_networks(three: list[RunDir]) -> None:
     pairs = compare(three)["pairs"]
     sre, plain, plain1 = (str(run.path) for run in three)
     assert [(pair["a"], pair["b"]) for pair in pairs] == [(sre, plain), (sre, plain1)]
+    for test in ("upright_p", "always_right_p"):
+        assert [pair[f"{test}_holm"] for pair in pairs] == holm([pair[test] for pair in pairs])
 
 
 @pytest.mark.parametrize("protocol", ["standard", "official"])

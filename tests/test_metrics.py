@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from isoconv.metrics import bootstrap, classification_metrics, correct, decide, interval, mcnemar, probabilities
+from isoconv.metrics import bootstrap, classification_metrics, correct, decide, holm, interval, mcnemar, probabilities
 
 
 def sure(decisions: list[int], classes: int) -> Tensor:
@@ -258,3 +258,15 @@ def test_mcnemar_of_many_images_is_the_normal_approximation() -> None:
 def test_mcnemar_of_different_test_sets() -> None:
     with pytest.raises(ValueError, match="the same images, got 3 and 2; evaluate both on one test set"):
         mcnemar(torch.ones(3, dtype=torch.bool), torch.ones(2, dtype=torch.bool))
+
+
+def test_holm() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_keeps_the_order_and_never_lowers(p: list[float]) -> None:
+    adjusted = holm(p)
+    assert all(a <= b <= 1 for a, b in zip(p, adjusted, strict=True))
+    assert [x for _, x in sorted(zip(p, adjusted, strict=True))] == sorted(adjusted)

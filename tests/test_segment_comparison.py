@@ -92,7 +92,7 @@ def test_command_line(three: list[RunDir], tmp_path: Path, capsys: pytest.Captur
     assert json.loads(capsys.readouterr().out) == compare(three)
     assert main([*command, "--plot", str(tmp_path / "angles.png")]) == 0
     printed = capsys.readouterr().out
-    for text in ("Dice", "unet, 2 seeds", "±", "upright, whole image", "p upright", "points rotated"):
+    for text in ("Dice", "unet, 2 seeds", "±", "upright, whole image", "p upright", "(Holm)", "rotated, a -"):
         assert text in " ".join(printed.replace("│", " ").replace("┃", " ").split()), text
     assert (tmp_path / "angles.png").stat().st_size > 5000
     assert main(["segment", "compare", *(str(run.path) for run in three[1:])]) == 0  # seeds alone make no pair

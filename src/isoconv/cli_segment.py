@@ -169,7 +169,7 @@ def _differences(pair: Mapping[str, Any]) -> dict[str, str]:
     cells: dict[str, str] = {}
     for name, key in {"upright": "upright", "rotated": "rotated_mean"}.items():
         cells[f"points {name}, a - b"] = points(pair[f"{key}_difference"], pair[f"{key}_difference_ci"])
-        cells[f"p {name}"] = f"{pair[f'{key}_p']:.2g}"
+        cells[f"p {name} (Holm)"] = f"{pair[f'{key}_p_holm']:.2g}"
     return cells
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from isoconv.config import TrainConfig
-from isoconv.metrics import bootstrap, correct, interval, mcnemar
+from isoconv.metrics import bootstrap, correct, holm, interval, mcnemar
 from isoconv.protocols import PROTOCOLS, check_protocol, conditions, is_masked
 from isoconv.runs import RunDir
 
@@ -66,8 +66,9 @@ def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | Non
           over seeds (None for one seed);
         - ``pairs``: a row per pair of runs of different groups, a minus b: the difference upright with the exact
           McNemar test; the difference of the means over rotations with the 95 % interval of a bootstrap over images;
-          the test of ``always_right``, whether an image is decided rightly in every rotation. These account for the
-          chance in the test images, not for the seeds.
+          the test of ``always_right``, whether an image is decided rightly in every rotation. Beside each ``_p`` stands
+          a ``_p_holm``, corrected for there being many pairs. These account for the chance in the test images, not for
+          the seeds.
 
     Raises:
         FileNotFoundError: a run was not evaluated.
@@ -140,6 +141,9 @@ def side_by_side(
         for i, j in itertools.combinations(range(len(runs)), 2)
         if labels[i] != labels[j]
     ]
+    for test in [key for key in pairs[0] if key.endswith("_p")] if pairs else ():
+        for pair, adjusted in zip(pairs, holm([pair[test] for pair in pairs]), strict=True):
+            pair[f"{test}_holm"] = adjusted
     groups = [_group([row for row in rows if row["network"] == label], scores) for label in dict.fromkeys(labels)]
     return {"groups": groups, "runs": rows, "pairs": pairs}
 

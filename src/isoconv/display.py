@@ -89,7 +89,7 @@ def show_scores(result: Mapping[str, Any], title: str) -> None:
 def _mcnemar(pair: Mapping[str, Any]) -> dict[str, str]:
     return {
         "points upright, a - b": points(pair["upright_difference"]),
-        "McNemar's p": f"{pair['upright_p']:.2g}",
+        "McNemar's p (Holm)": f"{pair['upright_p_holm']:.2g}",
         "points rotated": points(pair["rotated_mean_difference"], pair["rotated_mean_difference_ci"]),
     }
 

@@ -23,6 +23,7 @@ __all__ = [
     "correct",
     "decide",
     "draws",
+    "holm",
     "interval",
     "mcnemar",
     "number",
@@ -182,6 +183,17 @@ def mcnemar(a: Tensor, b: Tensor) -> dict[str, Any]:
         term = term * (n - i) // (i + 1)
         ways += term
     return {"only_a": only_a, "only_b": only_b, "p": min(1.0, 2 * ways / 2**n)}
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: adjusted p-values, in the order given. Below 0.05, the chance that any of them is a
+    false alarm is at most 5 %."""
+    order = sorted(range(len(p)), key=lambda i: p[i])
+    adjusted, highest = [0.0] * len(p), 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = highest
+    return adjusted
 
 
 def number(value: float) -> float | None:

@@ -4,15 +4,12 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from isoconv.report.statistics import (
     average_ranks,
     cliques,
     critical_difference,
     friedman,
-    holm,
     paired_difference,
 )
 
@@ -40,18 +37,6 @@ def test_false_alarms_are_as_frequent_as_they_should_be() -> None:
     draws = (torch.rand(2000, 2, 150) < 0.8).double()
     alarms = sum(paired_difference(a, b).p < 0.05 for a, b in draws)
     assert 60 < alarms < 140  # 100 expected, deviation 9.7
-
-
-def test_holm() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([]) == []
-
-
-@given(st.lists(st.floats(0, 1), max_size=8))
-def test_holm_keeps_the_order_and_never_lowers(p: list[float]) -> None:
-    adjusted = holm(p)
-    assert all(a <= b <= 1 for a, b in zip(p, adjusted, strict=True))
-    assert [x for _, x in sorted(zip(p, adjusted, strict=True))] == sorted(adjusted)
 
 
 def test_average_ranks_share_ties() -> None:

@@ -9,6 +9,7 @@ from statistics import mean
 from typing import Any
 
 from isoconv._angle_curves import Point, curve_of
+from isoconv.metrics import holm
 from isoconv.report.scores import Entry, Gathered
 from isoconv.report.statistics import (
     Difference,
@@ -16,7 +17,6 @@ from isoconv.report.statistics import (
     cliques,
     critical_difference,
     friedman,
-    holm,
     paired_difference,
 )
 

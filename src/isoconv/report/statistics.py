@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Difference", "average_ranks", "cliques", "critical_difference", "friedman", "holm", "paired_difference"]
+__all__ = ["Difference", "average_ranks", "cliques", "critical_difference", "friedman", "paired_difference"]
 
 
 class Difference(NamedTuple):
@@ -39,17 +39,6 @@ def paired_difference(a: Tensor, b: Tensor) -> Difference:
     if math.isnan(error):
         return Difference(mean, -1.0, 1.0, 1.0)
     return Difference(mean, mean - 1.96 * error, mean + 1.96 * error, math.erfc(abs(mean / error) / math.sqrt(2)))
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: adjusted p-values, in the order given. Below 0.05, the chance that any of them is a
-    false alarm is at most 5 %."""
-    order = sorted(range(len(p)), key=lambda i: p[i])
-    adjusted, highest = [0.0] * len(p), 0.0
-    for rank, i in enumerate(order):
-        highest = max(highest, min(1.0, (len(p) - rank) * p[i]))
-        adjusted[i] = highest
-    return adjusted
 
 
 def average_ranks(scores: Sequence[Sequence[float]]) -> list[float]:
