@@ -52,10 +52,12 @@ def read_pairs(folder: Path, size: int) -> Dataset:
         raise ValueError(f"{first_mask} has {dims} axes; a mask has 2 (image) or 3 (volume)")
     channels = 3 if _array(first_image).ndim > dims and _array(first_image).shape[-1] in (3, 4) else 1
     splits = {name: _read_split(some, channels, size, dims) for name, some in pairs.items()}
-    if {label for split in splits.values() for label in split.labels.unique().tolist()} == {0, 255}:
-        splits = {name: replace(split, labels=split.labels.clamp(max=1)) for name, split in splits.items()}
     present = {name: set(split.labels.unique().tolist()) for name, split in splits.items()}
     labels = set[int]().union(*present.values())
+    if labels == {0, 255}:
+        splits = {name: replace(split, labels=split.labels.clamp(max=1)) for name, split in splits.items()}
+        present = {name: {min(label, 1) for label in found_labels} for name, found_labels in present.items()}
+        labels = {0, 1}
     if labels != set(range(max(2, len(labels)))):
         raise ValueError(
             f"the masks of {folder} must hold labels 0..K-1, they hold {_list(labels)}; number the classes without "
