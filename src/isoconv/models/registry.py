@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from isoconv._checks import did_you_mean
+from isoconv._checks import check_options, did_you_mean
 
 __all__ = ["create_model", "list_models", "model_config", "register_model"]
 
@@ -48,12 +48,7 @@ def create_model(name: str, in_channels: int = 3, num_classes: int = 10, **optio
     if name not in _MODELS:
         raise ValueError(f"unknown model {name!r}: expected one of {', '.join(_MODELS)}{did_you_mean(name, _MODELS)}")
     known = [p.name for p in inspect.signature(_MODELS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    for option in options:
-        if option not in known:
-            raise TypeError(
-                f"model {name!r} has no option {option!r}: its options are "
-                f"{', '.join(known)}{did_you_mean(option, known)}"
-            )
+    check_options(f"model {name!r}", options, known)
     model = _MODELS[name](in_channels, num_classes, **options)
     config = {"name": name, "in_channels": in_channels, "num_classes": num_classes, **options}
     # plain numbers, for it may be written as JSON

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from isoconv import nn as iso
-from isoconv._checks import check_counts, did_you_mean, ntuple
+from isoconv._checks import check_counts, did_you_mean, ntuple, spells_out
 from isoconv.models.group import GroupConv2d, GroupMaxPool2d, GroupNorm2d, order
 from isoconv.models.registry import register_model
+from isoconv.nn.conv import SREOptions
 from isoconv.ops.resampling import is_traced
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -61,7 +62,7 @@ class _IsotropicLayers(_PlainLayers):
     """How an SRE-ResNet convolves: symmetric mean pooling for a stride, then an isotropic convolution; or strided
     isotropic convolutions, if ``downsample`` says so."""
 
-    def __init__(self, dims: int, downsample: str, **options: Any) -> None:
+    def __init__(self, dims: int, downsample: str, options: SREOptions) -> None:
         super().__init__(dims)
         if downsample not in _DOWNSAMPLE:
             hint = did_you_mean(downsample, _DOWNSAMPLE)
@@ -222,6 +223,7 @@ class ResNet(nn.Module):
         return self.fc(torch.flatten(self.avgpool(self.features(x)), 1))
 
 
+@spells_out(iso.SREConv2d)
 def sre_resnet(
     variant: str,
     dims: int,
@@ -232,13 +234,8 @@ def sre_resnet(
     kernel_sizes: int | Sequence[int] | None = None,
     stem_kernel: int = 5,
     stem_stride: int = 1,
-    bands: int | None = None,
-    profile: str = "hard",
-    circular: bool = True,
-    spacing: float | Sequence[float] | None = None,
-    init: str = "default",
     downsample: str = "symmetric",
-    engine: str = "auto",
+    **layer: Unpack[SREOptions],
 ) -> ResNet:
     """SRE-ResNet: logits invariant to the square's (cube's) whole symmetry group at every input size, nearly so to any
     rotation.
@@ -252,18 +249,9 @@ def sre_resnet(
         stem_kernel, stem_stride: of the first convolution.
         downsample: ``"symmetric"``: mean pooling that commutes with the group; or ``"strided"``: strides in the
             convolutions as in the plain twin, which costs the exact invariance and shows what the pooling gives.
-        bands, profile, circular, spacing, init, engine: of the isotropic layers, see :class:`isoconv.nn.SREConv2d`.
+        **layer: keyword-only arguments of the isotropic layers, see :class:`isoconv.nn.SREConv2d`.
     """
-    layers = _IsotropicLayers(
-        dims,
-        downsample,
-        bands=bands,
-        profile=profile,
-        circular=circular,
-        spacing=spacing,
-        init=init,
-        engine=engine,
-    )
+    layers = _IsotropicLayers(dims, downsample, layer)
     kernels = kernel_sizes if kernel_sizes is not None else (9, 9, 5, 5) if dims == 2 else 5
     return ResNet(variant, layers, in_channels, num_classes, width, kernels, stem_kernel, stem_stride)
 

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from isoconv import nn as iso
-from isoconv._checks import check_counts, ntuple
+from isoconv._checks import check_counts, ntuple, spells_out
 from isoconv.models.registry import register_model
+from isoconv.nn.conv import SREOptions
 from isoconv.ops.resampling import is_traced
 
 __all__ = ["UNet", "plain_unet", "sre_unet"]
@@ -93,6 +95,7 @@ class UNet(nn.Module):
         return self.head(x)
 
 
+@spells_out(iso.SREConv2d)
 def sre_unet(
     dims: int,
     in_channels: int,
@@ -100,12 +103,7 @@ def sre_unet(
     *,
     width: int = 32,
     kernel_sizes: int | Sequence[int] | None = None,
-    bands: int | None = None,
-    profile: str = "hard",
-    circular: bool = True,
-    spacing: float | Sequence[float] | None = None,
-    init: str = "default",
-    engine: str = "auto",
+    **layer: Unpack[SREOptions],
 ) -> UNet:
     """SRE U-Net: logits that turn with the image, exactly for the square's (cube's) whole symmetry group at every
     input size, nearly so for any rotation.
@@ -115,19 +113,10 @@ def sre_unet(
         width: channels of the two finest levels; the next two have twice and four times as many.
         kernel_sizes: odd kernel size of each of the four levels, finest first, or one for all; by default 9 in 2D, the
             paper's, and 5 in 3D.
-        bands, profile, circular, spacing, init, engine: of the isotropic layers, see :class:`isoconv.nn.SREConv2d`.
+        **layer: keyword-only arguments of the isotropic layers, see :class:`isoconv.nn.SREConv2d`.
     """
-    conv = partial(
-        _SRE_CONV[dims],
-        bands=bands,
-        profile=profile,
-        circular=circular,
-        spacing=spacing,
-        init=init,
-        engine=engine,
-    )
     kernels = kernel_sizes if kernel_sizes is not None else 9 if dims == 2 else 5
-    return UNet(dims, conv, in_channels, num_classes, width, kernels)
+    return UNet(dims, partial(_SRE_CONV[dims], **layer), in_channels, num_classes, width, kernels)
 
 
 def plain_unet(

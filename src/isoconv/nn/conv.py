@@ -4,16 +4,23 @@ tap."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from isoconv._checks import check_counts, ntuple
-from isoconv.bands import BandPlan, band_plan
+from isoconv._checks import check_counts, ntuple, spells_out
+from isoconv.bands import BandOptions, BandPlan, band_plan
 from isoconv.nn.init import check_init, init_bands_
 from isoconv.ops import ConvSpec, check_engine, conv_spec, sre_conv
 from isoconv.ops.reference import expand_kernel
+
+
+class SREOptions(BandOptions, total=False):
+    """The keyword-only arguments of every isotropic layer, which networks take too and hand on."""
+
+    init: str
+    engine: str
 
 
 class _BandedConv(nn.Module):
@@ -88,6 +95,7 @@ class _BandedConv(nn.Module):
 
 
 class _SREConv(_BandedConv):
+    @spells_out(band_plan)
     def __init__(
         self,
         in_channels: int,
@@ -102,15 +110,11 @@ class _SREConv(_BandedConv):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
-        bands: int | None = None,
-        profile: str = "hard",
-        circular: bool = True,
-        spacing: float | Sequence[float] | None = None,
         init: str = "default",
         engine: str = "auto",
+        **bands: Unpack[BandOptions],
     ) -> None:
-        size = ntuple(kernel_size, self.dims, "kernel_size")
-        plan = band_plan(size, bands=bands, profile=profile, circular=circular, spacing=spacing)
+        plan = band_plan(ntuple(kernel_size, self.dims, "kernel_size"), **bands)
         spec = conv_spec(
             plan, stride=stride, padding=padding, dilation=dilation, groups=groups, padding_mode=padding_mode
         )
@@ -121,6 +125,7 @@ class _SREConv(_BandedConv):
 
 
 class _SREConvTranspose(_BandedConv):
+    @spells_out(band_plan)
     def __init__(
         self,
         in_channels: int,
@@ -136,15 +141,11 @@ class _SREConvTranspose(_BandedConv):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
-        bands: int | None = None,
-        profile: str = "hard",
-        circular: bool = True,
-        spacing: float | Sequence[float] | None = None,
         init: str = "default",
         engine: str = "auto",
+        **bands: Unpack[BandOptions],
     ) -> None:
-        size = ntuple(kernel_size, self.dims, "kernel_size")
-        plan = band_plan(size, bands=bands, profile=profile, circular=circular, spacing=spacing)
+        plan = band_plan(ntuple(kernel_size, self.dims, "kernel_size"), **bands)
         spec = conv_spec(
             plan,
             stride=stride,
