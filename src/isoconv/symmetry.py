@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache, partial
 
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = [
+    "GridGroup",
     "Symmetry",
     "circular_mask",
     "equivariance_error",
@@ -52,6 +54,36 @@ def symmetry_group(dims: int) -> tuple[Symmetry, ...]:
     """All symmetries of the segment, the square (D4, 8 elements) or the cube (48 elements), the identity first."""
     perms = itertools.permutations(range(dims))
     return tuple(Symmetry(p, f) for p in perms for f in itertools.product((False, True), repeat=dims))
+
+
+class GridGroup(StrEnum):
+    """The symmetries of the square or cube that something keeps exactly, as one of four groups."""
+
+    NONE = "none"
+    MIRRORS = "mirrors"
+    ROTATIONS = "rotations"
+    FULL = "full"
+
+    def elements(self, dims: int) -> tuple[Symmetry, ...]:
+        """Its elements for ``dims`` axes: of ``ROTATIONS`` 4 in 2D (C4) and 24 in 3D, of ``FULL`` 8 (D4) and 48."""
+        return tuple(g for g in symmetry_group(dims) if self.has(g))
+
+    def has(self, g: Symmetry) -> bool:
+        """Whether ``g`` is an element of the group."""
+        straight = g.perm == tuple(sorted(g.perm))
+        if self is GridGroup.NONE:
+            return straight and not any(g.flips)
+        return self is GridGroup.FULL or (g.proper if self is GridGroup.ROTATIONS else straight)
+
+    def words(self, dims: int) -> str:
+        """What it is for people, to follow on "exactly invariant to": "quarter turns and mirror images"."""
+        turns = "quarter turns" if dims == 2 else "the 24 rotations of the cube"
+        return {
+            GridGroup.NONE: "nothing",
+            GridGroup.MIRRORS: "mirror images along each axis",
+            GridGroup.ROTATIONS: turns,
+            GridGroup.FULL: "mirror images" if dims == 1 else f"{turns} and mirror images",
+        }[self]
 
 
 def plane_rotation(dims: int, degrees: float, plane: tuple[int, int] = (-2, -1)) -> Tensor:

@@ -8,19 +8,20 @@ a quarter or an eighth as many fields, and they pool as the isotropic ones do.""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from isoconv import nn as iso
 from isoconv._checks import check_counts, did_you_mean, ntuple, spells_out
-from isoconv.models.group import GroupConv2d, GroupMaxPool2d, GroupNorm2d, order
-from isoconv.models.registry import register_model
-from isoconv.nn.conv import SREOptions
+from isoconv.models.group import GROUPS, GroupConv2d, GroupMaxPool2d, GroupNorm2d, order
+from isoconv.models.registry import register_family, register_model
+from isoconv.nn.conv import SREOptions, kept_symmetry
 from isoconv.ops.resampling import is_traced
+from isoconv.symmetry import GridGroup
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -291,9 +292,18 @@ def group_resnet(
     return ResNet(variant, _GroupLayers(group), in_channels, num_classes, width, kernels, stem_kernel, stem_stride)
 
 
+def _sre_symmetry(options: Mapping[str, Any]) -> GridGroup:
+    return GridGroup.NONE if options["downsample"] == "strided" else kept_symmetry(options)
+
+
 for _variant in _LAYERS:
-    for _dims, _suffix in ((2, ""), (3, "_3d")):
-        register_model(f"sre_{_variant}{_suffix}", partial(sre_resnet, _variant, _dims))
-        register_model(f"{_variant}{_suffix}", partial(plain_resnet, _variant, _dims))
+    for _name, _build, _symmetry in (("sre_", sre_resnet, _sre_symmetry), ("", plain_resnet, GridGroup.NONE)):
+        register_family(f"{_name}{_variant}", partial(_build, _variant), task="classification", symmetry=_symmetry)
     for _group in ("c4", "d4"):
-        register_model(f"{_group}_{_variant}", partial(group_resnet, _variant, _group))
+        register_model(
+            f"{_group}_{_variant}",
+            partial(group_resnet, _variant, _group),
+            dims=2,
+            task="classification",
+            symmetry=GROUPS[_group],
+        )

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from isoconv import nn as iso
 from isoconv._checks import check_counts, ntuple, spells_out
-from isoconv.models.registry import register_model
-from isoconv.nn.conv import SREOptions
+from isoconv.models.registry import register_family
+from isoconv.nn.conv import SREOptions, kept_symmetry
 from isoconv.ops.resampling import is_traced
+from isoconv.symmetry import GridGroup
 
 __all__ = ["UNet", "plain_unet", "sre_unet"]
 
@@ -126,6 +127,5 @@ def plain_unet(
     return UNet(dims, _CONV[dims], in_channels, num_classes, width, 3 if kernel_sizes is None else kernel_sizes)
 
 
-for _dims, _suffix in ((2, ""), (3, "_3d")):
-    register_model(f"sre_unet{_suffix}", partial(sre_unet, _dims))
-    register_model(f"unet{_suffix}", partial(plain_unet, _dims))
+register_family("sre_unet", sre_unet, task="segmentation", symmetry=kept_symmetry)
+register_family("unet", plain_unet, task="segmentation", symmetry=GridGroup.NONE)

@@ -3,9 +3,10 @@ tap."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Unpack
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from isoconv.bands import BandOptions, BandPlan, band_plan
 from isoconv.nn.init import check_init, init_bands_
 from isoconv.ops import ConvSpec, check_engine, conv_spec, sre_conv
 from isoconv.ops.reference import expand_kernel
+from isoconv.symmetry import GridGroup
 
 
 class SREOptions(BandOptions, total=False):
@@ -21,6 +23,13 @@ class SREOptions(BandOptions, total=False):
 
     init: str
     engine: str
+
+
+def kept_symmetry(options: Mapping[str, Any]) -> GridGroup:
+    """To what layers of these options are exactly equivariant, cubic kernels, stride 1 and symmetric padding
+    provided."""
+    spacing = options["spacing"]
+    return GridGroup.FULL if spacing is None or np.ptp(spacing) == 0 else GridGroup.MIRRORS
 
 
 class _BandedConv(nn.Module):
