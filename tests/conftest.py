@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from isoconv.runs.rundir import RunDir
+from isoconv.runs import RunDir
 
 hypothesis.settings.register_profile("isoconv", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("isoconv")

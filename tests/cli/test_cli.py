@@ -22,7 +22,7 @@ from isoconv.cli.display import show, show_best_epoch
 from isoconv.cli.main import main
 from isoconv.data import TASKS
 from isoconv.models import list_models
-from isoconv.runs.rundir import RunDir
+from isoconv.runs import RunDir
 
 Evaluated = Callable[[str], RunDir]
 

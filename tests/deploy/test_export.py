@@ -24,7 +24,7 @@ from isoconv.cli.main import main
 from isoconv.deploy.export import _OnImages, export_run
 from isoconv.deploy.model_card import Usage, model_card
 from isoconv.models import create_model, model_config
-from isoconv.runs.rundir import OnImages, RunDir, write_json
+from isoconv.runs import OnImages, RunDir, write_json
 
 Evaluated = Callable[[str], RunDir]
 Exported = Callable[[str, str], tuple[RunDir, Path]]

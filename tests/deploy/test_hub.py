@@ -15,7 +15,7 @@ from torch import nn
 
 import isoconv
 from isoconv.deploy.hub import push_to_hub
-from isoconv.runs.rundir import RunDir
+from isoconv.runs import RunDir
 
 Evaluated = Callable[[str], RunDir]
 OPTIONS = {"in_channels": 1, "num_classes": 3, "width": 2}

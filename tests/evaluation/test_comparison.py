@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from isoconv.evaluation.comparison import compare, labels_of, load_predictions, results_by
+from isoconv.runs import RunDir
 from isoconv.runs.config import TrainConfig
-from isoconv.runs.rundir import RunDir
 from isoconv.tasks.metrics import holm
 
 Evaluated = Callable[[str], RunDir]

@@ -17,7 +17,7 @@ import isoconv.evaluation.measuring as evaluation
 from isoconv.data import Split, Task, load
 from isoconv.evaluation.measuring import evaluate, measure, multiply_adds
 from isoconv.evaluation.protocols import DISTURBANCES, PROTOCOLS, conditions
-from isoconv.runs.rundir import RunDir
+from isoconv.runs import RunDir
 from isoconv.symmetry import circular_mask
 from isoconv.tasks.metrics import classification_metrics, decide
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import isoconv
 from isoconv.data import load
 from isoconv.evaluation.prediction import Predictor, check_output, predict, write_predictions
-from isoconv.runs.rundir import RunDir
+from isoconv.runs import RunDir
 from isoconv.training.loop import TrainConfig
 
 Evaluated = Callable[[str], RunDir]

@@ -14,8 +14,8 @@ from isoconv.cli.main import main
 from isoconv.evaluation.segment_comparison import compare, load_counts
 from isoconv.evaluation.segmentation import evaluate, train
 from isoconv.figures.drawing import rotation_dice
+from isoconv.runs import RunDir, write_json
 from isoconv.runs.config import TrainConfig
-from isoconv.runs.rundir import RunDir, write_json
 from isoconv.tasks.dice import foreground, pooled
 
 Changed = Callable[[dict[str, np.ndarray]], object]

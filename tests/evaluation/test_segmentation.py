@@ -22,8 +22,8 @@ from isoconv.evaluation.measuring import evaluate as evaluate_classifier
 from isoconv.evaluation.prediction import Predictor
 from isoconv.evaluation.segment_comparison import load_counts
 from isoconv.evaluation.segmentation import evaluate, predict, segmentation_loss, train
+from isoconv.runs import RunDir
 from isoconv.runs.config import TrainConfig
-from isoconv.runs.rundir import RunDir
 from isoconv.tasks.dice import pooled
 
 pytestmark = pytest.mark.usefixtures("few_vessels")

@@ -14,7 +14,7 @@ from torch import nn
 
 from isoconv.figures.curves import against_angle
 from isoconv.figures.drawing import feature_maps, kernels, rotation_accuracy, save_all, save_comparison
-from isoconv.runs.rundir import RunDir
+from isoconv.runs import RunDir
 
 Evaluated = Callable[[str], RunDir]
 

@@ -24,7 +24,7 @@ from isoconv.report.charts import rank_diagram
 from isoconv.report.comparing import best_of_each, curve, headline, pairs, ranking, tally
 from isoconv.report.scores import gather
 from isoconv.report.turning import _words
-from isoconv.runs.rundir import RunDir
+from isoconv.runs import RunDir
 from isoconv.study.plan import load_study
 from isoconv.tasks.metrics import decide
 

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import isoconv
+from isoconv.runs import RunDir, atomic_write, resolve_device, write_json
 from isoconv.runs.config import TrainConfig
-from isoconv.runs.rundir import RunDir, atomic_write, resolve_device, write_json
 
 
 @pytest.fixture

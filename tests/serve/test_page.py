@@ -20,7 +20,7 @@ from fastapi import FastAPI, Request, Response
 from PIL import Image
 
 from isoconv.evaluation.prediction import Predictor
-from isoconv.runs.rundir import RunDir
+from isoconv.runs import RunDir
 from isoconv.serve import create_app
 
 Evaluated = Callable[[str], RunDir]

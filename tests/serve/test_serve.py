@@ -30,7 +30,7 @@ from fastapi.testclient import TestClient
 
 from isoconv.cli.main import main
 from isoconv.evaluation.prediction import Predictor, predict
-from isoconv.runs.rundir import RunDir
+from isoconv.runs import RunDir
 from isoconv.serve import Limits, create_app, serve
 from isoconv.serve.turning import ANGLES
 

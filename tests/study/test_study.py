@@ -22,7 +22,7 @@ from isoconv import evaluation, study_run, training
 from isoconv.cli.main import main
 from isoconv.evaluation.comparison import _COSTS, _SCORES
 from isoconv.evaluation.protocols import PROTOCOLS
-from isoconv.runs.rundir import _MODEL_INFO, RunDir
+from isoconv.runs import _MODEL_INFO, RunDir
 from isoconv.study.plan import Cell, command, load_study
 from isoconv.study.running import BusyError, locked, run_cell, run_study, study_status
 

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 import isoconv.training.loop as training
 from isoconv import _checkpoints as checkpoints
 from isoconv.data import MEDMNIST, DeviceBatches, Split, Task
-from isoconv.runs.rundir import RunDir
+from isoconv.runs import RunDir
 from isoconv.symmetry import circular_mask
 from isoconv.training.loop import TrainConfig, cosine, loss_fn, train
 

@@ -120,7 +120,7 @@ class DataManifest:
     def run(self) -> None:
         from isoconv.data import own
         from isoconv.evaluation.prediction import check_output
-        from isoconv.runs.rundir import atomic_write
+        from isoconv.runs import atomic_write
 
         if self.out.suffix.lower() != ".csv":
             raise ValueError(f"a manifest is a .csv file, got --out {self.out}; end its name so")

@@ -12,7 +12,7 @@ from isoconv._extras import require
 from isoconv.evaluation.protocols import DISTURBANCES
 
 if TYPE_CHECKING:
-    from isoconv.runs.rundir import RunDir
+    from isoconv.runs import RunDir
 
 __all__ = [
     "percent",

@@ -69,7 +69,7 @@ class Evaluate:
 
     def run(self) -> None:
         from isoconv.evaluation.measuring import evaluate
-        from isoconv.runs.rundir import RunDir
+        from isoconv.runs import RunDir
 
         result = evaluate(RunDir(self.path), self.protocol, self.batch_size, self.device)
         if self.as_json:
@@ -151,7 +151,7 @@ class Compare:
 
     def run(self) -> None:
         from isoconv.evaluation.comparison import compare
-        from isoconv.runs.rundir import RunDir
+        from isoconv.runs import RunDir
 
         check_plot(self.plot)
         runs = [RunDir(path) for path in self.paths]
@@ -237,7 +237,7 @@ class BenchOptions:
         import torch
 
         from isoconv.bench import markdown
-        from isoconv.runs.rundir import resolve_device
+        from isoconv.runs import resolve_device
 
         check_plot(self.plot)
         resolve_device(self.device)  # refuses a GPU that is not there

@@ -150,7 +150,7 @@ class SegmentCompare:
 
     def run(self) -> None:
         from isoconv.evaluation.segment_comparison import DICE, compare
-        from isoconv.runs.rundir import RunDir
+        from isoconv.runs import RunDir
 
         check_plot(self.plot)
         runs = [RunDir(path) for path in self.paths]

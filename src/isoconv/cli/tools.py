@@ -54,7 +54,7 @@ class Doctor:
         import torch
 
         from isoconv.diagnosis.examination import doctor
-        from isoconv.runs.rundir import atomic_write
+        from isoconv.runs import atomic_write
 
         shape = _shape(self.input)
         if self.html is not None and (self.html.is_dir() or not self.html.parent.is_dir()):

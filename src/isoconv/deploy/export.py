@@ -21,7 +21,7 @@ from isoconv._extras import require
 from isoconv.convert import fuse
 from isoconv.deploy.model_card import Usage, logits_shape, model_card
 from isoconv.models import create_model
-from isoconv.runs.rundir import OnImages, RunDir, atomic_write
+from isoconv.runs import OnImages, RunDir, atomic_write
 
 __all__ = ["FORMATS", "Export", "export_run"]
 
@@ -119,28 +119,9 @@ def _free_path(path: Path, format: str, make: bool) -> Path:
 # The network as one program for all sizes
 
 
-class _OnImages(nn.Module):
-    """:class:`isoconv.runs.OnImages` for sizes that are not known yet: the mask in whole numbers, of half pixels."""
-
-    def __init__(self, net: nn.Module, masked: bool) -> None:
-        super().__init__()
-        self.net, self.masked = net, masked
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.masked:
-            size = images.shape[2:]
-            axes = [2 * torch.arange(n, device=images.device) - (n - 1) for n in size]
-            squares = [axis.square().view([-1] + [1] * (len(size) - i - 1)) for i, axis in enumerate(axes)]
-            least = size[0]
-            for n in size[1:]:
-                least = torch.sym_min(least, n)
-            images = images * (sum(squares[1:], squares[0]) <= least * least)
-        return self.net((images - 0.5) / 0.5)
-
-
 def _exported(network: Any, info: dict[str, Any]) -> torch.export.ExportedProgram:
     """``network`` as a program for any batch, and for any image size if it can be."""
-    whole = _OnImages(fuse(network.net), info["masked"]).eval()
+    whole = OnImages(fuse(network.net), info["masked"]).eval()
     size, spatial = info["input_size"], range(2, 2 + info["task"]["dims"])
     # An axis that shrinks to one pixel is taken for one of a fixed size, so the example is large; if that happens to
     # images of the size of the training too, only they can be taken

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from isoconv._checks import did_you_mean
 from isoconv._extras import require
 from isoconv.models import create_model, model_config
-from isoconv.runs.rundir import OnImages, RunDir, write_json
+from isoconv.runs import OnImages, RunDir, write_json
 
 __all__ = ["from_pretrained", "push_to_hub", "save_pretrained"]
 

@@ -11,7 +11,7 @@ from isoconv.data.vessels import VESSELS
 from isoconv.evaluation.comparison import results_by
 from isoconv.evaluation.protocols import DISTURBANCES
 from isoconv.evaluation.segment_comparison import DICE, dice_results
-from isoconv.runs.rundir import RunDir
+from isoconv.runs import RunDir
 
 __all__ = ["Usage", "logits_shape", "model_card"]
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from isoconv.evaluation.protocols import PROTOCOLS, check_protocol, conditions, is_masked
+from isoconv.runs import RunDir
 from isoconv.runs.config import TrainConfig
-from isoconv.runs.rundir import RunDir
 from isoconv.tasks.metrics import bootstrap, correct, holm, interval, mcnemar
 
 __all__ = [

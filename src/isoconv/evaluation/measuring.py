@@ -22,7 +22,7 @@ from isoconv.data import DeviceBatches, Split, Task, load, resize
 from isoconv.evaluation.comparison import compare as compare
 from isoconv.evaluation.comparison import load_predictions
 from isoconv.evaluation.protocols import DISTURBANCES, Condition, conditions, is_masked
-from isoconv.runs.rundir import RunDir, atomic_write, resolve_device, write_json
+from isoconv.runs import RunDir, atomic_write, resolve_device, write_json
 from isoconv.tasks.metrics import bootstrap, classification_metrics, correct, decide, interval
 
 __all__ = ["compare", "evaluate", "measure", "multiply_adds", "position_logits", "with_progress"]

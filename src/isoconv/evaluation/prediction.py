@@ -18,7 +18,7 @@ from isoconv.data import DeviceBatches, Split, read_images
 from isoconv.data.files import split_index
 from isoconv.evaluation.measuring import BATCH_SIZE, position_logits, with_progress
 from isoconv.evaluation.protocols import AS_IS, conditions
-from isoconv.runs.rundir import RunDir, atomic_write, resolve_device
+from isoconv.runs import RunDir, atomic_write, resolve_device
 from isoconv.tasks.metrics import correct, decide, probabilities
 
 __all__ = ["Predictor", "check_output", "predict", "write_predictions"]

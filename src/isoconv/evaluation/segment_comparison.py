@@ -12,7 +12,7 @@ from torch import Tensor
 
 from isoconv.evaluation.comparison import check_entry, open_runs, side_by_side
 from isoconv.evaluation.protocols import AS_IS, conditions
-from isoconv.runs.rundir import RunDir
+from isoconv.runs import RunDir
 from isoconv.tasks.dice import bootstrap, foreground, permutation_test
 from isoconv.tasks.metrics import interval
 

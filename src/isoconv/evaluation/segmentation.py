@@ -30,8 +30,8 @@ from isoconv.data.vessels import VESSELS
 from isoconv.evaluation.measuring import multiply_adds, with_progress
 from isoconv.evaluation.protocols import Condition, conditions
 from isoconv.evaluation.segment_comparison import compare as compare
+from isoconv.runs import RunDir, atomic_write, resolve_device, write_json
 from isoconv.runs.config import TrainConfig
-from isoconv.runs.rundir import RunDir, atomic_write, resolve_device, write_json
 from isoconv.symmetry import circular_mask
 from isoconv.tasks.dice import bootstrap, count, foreground, pooled
 from isoconv.tasks.metrics import interval, number

@@ -21,7 +21,7 @@ from isoconv.evaluation.comparison import labels_of, results_by
 from isoconv.evaluation.segment_comparison import dice_results
 from isoconv.figures.curves import against_angle, curves_of
 from isoconv.figures.look import colours, new_figure, style
-from isoconv.runs.rundir import RunDir
+from isoconv.runs import RunDir
 from isoconv.symmetry import circular_mask, rotate
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from isoconv.report import charts, comparing
 from isoconv.report.images import drawing
 from isoconv.report.scores import CONDITIONS, SCORES, Entry, Gathered, gather
 from isoconv.report.turning import turning_images, within
-from isoconv.runs.rundir import atomic_write
+from isoconv.runs import atomic_write
 from isoconv.study.plan import Study
 from isoconv.study.running import STATES
 

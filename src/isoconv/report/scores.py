@@ -16,7 +16,7 @@ from torch import Tensor
 from isoconv._extras import require
 from isoconv.evaluation.comparison import load_predictions, results_by
 from isoconv.evaluation.protocols import DISTURBANCES, conditions
-from isoconv.runs.rundir import RunDir
+from isoconv.runs import RunDir
 from isoconv.study.plan import Averaged, Study
 from isoconv.study.running import study_status
 from isoconv.tasks.metrics import classification_metrics, correct, decide, probabilities

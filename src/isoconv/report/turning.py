@@ -19,7 +19,7 @@ from isoconv.evaluation.protocols import Condition, conditions
 from isoconv.figures.drawing import first_stage
 from isoconv.report.images import photograph
 from isoconv.report.scores import Entry, Gathered
-from isoconv.runs.rundir import RunDir
+from isoconv.runs import RunDir
 from isoconv.tasks.metrics import decide, probabilities
 
 __all__ = ["share_out", "turning_images", "within"]

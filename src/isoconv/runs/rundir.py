@@ -17,22 +17,20 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
-import subprocess
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any, get_args
+from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
-from torch import Tensor, nn
+from torch import nn
 
-from isoconv.runs.config import Device, TrainConfig
-from isoconv.symmetry import circular_mask
+from isoconv.runs.config import TrainConfig
+from isoconv.runs.environment import environment
+from isoconv.runs.network import OnImages, check_state
+from isoconv.runs.writing import atomic_write, write_json
 
 log = logging.getLogger(__name__)
 
@@ -247,103 +245,3 @@ def _is_free(path: Path) -> bool:
     if not (path / "checkpoints").is_dir():
         return not path.exists() or (path.is_dir() and not any(path.iterdir()))
     return all(file.relative_to(path).as_posix() in _CUT_START for file in path.rglob("*"))
-
-
-class OnImages(nn.Module):
-    """``net`` behind what it is trained with: images in [0, 1] become (x - 0.5) / 0.5.
-
-    Args:
-        masked: black out what is outside of the inscribed disc (ball) first. A turned image has nothing of its own
-            there, and a network that is used to corners can lose accuracy for their absence.
-    """
-
-    def __init__(self, net: nn.Module, masked: bool) -> None:
-        super().__init__()
-        self.net, self.masked = net, masked
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.masked:
-            images = images * circular_mask(images.shape[2:], device=images.device)
-        return self.net((images - 0.5) / 0.5)
-
-
-def check_state(path: Path, got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Refuse weights that do not fit, naming the first that differs."""
-    remedy = "it was written by another architecture; use the run directory that it came from"
-    for name in [*expected, *got]:
-        have, want = (tuple(s[name].shape) if name in s else "absent" for s in (got, expected))
-        if have != want:
-            raise ValueError(
-                f"{path} does not fit the network: {name} is {have} in the file, {want} in the network; {remedy}"
-            )
-
-
-def resolve_device(name: str) -> torch.device:
-    """``"auto"``, ``"cpu"`` or ``"cuda"`` as a device; auto is a GPU where torch can use one."""
-    if name not in (known := get_args(Device)):
-        raise ValueError(f"device must be one of {', '.join(known)}, got {name!r}")
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise ValueError(
-            "device cuda was asked for, but torch finds no GPU; use --device cpu, or install a CUDA build of torch"
-        )
-    if name == "cpu" or not available:
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-
-
-def environment(config: TrainConfig) -> dict[str, Any]:
-    """What a training ran on."""
-    from isoconv import __version__
-
-    device = resolve_device(config.device)
-    return {
-        "isoconv": __version__,
-        "commit": _commit(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "processes": int(os.environ.get("WORLD_SIZE", 1)),
-        "seed": config.seed,
-    }
-
-
-def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Replace ``path`` by what ``write`` puts into a file; whatever fails, the previous file stays as it was."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as f:
-            write(f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        kept = "; what was there before is intact" if path.exists() else ""
-        raise type(error)(
-            f"cannot write {path} ({error.strerror or error}){kept}; free disk space or get permission, then go on"
-        ) from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write strict JSON (no NaN), atomically."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    atomic_write(path, lambda f: f.write(text.encode()))
-
-
-def _commit() -> str | None:
-    """Commit of the checkout that isoconv is imported from; None for an installed package."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        return subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

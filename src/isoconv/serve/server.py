@@ -11,7 +11,7 @@ from contextlib import suppress
 import uvicorn
 
 from isoconv.evaluation.prediction import Predictor
-from isoconv.runs.rundir import RunDir
+from isoconv.runs import RunDir
 from isoconv.serve.app import create_app
 from isoconv.serve.uploads import Limits
 

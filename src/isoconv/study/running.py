@@ -31,8 +31,8 @@ from isoconv._checks import did_you_mean
 from isoconv.data import MEDMNIST, get_task, load
 from isoconv.data.medmnist import find
 from isoconv.evaluation.comparison import results_by
+from isoconv.runs import RunDir
 from isoconv.runs.config import TrainConfig
-from isoconv.runs.rundir import RunDir
 from isoconv.study.plan import Cell, Study, command
 
 __all__ = ["STATES", "BusyError", "locked", "run_cell", "run_study", "study_status"]

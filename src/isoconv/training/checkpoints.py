@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from isoconv._extras import require
-from isoconv.runs.rundir import atomic_write, check_state
+from isoconv.runs import atomic_write, check_state
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl

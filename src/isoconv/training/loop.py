@@ -33,8 +33,8 @@ from isoconv.data import Dataset, DeviceBatches, Task, find, own_path
 from isoconv.data.augment import augmentation, input_size
 from isoconv.models import create_model, list_models, model_config
 from isoconv.nn import precondition_
+from isoconv.runs import OnImages, RunDir, resolve_device
 from isoconv.runs.config import MIN_LR, TrainConfig
-from isoconv.runs.rundir import OnImages, RunDir, resolve_device
 from isoconv.tasks.metrics import classification_metrics
 from isoconv.training.checkpoints import AtomicCheckpointIO, history_of
 
