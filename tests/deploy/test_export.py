@@ -18,17 +18,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import isoconv
-from isoconv import export, fuse
+from isoconv import fuse
 from isoconv import nn as iso
 from isoconv.cli.main import main
-from isoconv.deploy.export import _OnImages, export_run
+from isoconv.deploy import export
+from isoconv.deploy.export import export_run
 from isoconv.deploy.model_card import Usage, model_card
 from isoconv.models import create_model, model_config
 from isoconv.runs import OnImages, RunDir, write_json
 
 Evaluated = Callable[[str], RunDir]
 Exported = Callable[[str, str], tuple[RunDir, Path]]
-PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "deploy.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "deploy.md"
 
 
 def onnxruntime() -> ModuleType:
@@ -205,8 +206,11 @@ def test_onnx_at_one_size_is_right_at_every_parity() -> None:
 @pytest.mark.parametrize("size", [(16, 16), (15, 15), (9, 14), (5, 6, 7)])
 @pytest.mark.parametrize("masked", [True, False])
 def test_preparation_is_that_of_the_training(size: tuple[int, ...], masked: bool) -> None:
+    prepared = OnImages(torch.nn.Identity(), masked).eval()
+    free = (dict.fromkeys(range(2, 2 + len(size)), torch.export.Dim.AUTO),)
+    program = torch.export.export(prepared, (torch.rand(2, 1, *[20] * len(size)),), dynamic_shapes=free)
     x = torch.rand(2, 1, *size)
-    assert torch.equal(_OnImages(torch.nn.Identity(), masked)(x), OnImages(torch.nn.Identity(), masked)(x))
+    assert torch.equal(program.module()(x), prepared(x))
 
 
 # The card

@@ -18,7 +18,7 @@ from isoconv.cli.main import main
 from isoconv.diagnosis.result import Diagnosis, Finding, LayerDiagnosis
 from isoconv.evaluation.measuring import multiply_adds
 
-PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "doctor.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "doctor.md"
 
 
 def layer(diagnosis: Diagnosis, name: str) -> LayerDiagnosis:

@@ -14,9 +14,10 @@ from PIL import Image
 from torchmetrics.segmentation import DiceScore
 
 import isoconv
-from isoconv import segmentation, training
+from isoconv import training
 from isoconv.cli.main import main
 from isoconv.deploy.export import export_run
+from isoconv.evaluation import segmentation
 from isoconv.evaluation.comparison import compare
 from isoconv.evaluation.measuring import evaluate as evaluate_classifier
 from isoconv.evaluation.prediction import Predictor

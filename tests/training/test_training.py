@@ -1,7 +1,7 @@
 """Training: what it writes, that it never sees the test images, and that no crash costs more than an epoch.
 
 Run as a script, this file trains on the same tiny images, to be killed or to be one of several processes:
-``python tests/test_training.py OUT [--resume] [--die EPOCH STEP]``.
+``python tests/training/test_training.py OUT [--resume] [--die EPOCH STEP]``.
 """
 
 import argparse
@@ -24,10 +24,10 @@ import torch
 from safetensors.torch import load_file
 
 import isoconv.training.loop as training
-from isoconv import _checkpoints as checkpoints
 from isoconv.data import MEDMNIST, DeviceBatches, Split, Task
 from isoconv.runs import RunDir
 from isoconv.symmetry import circular_mask
+from isoconv.training import checkpoints
 from isoconv.training.loop import TrainConfig, cosine, loss_fn, train
 
 EPOCHS, STEPS = 3, 3
