@@ -158,9 +158,13 @@ def rotate(
 def circular_mask(shape: Sequence[int], *, device: torch.device | str | None = None) -> Tensor:
     """Boolean mask of the largest disc (ball) inside an image of ``shape``: the part that stays in view at every
     angle."""
-    axes = [torch.arange(n, device=device, dtype=torch.float64) - (n - 1) / 2 for n in shape]
-    squared = sum(axis.pow(2) for axis in torch.meshgrid(*axes, indexing="ij"))
-    return torch.as_tensor(squared <= (min(shape) / 2) ** 2)
+    # whole numbers, of half pixels: exact, and the same for sizes that are not known yet (torch.export)
+    axes = [(2 * torch.arange(n, device=device) - (n - 1)).square() for n in shape]
+    squared = sum(axis.view([-1] + [1] * (len(shape) - i - 1)) for i, axis in enumerate(axes))
+    least = shape[0]
+    for n in shape[1:]:
+        least = torch.sym_min(least, n)
+    return torch.as_tensor(squared <= least * least)
 
 
 @torch.no_grad()
