@@ -9,7 +9,7 @@ from typing import Any
 
 from isoconv.evaluation.comparison import compare
 from isoconv.evaluation.measuring import evaluate
-from isoconv.figures.drawing import save_comparison
+from isoconv.figures import save_all, save_comparison
 from isoconv.runs.config import TrainConfig
 from isoconv.training.loop import train
 
@@ -56,4 +56,5 @@ def demo(
     for run in runs:
         log.info("showing the test images in all positions to %s", run.config.model)
         evaluate(run)
+        save_all(run)
     return compare(runs), save_comparison(runs, out / "figures")

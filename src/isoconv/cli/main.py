@@ -19,7 +19,6 @@ from isoconv._extras import require
 from isoconv.cli.data import Data
 from isoconv.cli.display import show, show_best_epoch, show_comparison, show_scores, show_table, write_json
 from isoconv.cli.options import Json, RunPath, check_plot
-from isoconv.cli.segment import Segment
 from isoconv.cli.serve import Serve
 from isoconv.cli.study import Study
 from isoconv.cli.tools import Doctor, Export
@@ -27,6 +26,8 @@ from isoconv.runs.config import Device, Protocol, TrainConfig
 
 if TYPE_CHECKING:
     import tyro
+
+    from isoconv.tasks import Task
 else:
     tyro = require("tyro", extra="study")
 
@@ -35,9 +36,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Train(TrainConfig):
-    """Train a network; the best epoch is chosen on the validation images.
+    """Train a network to classify, or to segment; the best epoch is chosen on the validation images.
 
-    It writes a run directory, for `isoconv evaluate`, `predict` and `compare`. Several processes share the work with
+    The shape of the data decides what it learns. It writes a run directory, for `isoconv evaluate`, `predict` and
+    `compare`. Several processes share the work with
     torchrun --nproc-per-node 2 -m isoconv train ...
     """
 
@@ -62,25 +64,29 @@ class Evaluate:
     """How images are rotated: standard (bilinear, inside a circle), official (as the paper's code), or disturbed (also
     zoomed, shifted, noisy and blurred, inside a circle if the network was trained so)."""
     batch_size: int | None = None
-    """Images per forward pass; None stands for 256 in 2D, 16 in 3D."""
+    """Images per forward pass; None stands for 256 in 2D, 16 in 3D, in segmentation 64 and 4."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
     as_json: Json = False
 
     def run(self) -> None:
-        from isoconv.evaluation.measuring import evaluate
+        from isoconv.evaluation import evaluate
+        from isoconv.figures import save_all
         from isoconv.runs import RunDir
 
-        result = evaluate(RunDir(self.path), self.protocol, self.batch_size, self.device)
+        run = RunDir(self.path)
+        result = evaluate(run, self.protocol, self.batch_size, self.device)
         if self.as_json:
             write_json(result)
         else:
-            show_scores(result, title=f"accuracy of {self.path}, protocol {self.protocol}")
+            show_scores(run.task, result, title=f"{self.path}, protocol {self.protocol}")
+        figures = save_all(run, self.protocol)
+        log.info("figures are in %s", figures[0].parent)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Let a trained network decide on your own images, and see whether turning an image changes its answer.
+    """Let a trained network answer on your own images, and see whether turning an image changes its answer.
 
     Images are PNG, JPEG, TIFF, npy or npz files, or folders of them; they are resized to the size of the training.
     """
@@ -90,20 +96,23 @@ class Predict:
         Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGE [IMAGE ...]", help="Image files, or folders of them.")]
     ]
     out: Path | None = None
-    """File to write, FILE.csv or FILE.json; it must not exist yet."""
+    """File to write, FILE.csv or FILE.json, or the folder for the masks of a segmentation; it must not exist yet. Masks
+    hold label numbers, 0 the background, and look black in most viewers."""
     upright_only: bool = False
     """Do not turn the images: some 35 times faster, but nothing is said about consistency under rotation."""
     batch_size: int | None = None
-    """Images per forward pass; None stands for 256 in 2D, 16 in 3D."""
+    """Images per forward pass; None stands for 256 in 2D, 16 in 3D, in segmentation 64 and 4."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
     as_json: Json = False
 
     def run(self) -> None:
         from isoconv.evaluation.prediction import check_output, predict, write_predictions
+        from isoconv.runs import RunDir
 
+        task = RunDir(self.path).task
         if self.out is not None:
-            check_output(self.out)
+            check_output(self.out, folder=task.answers_with_masks)
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, *_, **__: log.warning("warning: %s", message)
@@ -115,24 +124,22 @@ class Predict:
                 rotations=not self.upright_only,
             )
         if self.out is not None:
-            write_predictions(rows, self.out)
-            log.info("%d predictions are in %s", len(rows), self.out)
+            rows = write_predictions(task, rows, self.out)
+            log.info("answers on %d images are in %s", len(rows), self.out)
+        elif task.answers_with_masks:
+            log.info("give --out FOLDER to keep the masks")
         if self.as_json:
-            write_json(rows)
+            write_json([{k: v for k, v in row.items() if k != "mask" or isinstance(v, str)} for row in rows])
         elif self.out is None:
-            show_table(map(_prediction, rows))
+            show_table(_answer(task, row) for row in rows)
 
 
-def _prediction(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of `isoconv.prediction.predict` as one of a table: the label with its probability."""
-    labels = [row["label"]] if isinstance(row["label"], str) else row["label"]
-    table = {
-        "image": row["source"] if row["index"] is None else f"{row['source']}[{row['index']}]",
-        "label": ", ".join(labels) or None,
-        "probability": ", ".join(f"{100 * row['probabilities'][label]:.1f} %" for label in labels) or None,
-    }
-    if "consistency" in row:
-        table["same when turned"] = f"{100 * row['consistency']:.0f} %"
+def _answer(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `isoconv.evaluation.predict` as one of a table."""
+    name = row["source"] if row["index"] is None else f"{row['source']}[{row['index']}]"
+    table = {"image": name, **task.shown(row)}
+    if (agreement := task.agreement).key in row:
+        table[agreement.title] = agreement.text(row[agreement.key])
     return table
 
 
@@ -146,7 +153,7 @@ class Compare:
     protocol: Protocol | None = None
     """Which results to take; None stands for the first protocol by which all runs were evaluated."""
     plot: Path | None = None
-    """PNG file to draw accuracy against the angle into; runs that differ in nothing but the seed make one line."""
+    """PNG file to draw scores against the angle into; runs that differ in nothing but the seed make one line."""
     as_json: Json = False
 
     def run(self) -> None:
@@ -161,9 +168,9 @@ class Compare:
         else:
             show_comparison(comparison)
         if self.plot is not None:
-            from isoconv.figures.drawing import rotation_accuracy
+            from isoconv.figures import rotation_curve
 
-            rotation_accuracy(runs, comparison["protocol"]).savefig(self.plot)
+            rotation_curve(runs, comparison["protocol"]).savefig(self.plot)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +201,7 @@ class Demo:
 class Models:
     """List the networks and their parameters for RGB images and 10 classes.
 
-    ResNets are for `isoconv train --model`, U-Nets for `isoconv segment train --model`.
+    ResNets are for a label per image, U-Nets for a label per pixel.
     """
 
     pattern: tyro.conf.Positional[str] = "*"
@@ -249,7 +256,7 @@ class BenchOptions:
         else:
             sys.stdout.write(markdown(result))
         if self.plot is not None:
-            from isoconv.figures.drawing import speed_ratios
+            from isoconv.figures import speed_ratios
 
             speed_ratios(result).savefig(self.plot)
 
@@ -295,7 +302,6 @@ Command = (
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Export, tyro.conf.subcommand("export")]
-    | Annotated[Segment, tyro.conf.subcommand("segment")]
     | Annotated[Serve, tyro.conf.subcommand("serve")]
     | Annotated[Study, tyro.conf.subcommand("study")]
 )
@@ -321,6 +327,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
         sys.stdout.write(f"isoconv {__version__}\n")
         return 0
+    if argv[:1] == ["segment"]:
+        command = argv[1] if argv[1:2] and not argv[1].startswith("-") else "train"
+        sys.stderr.write(f"error: isoconv {command} works for every task now; use it without `segment`\n")
+        return 2
     debug = "--debug" in argv
     config = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
     logging.getLogger("isoconv").setLevel(logging.INFO)

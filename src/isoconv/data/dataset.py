@@ -1,4 +1,4 @@
-"""What a data set is here: a task, and three splits of uint8 tensors."""
+"""What a data set is here: the facts of it, and three splits of uint8 images."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from typing import Literal
 
 import torch
 
-__all__ = ["Dataset", "Kind", "Split", "Task", "fingerprint"]
+__all__ = ["KINDS", "Dataset", "Kind", "Split", "Task", "fingerprint"]
 
 Kind = Literal["multiclass", "binary", "ordinal", "multilabel", "segmentation"]
+KINDS: Mapping[str, tuple[Kind, ...]] = {
+    "classification": ("multiclass", "binary", "ordinal", "multilabel"),
+    "segmentation": ("segmentation",),
+}
+"""Kinds of data by the kind of work that they are for, see :mod:`isoconv.tasks`."""
 
 _MEDMNIST_RECORD = "https://zenodo.org/records/10519652/files"
 

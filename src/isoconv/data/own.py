@@ -1,4 +1,5 @@
-"""Users' own data sets: a folder per class, a CSV manifest, or an npz archive of MedMNIST's layout.
+"""Users' own data sets: a folder per class, images/ beside masks/, a CSV manifest, or an npz archive of MedMNIST's
+layout.
 
 A data set without splits gets them here, once for all seeds: 70 % of each class for training, 10 % for validation, 20 %
 for the test; a missing val or test split is cut from train in these shares. A patient is never in two splits. Who the
@@ -13,7 +14,7 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,14 +22,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from isoconv.data import medical
-from isoconv.data.dataset import Dataset, Kind, Split, Task, fingerprint
+from isoconv._checks import did_you_mean
+from isoconv.data import masks, medical
+from isoconv.data.dataset import KINDS, Dataset, Kind, Split, Task, fingerprint
 from isoconv.data.files import as_uint8, find_images, images_in, probe, read_images, stack_images, with_series
 
-__all__ = ["COLUMNS", "SPLITS", "Item", "assign", "classes", "find", "items", "load"]
+__all__ = ["COLUMNS", "SPLITS", "Item", "assign", "classes", "find", "items"]
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "split", "patient")
+"""Of a manifest; in the place of ``label`` it may have ``mask``, the path of a mask."""
 _SHARES = {"val": 0.1, "test": 0.2}
 _SEED = 0
 _ALIASES = {**{name: name for name in SPLITS}, "valid": "val", "validation": "val"}
@@ -37,35 +40,54 @@ _ALIASES = {**{name: name for name in SPLITS}, "valid": "val", "validation": "va
 @dataclass(frozen=True)
 class Item:
     """An image and what is known of it. ``path`` is a file or a folder of DICOM slices; ``split`` and ``patient`` are
-    empty where unknown; ``labels`` has one entry, or any number in a multilabel set."""
+    empty where unknown; ``labels`` has one entry, or any number in a multilabel set, or none for an image with a
+    ``mask``."""
 
     path: Path
     labels: tuple[str, ...]
     split: str = ""
     patient: str = ""
+    mask: Path | None = None
 
 
-def find(path: Path) -> tuple[Task, Callable[[int], Dataset]]:
-    """The task that a data set at ``path`` stands for, and what reads it at a size in pixels.
+def find(path: Path, task: str | None = None) -> tuple[Task, Callable[[int], Dataset]]:
+    """The facts of a data set at ``path``, and what reads it at a size in pixels.
 
-    The task's name is the path. Labels are sorted, numbers as numbers. Every image is cropped and resized as
+    Its name is the path. Labels are sorted, numbers as numbers. Every image is cropped and resized as
     :mod:`isoconv.data.files` says.
+
+    Args:
+        task: a key of :data:`isoconv.data.KINDS`; None lets the shape of the data decide.
 
     Raises:
         FileNotFoundError: there is nothing at ``path``, or an image is missing.
-        ValueError: the data set is none of the three kinds, or its splits or labels cannot be trained with; in reading,
-            for the first image that cannot be read.
+        ValueError: the data set is of none of these kinds, or not for this task, or its splits or labels cannot be
+            trained with; in reading, for the first image that cannot be read.
     """
+    if task is not None and task not in KINDS:
+        raise ValueError(f"task must be one of {', '.join(KINDS)}, got {task!r}{did_you_mean(task, KINDS)}")
+    found, read = _find(path, task)
+    if task is not None and found.kind not in KINDS[task]:
+        raise ValueError(f"{path} is for {_work(found.kind)}, not for {task}; leave out --task, or give other data")
+    return found, read
+
+
+def _find(path: Path, task: str | None) -> tuple[Task, Callable[[int], Dataset]]:
     if path.suffix.lower() == ".npz":  # to be read again: held, it would take the memory twice
         return _archive_task(path, _archive(path)), partial(_read_archive, path)
+    if task == "segmentation" and path.is_dir() or task is None and masks.is_folder(path):
+        return masks.find(path)
     assigned = assign(items(path))
+    if assigned[0].mask is not None:
+        return masks.of_pairs(
+            path, {s: [(i.path, i.mask) for i in assigned if i.split == s and i.mask] for s in SPLITS}
+        )
     found = _listed_task(path, assigned)
     return found, partial(_read_listed, path, found, assigned)
 
 
-def load(path: Path, size: int) -> Dataset:
-    """What :func:`find` does, and then reads."""
-    return _read_archive(path, size) if path.suffix.lower() == ".npz" else find(path)[1](size)
+def _work(kind: Kind) -> str:
+    return next(task for task, kinds in KINDS.items() if kind in kinds)
 
 
 def items(path: Path) -> list[Item]:
@@ -77,7 +99,10 @@ def items(path: Path) -> list[Item]:
     elif path.suffix.lower() == ".csv":
         found = _manifest(path)
     else:
-        raise ValueError(f"{path} is no data set; give a folder with a folder per class, a .csv manifest or an .npz")
+        raise ValueError(
+            f"{path} is not a data set; give a folder with a folder per class or with images/ and masks/, a .csv "
+            "manifest or an .npz"
+        )
     if not found:
         raise ValueError(f"{path} lists no image")
     return sorted(found, key=lambda item: str(item.path))
@@ -185,20 +210,14 @@ def _manifest(path: Path) -> list[Item]:
             rows = list(csv.DictReader(file, strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is no CSV table in UTF-8 ({error})") from None
-    columns = list(rows[0]) if rows else []
-    if not {"path", "label"} <= set(columns) or set(columns) - set(COLUMNS):
-        got = ", ".join(map(str, columns)) or "no row"
-        raise ValueError(f"{path} must have the columns path,label and may have split,patient, got {got}")
-    several = any(";" in (row["label"] or "") for row in rows)
-    table = [{name: (row.get(name) or "").strip() for name in COLUMNS} for row in rows]
-    absent = [
-        f"row {number}: {values['path']!r}"
-        for number, values in enumerate(table, start=2)
-        if not values["path"] or not (path.parent / values["path"]).exists()
-    ]
-    if absent:
-        images = f"{len(absent)} of {len(rows)} images are not there"
-        raise FileNotFoundError(f"{path}: {images}: {_first(absent)}; paths start at the manifest's folder")
+    columns = set(rows[0]) if rows else set()
+    target = columns & {"label", "mask"}
+    if "path" not in columns or len(target) != 1 or columns - {*COLUMNS, "mask"}:
+        got = ", ".join(map(str, rows[0])) if rows else "no row"
+        raise ValueError(f"{path} must have the columns path,label or path,mask and may have split,patient, got {got}")
+    several = any(";" in (row.get("label") or "") for row in rows)
+    table = [{name: (row.get(name) or "").strip() for name in (*COLUMNS, "mask")} for row in rows]
+    _check_exist(path, table, ("path", "mask") if "mask" in target else ("path",))
     found, seen = [], set()
     for number, (row, values) in enumerate(zip(rows, table, strict=True), start=2):
         where = f"{path}, row {number}"
@@ -209,15 +228,31 @@ def _manifest(path: Path) -> list[Item]:
             raise ValueError(f"{where}: more cells than columns; put commas inside of quotes")
         if image.resolve() in seen:
             raise ValueError(f"{where}: {values['path']} is listed twice; join its labels by semicolons")
-        if not labels and not several:
+        if not labels and not several and "label" in target:
             raise ValueError(f"{where}: the label is empty; an image without a label is for multilabel sets only")
         if values["split"] and not split:
             raise ValueError(f"{where}: split must be train, val or test, got {values['split']!r}")
         seen.add(image.resolve())
-        found.append(Item(image, labels, split, values["patient"] or medical.patient_of(image) or ""))
+        mask = path.parent / values["mask"] if "mask" in target else None
+        found.append(Item(image, labels, split, values["patient"] or medical.patient_of(image) or "", mask))
     if len({bool(item.split) for item in found}) > 1:
         raise ValueError(f"{path}: the split is empty in some rows; give it in all of them or in none")
     return found
+
+
+def _check_exist(path: Path, table: Sequence[Mapping[str, str]], columns: Sequence[str]) -> None:
+    for column in columns:
+        absent = [
+            f"row {number}: {values[column]!r}"
+            for number, values in enumerate(table, start=2)
+            if not values[column] or not (path.parent / values[column]).exists()
+        ]
+        if absent:
+            what = "images" if column == "path" else "masks"
+            raise FileNotFoundError(
+                f"{path}: {len(absent)} of {len(table)} {what} are not there: {_first(absent)}; paths start at the "
+                "manifest's folder"
+            )
 
 
 def _first(names: Sequence[str], most: int = 10) -> str:

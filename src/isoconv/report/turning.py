@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoconv.data import get_task, load, resize
-from isoconv.evaluation.comparison import load_predictions
 from isoconv.evaluation.protocols import Condition, conditions
-from isoconv.figures.drawing import first_stage
+from isoconv.evaluation.results import load_predictions
+from isoconv.figures import first_stage
 from isoconv.report.images import photograph
 from isoconv.report.scores import Entry, Gathered
 from isoconv.runs import RunDir
@@ -82,7 +82,7 @@ def _own(gathered: Gathered, data: str, name: str) -> Entry | None:
 def _turning(gathered: Gathered, data: str, pair: list[Entry], data_root: Path | None) -> dict[str, Any]:
     runs = [RunDir(entry.runs[0].path) for entry in pair]
     config, info, task = runs[0].config, runs[0].model_info, get_task(data)
-    images = load(data, size=config.size, root=data_root or config.data_root, download=False).test.images
+    images = load(data, size=config.size or 28, root=data_root or config.data_root, download=False).test.images
     shown = [
         (i, position)
         for i, position in enumerate(conditions(gathered.protocol, task.dims, info["masked"]))

@@ -34,6 +34,7 @@ from isoconv.evaluation.comparison import results_by
 from isoconv.runs import RunDir
 from isoconv.runs.config import TrainConfig
 from isoconv.study.plan import Cell, Study, command
+from isoconv.tasks import task_of
 
 __all__ = ["STATES", "BusyError", "locked", "run_cell", "run_study", "study_status"]
 
@@ -44,7 +45,15 @@ STATES = ("done", "running", "stopped", "failed", "missing")
 _BUSY = 3  # exit status of a process that found its cell taken
 _HALF_WRITTEN_S = 60  # a lock without content is being written, unless it is older than this
 _POLL_S = 0.2
-_RESOLVED = ("lr", "batch_size", "precondition")  # by the training, where a study leaves them open
+_RESOLVED = ("task", "width", "size", "loss", "lr", "batch_size", "precondition")  # by the training, where left open
+    "task",
+    "width",
+    "size",
+    "loss",
+    "lr",
+    "batch_size",
+    "precondition",
+)  # by the training, where a study leaves them open
 _WORKER = [sys.executable, "-m", "isoconv.study.running"]
 
 
@@ -190,6 +199,7 @@ def run_cell(config: TrainConfig, protocols: Sequence[str]) -> None:
         ValueError, OSError, FloatingPointError: as `isoconv.training.train` and `isoconv.evaluation.evaluate` do.
     """
     from isoconv.evaluation.measuring import evaluate
+    from isoconv.figures import save_all
     from isoconv.training.loop import train
 
     with locked(config.out):
@@ -197,6 +207,7 @@ def run_cell(config: TrainConfig, protocols: Sequence[str]) -> None:
         for protocol in protocols:
             if not _is_evaluated(run, protocol):
                 evaluate(run, protocol, device=config.device)
+                save_all(run, protocol)
 
 
 class BusyError(RuntimeError):
@@ -347,12 +358,12 @@ def _check_networks(configs: Sequence[TrainConfig]) -> None:
 
     for config in {replace(config, data="", out=Path(), seed=0): config for config in configs}.values():
         with torch.device("meta"):
-            build(config, get_task(config.data))
+            build(config, task_of(get_task(config.data, config.task)))
 
 
 def _fetch(configs: Sequence[TrainConfig]) -> None:
     """Download once what the cells need; where that fails, they say so themselves."""
-    for name, size, root in dict.fromkeys((config.data, config.size, config.data_root) for config in configs):
+    for name, size, root in dict.fromkeys((config.data, config.size or 28, config.data_root) for config in configs):
         if name in MEDMNIST and find(MEDMNIST[name], size, root) is None:
             try:
                 load(name, size, root)
