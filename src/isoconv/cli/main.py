@@ -323,7 +323,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     argv = list(sys.argv[1:] if args is None else args)
     if argv == ["--version"]:
-        from isoconv import __version__
+        from isoconv._version import __version__
 
         sys.stdout.write(f"isoconv {__version__}\n")
         return 0

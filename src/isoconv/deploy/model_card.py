@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from isoconv import __version__
+from isoconv._version import __version__
 from isoconv.data import TASKS
 from isoconv.evaluation.protocols import DISTURBANCES
 from isoconv.evaluation.results import results_by
