@@ -9,7 +9,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +27,7 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class DataList:
-    """List the data sets: 18 MedMNIST tasks and the embedded synthetic ones."""
+    """List the data sets: 18 of MedMNIST and the embedded synthetic ones."""
 
     as_json: Json = False
 
@@ -79,8 +79,11 @@ class DataCheck:
     """
 
     data: tyro.conf.Positional[str]
-    """A task that `isoconv data list` names, or the path of your own: a folder with a folder per class, a .csv manifest
-    (columns path,label and optionally split,patient) or an .npz of MedMNIST's layout."""
+    """A set that `isoconv data list` names, or the path of your own: a folder with a folder per class or with images/
+    and masks/, a .csv manifest (columns path,label or path,mask and optionally split,patient) or an .npz of MedMNIST's
+    layout."""
+    task: str | None = None
+    """Kind of work: classification or segmentation; None lets the data decide."""
     size: int = 28
     """Side in pixels that images are resized to."""
     data_root: DataRoot = None
@@ -88,10 +91,14 @@ class DataCheck:
 
     def run(self) -> None:
         from isoconv.data.check import check
+        from isoconv.tasks import task_of
 
-        report = check(self.data, self.size, self.data_root)
+        report = check(self.data, self.size, self.data_root, self.task)
+        if report.info is not None:
+            task = task_of(report.info)
+            report.facts |= {"task": task.name, "loss": task.loss_name(None)}
         if self.as_json:
-            write_json(asdict(report))
+            write_json({name: value for name, value in vars(report).items() if name != "info"})
         else:
             counts = report.facts.pop("images per class", {})
             flat = {**report.facts, **{f"{label}, train/val/test": text for label, text in counts.items()}}

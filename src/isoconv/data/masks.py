@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from isoconv.data.dataset import Dataset, Split, Task, fingerprint
 from isoconv.data.files import SUFFIXES, images_in, palette_indices, read_arrays, read_images
 
-__all__ = ["Pair", "find", "is_folder", "of_pairs"]
+__all__ = ["Pair", "find", "is_folder", "of_pairs", "read_mask", "split_pairs"]
 
 _SPLITS = ("train", "val", "test")
 _SEED = 0
@@ -45,24 +45,29 @@ def find(folder: Path) -> tuple[Task, Callable[[int], Dataset]]:
         ValueError: a mask is in colour, of another shape than its image, or holds other than 0..K-1; or a label is
             nowhere in a split.
     """
+    return of_pairs(folder, split_pairs(folder))
+
+
+def split_pairs(folder: Path) -> dict[str, list[Pair]]:
+    """The pairs of a folder by split. Errors are those of :func:`find` about files."""
     if all((folder / name).is_dir() for name in _SPLITS):
-        return of_pairs(folder, {name: _pairs(folder / name) for name in _SPLITS})
+        return {name: _pairs(folder / name) for name in _SPLITS}
     found = _pairs(folder)
     if len(found) < len(_SPLITS):
         raise ValueError(f"{folder} has {len(found)} images; train, val and test need at least one each")
     few = max(1, round(0.15 * len(found)))
     order = [found[i] for i in np.random.default_rng(_SEED).permutation(len(found))]
-    return of_pairs(folder, {"train": order[2 * few :], "val": order[:few], "test": order[few : 2 * few]})
+    return {"train": order[2 * few :], "val": order[:few], "test": order[few : 2 * few]}
 
 
 def of_pairs(source: Path, pairs: Mapping[str, Sequence[Pair]]) -> tuple[Task, Callable[[int], Dataset]]:
     """As :func:`find`, of the pairs of each split; ``source`` is what lists them."""
     first_image, first_mask = pairs["train"][0]
-    dims = _labels(first_mask).ndim
+    dims = read_mask(first_mask).ndim
     if dims not in (2, 3):
         raise ValueError(f"{first_mask} has {dims} axes; a mask has 2 (image) or 3 (volume)")
     channels = 3 if _array(first_image).ndim > dims and _array(first_image).shape[-1] in (3, 4) else 1
-    present = {name: {int(n) for _, mask in some for n in np.unique(_labels(mask))} for name, some in pairs.items()}
+    present = {name: {int(n) for _, mask in some for n in np.unique(read_mask(mask))} for name, some in pairs.items()}
     labels = set[int]().union(*present.values())
     if is_white := labels == {0, 255}:
         labels = {0, 1}
@@ -132,8 +137,8 @@ def _array(path: Path) -> np.ndarray:
     return array
 
 
-def _labels(path: Path) -> np.ndarray:
-    """uint8 labels ``(*spatial)``."""
+def read_mask(path: Path) -> np.ndarray:
+    """uint8 labels ``(*spatial)`` of a mask. Raises ValueError if it cannot be read or holds no labels."""
     mask = palette_indices(path)
     if mask is None:
         mask = _array(path)
@@ -149,7 +154,7 @@ def _labels(path: Path) -> np.ndarray:
 def _read_split(pairs: Sequence[Pair], channels: int, size: int, dims: int) -> Split:
     images, masks = [], []
     for image_path, mask_path in pairs:
-        mask, shape = _labels(mask_path), _array(image_path).shape[:dims]
+        mask, shape = read_mask(mask_path), _array(image_path).shape[:dims]
         if mask.shape != shape:
             raise ValueError(f"{mask_path} has shape {mask.shape}, its image {image_path} {shape}; they must be equal")
         _, stack = read_images(image_path, channels=channels, size=size, dims=dims)

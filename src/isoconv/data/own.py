@@ -27,7 +27,7 @@ from isoconv.data import masks, medical
 from isoconv.data.dataset import KINDS, Dataset, Kind, Split, Task, fingerprint
 from isoconv.data.files import as_uint8, find_images, images_in, probe, read_images, stack_images, with_series
 
-__all__ = ["COLUMNS", "SPLITS", "Item", "assign", "classes", "find", "items"]
+__all__ = ["COLUMNS", "SPLITS", "Item", "assign", "classes", "find", "items", "listed"]
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "split", "patient")
@@ -75,7 +75,7 @@ def find(path: Path, task: str | None = None) -> tuple[Task, Callable[[int], Dat
 def _find(path: Path, task: str | None) -> tuple[Task, Callable[[int], Dataset]]:
     if path.suffix.lower() == ".npz":  # to be read again: held, it would take the memory twice
         return _archive_task(path, _archive(path)), partial(_read_archive, path)
-    if task == "segmentation" and path.is_dir() or task is None and masks.is_folder(path):
+    if _holds_masks(path, task):
         return masks.find(path)
     assigned = assign(items(path))
     if assigned[0].mask is not None:
@@ -84,6 +84,19 @@ def _find(path: Path, task: str | None) -> tuple[Task, Callable[[int], Dataset]]
         )
     found = _listed_task(path, assigned)
     return found, partial(_read_listed, path, found, assigned)
+
+
+def _holds_masks(path: Path, task: str | None) -> bool:
+    return path.is_dir() and (task == "segmentation" or (task is None and masks.is_folder(path)))
+
+
+def listed(path: Path, task: str | None = None) -> list[Item]:
+    """The items of a data set that is no archive, every split filled in. Arguments and errors are those of
+    :func:`find`."""
+    if _holds_masks(path, task):
+        pairs = masks.split_pairs(path)
+        return [Item(image, (), split, mask=mask) for split, some in pairs.items() for image, mask in some]
+    return assign(items(path))
 
 
 def _work(kind: Kind) -> str:
