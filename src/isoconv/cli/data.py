@@ -111,7 +111,7 @@ class DataCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class DataManifest:
-    """Write the CSV manifest of a folder with a folder per class: its images, labels, patients and splits, to keep.
+    """Write the CSV manifest of a folder: its images, labels or masks, patients and splits, to keep.
 
     isoconv data manifest my_images --out my_images.csv --patient 'p[0-9]+'
     """
@@ -133,7 +133,7 @@ class DataManifest:
             raise ValueError(f"a manifest is a .csv file, got --out {self.out}; end its name so")
         check_output(self.out)
         found = own.assign([replace(item, patient=self._patient(item)) for item in own.items(self.data.absolute())])
-        text = _csv(found, self.out.absolute().parent)
+        text = _csv(own.table(found, self.out.absolute().parent))
         atomic_write(self.out, lambda f: f.write(text.encode()))
         sizes = Counter(item.split for item in found)
         written = {
@@ -156,16 +156,9 @@ class DataManifest:
         return match.group()
 
 
-def _csv(found: Sequence[own.Item], folder: Path) -> str:
-    from isoconv.data import own
-
+def _csv(rows: Sequence[Sequence[str]]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(own.COLUMNS)
-    for item in found:
-        if any(";" in label for label in item.labels):
-            raise ValueError(f"{item.path}: the semicolon in its label would make two in a manifest; rename the folder")
-        writer.writerow((os.path.relpath(item.path, folder), ";".join(item.labels), item.split, item.patient))
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 

@@ -95,14 +95,14 @@ def _check_files(path: Path, size: int, task: str | None, report: Report) -> Non
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.filterwarnings("ignore", module="pydicom")  # of values in headers
-        try:
-            assigned = own.listed(path, task)
-            if assigned[0].mask is None:
-                own.classes(assigned)
-        except ValueError as error:
-            report.errors.append(str(error))
-            assigned = [] if masks.is_folder(path) else own.items(path)
+        found = own.items(path, task)
     report.warnings += list(dict.fromkeys(str(each.message) for each in caught))
+    try:
+        assigned = own.assign(found)
+        own.check_targets(assigned)
+    except ValueError as error:
+        report.errors.append(str(error))
+        assigned = found
     images, looks, unread = [], [], 0
     for item in assigned:
         try:
@@ -212,6 +212,8 @@ def _some(lines: list[str]) -> list[str]:
 
 def _balance(dataset: Dataset, report: Report) -> None:
     task = dataset.task
+    if dataset.train.labels.is_floating_point():  # numbers have no classes
+        return
     counts: dict[str, list[int]] = {}
     for name in own.SPLITS:
         counts[name] = _images_per_class(task, getattr(dataset, name).labels)

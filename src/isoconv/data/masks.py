@@ -3,16 +3,16 @@
 ```
 images/one.png   masks/one.png      the same names, whatever the endings
 ```
-The two folders lie in the folder itself, which is then split at random, once for all seeds, 70 % to train, 15 % each to
-val and test; or in each of its subfolders `train`, `val` and `test`. A mask holds the label of each pixel, whole
-numbers 0..K-1, 0 the background, in a file of one channel or as the numbers of a palette's colours; where all masks
-are black and white, 0 and 255, white is label 1. A 3D mask makes the task 3D. What is done to the images, see
-:mod:`isoconv.data.files`; a mask is cropped like its image and resized to the nearest pixel.
+The two folders lie in the folder itself, or in each of its subfolders `train`, `val` and `test`. What has no splits
+gets them as :mod:`isoconv.data.own` says. A mask holds the label of each pixel, whole numbers 0..K-1, 0 the background,
+in a file of one channel or as the numbers of a palette's colours; where all masks are black and white, 0 and 255, white
+is label 1. A 3D mask makes the task 3D. What is done to the images, see :mod:`isoconv.data.files`; a mask is cropped
+like its image and resized to the nearest pixel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,10 +24,8 @@ import torch.nn.functional as F
 from isoconv.data.dataset import Dataset, Split, Task, fingerprint
 from isoconv.data.files import SUFFIXES, images_in, palette_indices, read_arrays, read_images
 
-__all__ = ["Pair", "find", "is_folder", "of_pairs", "read_mask", "split_pairs"]
+__all__ = ["Pair", "is_folder", "of_pairs", "pairs_in", "read_mask"]
 
-_SPLITS = ("train", "val", "test")
-_SEED = 0
 Pair = tuple[Path, Path]
 """An image and its mask."""
 
@@ -37,31 +35,27 @@ def is_folder(folder: Path) -> bool:
     return any((place / "images").is_dir() and (place / "masks").is_dir() for place in (folder, folder / "train"))
 
 
-def find(folder: Path) -> tuple[Task, Callable[[int], Dataset]]:
-    """The facts of a folder of images and masks, and what reads it at a size in pixels.
+def pairs_in(folder: Path) -> Iterator[tuple[Path, Path, str]]:
+    """Image, mask and split of every pair in a folder; the split is empty where the folder has none.
 
     Raises:
         FileNotFoundError: a folder, or the mask of an image or the image of a mask, does not exist.
-        ValueError: a mask is in colour, of another shape than its image, or holds other than 0..K-1; or a label is
-            nowhere in a split.
+        ValueError: two files have one name.
     """
-    return of_pairs(folder, split_pairs(folder))
-
-
-def split_pairs(folder: Path) -> dict[str, list[Pair]]:
-    """The pairs of a folder by split. Errors are those of :func:`find` about files."""
-    if all((folder / name).is_dir() for name in _SPLITS):
-        return {name: _pairs(folder / name) for name in _SPLITS}
-    found = _pairs(folder)
-    if len(found) < len(_SPLITS):
-        raise ValueError(f"{folder} has {len(found)} images; train, val and test need at least one each")
-    few = max(1, round(0.15 * len(found)))
-    order = [found[i] for i in np.random.default_rng(_SEED).permutation(len(found))]
-    return {"train": order[2 * few :], "val": order[:few], "test": order[few : 2 * few]}
+    if not (folder / "train").is_dir():
+        yield from ((image, mask, "") for image, mask in _pairs(folder))
+        return
+    for place in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        yield from ((image, mask, place.name) for image, mask in _pairs(place))
 
 
 def of_pairs(source: Path, pairs: Mapping[str, Sequence[Pair]]) -> tuple[Task, Callable[[int], Dataset]]:
-    """As :func:`find`, of the pairs of each split; ``source`` is what lists them."""
+    """The facts of the pairs of each split, which ``source`` lists, and what reads them at a size in pixels.
+
+    Raises:
+        ValueError: a mask is in colour, of another shape than its image, or holds other than 0..K-1; or a label is
+            nowhere in a split.
+    """
     first_image, first_mask = pairs["train"][0]
     dims = read_mask(first_mask).ndim
     if dims not in (2, 3):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import warnings
 import zipfile
 import zlib
@@ -27,7 +28,7 @@ from isoconv.data import masks, medical
 from isoconv.data.dataset import KINDS, Dataset, Kind, Split, Task, fingerprint
 from isoconv.data.files import as_uint8, find_images, images_in, probe, read_images, stack_images, with_series
 
-__all__ = ["COLUMNS", "SPLITS", "Item", "assign", "classes", "find", "items", "listed"]
+__all__ = ["COLUMNS", "SPLITS", "Item", "assign", "classes", "check_targets", "find", "items", "table"]
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "split", "patient")
@@ -75,9 +76,7 @@ def find(path: Path, task: str | None = None) -> tuple[Task, Callable[[int], Dat
 def _find(path: Path, task: str | None) -> tuple[Task, Callable[[int], Dataset]]:
     if path.suffix.lower() == ".npz":  # to be read again: held, it would take the memory twice
         return _archive_task(path, _archive(path)), partial(_read_archive, path)
-    if _holds_masks(path, task):
-        return masks.find(path)
-    assigned = assign(items(path))
+    assigned = assign(items(path, task))
     if assigned[0].mask is not None:
         return masks.of_pairs(
             path, {s: [(i.path, i.mask) for i in assigned if i.split == s and i.mask] for s in SPLITS}
@@ -86,26 +85,16 @@ def _find(path: Path, task: str | None) -> tuple[Task, Callable[[int], Dataset]]
     return found, partial(_read_listed, path, found, assigned)
 
 
-def _holds_masks(path: Path, task: str | None) -> bool:
-    return path.is_dir() and (task == "segmentation" or (task is None and masks.is_folder(path)))
-
-
-def listed(path: Path, task: str | None = None) -> list[Item]:
-    """The items of a data set that is no archive, every split filled in. Arguments and errors are those of
-    :func:`find`."""
-    if _holds_masks(path, task):
-        pairs = masks.split_pairs(path)
-        return [Item(image, (), split, mask=mask) for split, some in pairs.items() for image, mask in some]
-    return assign(items(path))
-
-
 def _work(kind: Kind) -> str:
     return next(task for task, kinds in KINDS.items() if kind in kinds)
 
 
-def items(path: Path) -> list[Item]:
-    """What a folder or a manifest lists, in sorted order, the splits as they are given there."""
-    if path.is_dir():
+def items(path: Path, task: str | None = None) -> list[Item]:
+    """What a folder or a manifest lists, in sorted order, the splits as they are given there. Arguments and errors are
+    those of :func:`find`."""
+    if path.is_dir() and (task == "segmentation" or (task is None and masks.is_folder(path))):
+        found = [Item(i, (), _split_name(s, path), medical.patient_of(i) or "", m) for i, m, s in masks.pairs_in(path)]
+    elif path.is_dir():
         found = _folder(path)
     elif not path.exists():
         raise FileNotFoundError(f"there is no data set {path}: no such file or folder")
@@ -119,6 +108,28 @@ def items(path: Path) -> list[Item]:
     if not found:
         raise ValueError(f"{path} lists no image")
     return sorted(found, key=lambda item: str(item.path))
+
+
+def check_targets(found: Sequence[Item]) -> None:
+    """Raises ValueError for items whose targets cannot be trained with."""
+    if found[0].mask is None:
+        classes(found)
+
+
+def table(found: Sequence[Item], folder: Path) -> list[list[str]]:
+    """The rows of a manifest that lists these items, its head first, the paths in it starting at ``folder``.
+
+    Raises:
+        ValueError: a label holds a semicolon, which would make two.
+    """
+    target = "label" if found[0].mask is None else "mask"
+    rows = [["path", target, "split", "patient"]]
+    for item in found:
+        if any(";" in label for label in item.labels):
+            raise ValueError(f"{item.path}: the semicolon in its label would make two in a manifest; rename the folder")
+        cell = ";".join(item.labels) if item.mask is None else os.path.relpath(item.mask, folder)
+        rows.append([os.path.relpath(item.path, folder), cell, item.split, item.patient])
+    return rows
 
 
 def classes(found: Iterable[Item]) -> tuple[Kind, tuple[str, ...]]:
@@ -183,6 +194,12 @@ def _drawn(found: Sequence[Item], missing: Sequence[str]) -> dict[Path, str]:
                 drawn |= {item.path: split for item in group}
             order = order[count:]
     return drawn
+
+
+def _split_name(name: str, folder: Path) -> str:
+    if name and name.lower() not in _ALIASES:
+        raise ValueError(f"{folder / name} is beside train, val and test; move it elsewhere")
+    return _ALIASES.get(name.lower(), "")
 
 
 def _folder(root: Path) -> list[Item]:
