@@ -34,3 +34,8 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """``"; did you mean 'a' or 'b'?"`` for the known names closest to ``name``, empty if none is close."""
     close = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def count_of(n: int, noun: str, plural: str = "") -> str:
+    """``"1 error"``, ``"1,200 errors"``: a number with its noun, for messages."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"

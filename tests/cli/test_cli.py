@@ -178,7 +178,7 @@ def test_predict_json_and_files(call: Call, evaluated: Evaluated, picture: Path,
     assert [row["index"] for row in rows] == [0, 1]
     result = call("predict", run, picture, "--out", tmp_path / "rows.json")
     assert (result.code, result.out) == (0, "")
-    assert result.err == f"2 predictions are in {tmp_path / 'rows.json'}\n"
+    assert result.err == f"2 predictions written to {tmp_path / 'rows.json'}\n"
     assert json.loads((tmp_path / "rows.json").read_text()) == rows
     call("predict", run, picture, "--out", tmp_path / "rows.csv")
     assert (tmp_path / "rows.csv").read_text().count("\n") == 3

@@ -116,7 +116,7 @@ def test_masks_without_any_label_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize(("lost", "message"), [("masks", "mask in masks/"), ("images", "image in images/")])
 def test_a_file_without_its_partner_is_named(folder: Path, lost: str, message: str) -> None:
     (folder / lost / "5.png").unlink()
-    with pytest.raises(FileNotFoundError, match=f"1 files have no {message} of their name, the first is .*5.png"):
+    with pytest.raises(FileNotFoundError, match=f"no {message} for 1 file, the first is .*5.png; the names must match"):
         read_pairs(folder, 10)
 
 

@@ -234,7 +234,7 @@ def test_the_card_of_a_training_that_was_stopped(evaluated: Evaluated) -> None:
     run, usage = evaluated("plain"), Usage("net.pt2", "pt2", 1)
     assert "; of 4 epochs the best on the validation images, number" in model_card(run, usage)
     run.write_metrics(run.metrics()[:3])
-    assert "; of 3 epochs (4 were planned) the best on the validation images, number" in model_card(run, usage)
+    assert "; of 3 epochs (4 planned) the best on the validation images, number" in model_card(run, usage)
 
 
 @pytest.mark.parametrize(

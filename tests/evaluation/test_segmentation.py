@@ -93,7 +93,7 @@ def test_a_training_that_was_stopped_is_said_to_be_early(
         caplog.clear()
         with pytest.raises(ZeroDivisionError):
             evaluate(each)
-        assert ("early: 1 of 2 epochs are trained; --resume goes on" in caplog.text) is said
+        assert ("early: 1 of 2 epochs trained; --resume continues" in caplog.text) is said
 
 
 def test_evaluation_is_exact_at_right_angles_and_flips(run: RunDir) -> None:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.cli.display import show, show_table, write_json
 from isoconv.cli.options import DataRoot, Json
@@ -99,7 +100,7 @@ class DataCheck:
             for kind, lines in (("error", report.errors), ("warning", report.warnings)):
                 sys.stdout.writelines(f"{kind}: {line}\n" for line in lines)
         if report.errors:
-            raise ValueError(f"{self.data} has {len(report.errors)} errors; mend them before training")
+            raise ValueError(f"{self.data} has {count_of(len(report.errors), 'error')}; correct them before training")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.cli.data import Data
 from isoconv.cli.display import show, show_best_epoch, show_comparison, show_scores, show_table, write_json
@@ -116,7 +117,7 @@ class Predict:
             )
         if self.out is not None:
             write_predictions(rows, self.out)
-            log.info("%d predictions are in %s", len(rows), self.out)
+            log.info("%s written to %s", count_of(len(rows), "prediction"), self.out)
         if self.as_json:
             write_json(rows)
         elif self.out is None:

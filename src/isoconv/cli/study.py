@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.cli.display import show, show_table, write_json
 from isoconv.cli.options import DataRoot, Json
@@ -76,7 +77,8 @@ class StudyRun:
             sys.exit(128 + signal.SIGINT)
         _show(study, rows, self.as_json)
         if failed := [row["cell"] for row in rows if row["state"] == "failed"]:
-            raise RuntimeError(f"{len(failed)} of {len(rows)} cells failed ({', '.join(failed)}); their logs say more")
+            cells = count_of(len(rows), "cell")
+            raise RuntimeError(f"{len(failed)} of {cells} failed ({', '.join(failed)}); the logs say more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,4 +161,6 @@ def _show(study: StudyFile, rows: Sequence[Mapping[str, Any]], as_json: bool) ->
     for row in rows:
         if row["state"] in ("running", "stopped", "failed"):
             sys.stdout.write(f"{row['cell']}: {row['state']}, {row['detail']}\n")
-    sys.stdout.write(", ".join(f"{counts[state]} {state}" for state in STATES) + f", of {len(rows)} cells\n")
+    sys.stdout.write(
+        ", ".join(f"{counts[state]} {state}" for state in STATES) + f", of {count_of(len(rows), 'cell')}\n"
+    )

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from isoconv._checks import count_of
 from isoconv.data.dataset import Dataset, Split, Task, fingerprint
 from isoconv.data.files import SUFFIXES, images_in, palette_indices, read_arrays, read_images
 
@@ -42,14 +43,16 @@ def read_pairs(folder: Path, size: int) -> Dataset:
     else:
         found = _pairs(folder)
         if len(found) < len(_SPLITS):
-            raise ValueError(f"{folder} has {len(found)} images; train, val and test need at least one each")
+            raise ValueError(
+                f"{folder} has {count_of(len(found), 'image')}; train, val and test need at least one each"
+            )
         few = max(1, round(0.15 * len(found)))
         order = [found[i] for i in np.random.default_rng(_SEED).permutation(len(found))]
         pairs = {"train": order[2 * few :], "val": order[:few], "test": order[few : 2 * few]}
     first_image, first_mask = pairs["train"][0]
     dims = _labels(first_mask).ndim
     if dims not in (2, 3):
-        raise ValueError(f"{first_mask} has {dims} axes; a mask has 2 (image) or 3 (volume)")
+        raise ValueError(f"{first_mask} has {count_of(dims, 'axis', 'axes')}; a mask has 2 (image) or 3 (volume)")
     channels = 3 if _array(first_image).ndim > dims and _array(first_image).shape[-1] in (3, 4) else 1
     splits = {name: _read_split(some, channels, size, dims) for name, some in pairs.items()}
     present = {name: set(split.labels.unique().tolist()) for name, split in splits.items()}
@@ -80,7 +83,8 @@ def _pairs(folder: Path) -> list[_Pair]:
     for have, lack, what in ((images, masks, "mask in masks/"), (masks, images, "image in images/")):
         if missing := sorted(have.keys() - lack.keys()):
             first = have[missing[0]]
-            raise FileNotFoundError(f"{len(missing)} files have no {what} of their name, the first is {first}")
+            files = count_of(len(missing), "file")
+            raise FileNotFoundError(f"no {what} for {files}, the first is {first}; the names must match")
     return [(images[stem], masks[stem]) for stem in sorted(images)]
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from isoconv._checks import count_of
 from isoconv.data import medical
 from isoconv.data.dataset import Dataset, Kind, Split, Task, fingerprint
 from isoconv.data.files import as_uint8, find_images, images_in, probe, read_images, stack_images, with_series
@@ -109,13 +110,13 @@ def assign(found: Sequence[Item]) -> list[Item]:
         if item.patient:
             where.setdefault(item.patient, set()).add(item.split)
     if torn := sorted(patient for patient, among in where.items() if len(among) > 1):
-        raise ValueError(f"{len(torn)} patients are in two splits: {_first(torn)}; give each patient one split")
+        raise ValueError(f"{count_of(len(torn), 'patient')} in two splits: {_first(torn)}; give each patient one split")
     sizes = Counter(item.split for item in assigned)
     if empty := [s for s in SPLITS if not sizes[s]]:
         patients = " (a patient stays in one split)" if where else ""
         raise ValueError(
-            f"{len(found)} images leave the {' and '.join(empty)} split empty{patients}; add images, or name the "
-            "splits in a manifest"
+            f"{count_of(len(found), 'image')} cannot fill the {' and '.join(empty)} split{patients}; add images, or "
+            "name the splits in a manifest"
         )
     trained = {label for item in assigned if item.split == "train" for label in item.labels}
     if absent := sorted({label for item in assigned for label in item.labels} - trained, key=_natural):
@@ -197,7 +198,7 @@ def _manifest(path: Path) -> list[Item]:
         if not values["path"] or not (path.parent / values["path"]).exists()
     ]
     if absent:
-        images = f"{len(absent)} of {len(rows)} images are not there"
+        images = f"{len(absent)} of {count_of(len(rows), 'image')} missing"
         raise FileNotFoundError(f"{path}: {images}: {_first(absent)}; paths start at the manifest's folder")
     found, seen = [], set()
     for number, (row, values) in enumerate(zip(rows, table, strict=True), start=2):
@@ -300,7 +301,8 @@ def _archive(path: Path) -> dict[str, np.ndarray]:
         if len(images) == 0:
             raise ValueError(f"{where} split is empty; put at least one image into each split")
         if labels.dtype.kind not in "biu" or labels.ndim not in (1, 2) or len(labels) != len(images):
-            raise ValueError(f"{where} labels must be {len(images)} whole numbers, got {labels.dtype} {labels.shape}")
+            wanted = count_of(len(images), "whole number")
+            raise ValueError(f"{where} labels must be {wanted}, got {labels.dtype} {labels.shape}")
         if labels.min() < 0 or (labels.ndim == 2 and labels.max() > 1):
             wanted = "0 or 1 in a table of several labels" if labels.ndim == 2 else "0 or more"
             raise ValueError(f"{where} labels must be {wanted}, got {labels.min()} to {labels.max()}")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from isoconv import __version__
+from isoconv._checks import count_of
 from isoconv.data import TASKS
 from isoconv.data.vessels import VESSELS
 from isoconv.evaluation.comparison import results_by
@@ -121,7 +122,7 @@ def _training(run: RunDir, info: Mapping[str, Any]) -> str:
     licence = f", licence {known.licence}" if known else ""
     rotated = "with" if config.rotate else "without"
     done, planned = len(run.metrics()), config.epochs
-    epochs = f"{planned} epochs" if done == planned else f"{done} epochs ({planned} were planned)"
+    epochs = count_of(done, "epoch") + (f" ({planned} planned)" if done != planned else "")
     return (
         f"Data: {task['title']}, size {config.size}{licence}. Network: {info['model']['name']} ({options}). Recipe "
         f"{config.recipe}, {rotated} random rotation, seed {config.seed}; of {epochs} the best on the "
@@ -210,7 +211,7 @@ def _scores(protocol: str, result: Mapping[str, Any]) -> str:
         for row in result["conditions"]
     ]
     heads = ("position", "", "accuracy (95 %)", "balanced accuracy", "AUC", "same answer as upright")
-    what = f"Protocol {protocol} of `isoconv evaluate`, {test} test images."
+    what = f"Protocol {protocol} of `isoconv evaluate`, {count_of(test, 'test image')}."
     return "\n\n".join([f"## Scores, protocol {protocol}", what, _table(("", "%"), scores), _table(heads, positions)])
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isoconv._checks import count_of
 from isoconv.evaluation.protocols import PROTOCOLS, check_protocol, conditions, is_masked
 from isoconv.runs import RunDir
 from isoconv.runs.config import TrainConfig
@@ -268,4 +269,4 @@ def _same_files(a: RunDir, b: RunDir) -> bool:
 
 def _describe(entry: Mapping[str, Any]) -> str:
     name, size, count = _data(entry)
-    return f"{count} test images of {name} at {size} pixels"
+    return f"{count_of(count, 'test image')} of {name} at {size} pixels"

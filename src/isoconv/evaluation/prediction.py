@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isoconv._checks import count_of
 from isoconv.data import DeviceBatches, Split, read_images
 from isoconv.data.files import split_index
 from isoconv.evaluation.measuring import BATCH_SIZE, position_logits, with_progress
@@ -88,7 +89,7 @@ class Predictor:
         channels = self.task["channels"]
         names, images = read_images(paths, channels=channels, size=self.size, dims=self.task["dims"])
         if channels == 3 and (grey := (images == images[:, :1]).flatten(1).all(1).sum().item()):
-            log.info("%d of %d images are grey: repeated in red, green and blue", grey, len(images))
+            log.info("%d of %s grey: repeated in red, green and blue", grey, count_of(len(images), "image"))
         return names, images
 
     def predict(

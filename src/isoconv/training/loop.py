@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.data import Dataset, DeviceBatches, Task, find, own_path
 from isoconv.data.augment import augmentation, input_size
@@ -126,7 +127,7 @@ def fit(
         if run.last_checkpoint.exists():
             checkpoint = run.last_checkpoint
             history = history_of(checkpoint, classifier.state_dict())
-            log.info("%s: %d of %d epochs are done", run.path, len(history), config.epochs)
+            log.info("%s: %d of %s done", run.path, len(history), count_of(config.epochs, "epoch"))
             if rank == 0:  # it may have been stopped between the checkpoint and this
                 run.write_metrics(history)
             if len(history) >= config.epochs:
