@@ -221,7 +221,7 @@ def test_check_names_every_defect(folder: Path, capsys: pytest.CaptureFixture[st
     for said in ("p0_0.png", "is constant", "the same image in two splits"):
         assert said in errors
     assert main(["data", "check", str(folder), "--json"]) == 1
-    assert "mend them before training" in capsys.readouterr().err
+    assert "correct them before training" in capsys.readouterr().err
 
 
 def test_check_of_a_damaged_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
