@@ -75,7 +75,7 @@ def picture(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("", ["does not change when the image is turned", "isoconv demo", "train", "evaluate", "predict", "compare"]),
+        ("", ["does not change when the image is rotated", "isoconv demo", "train", "evaluate", "predict", "compare"]),
         ("train", ["--data", "isoconv data list", "--model", "isoconv models", "--out", "--resume", "torchrun"]),
         ("evaluate", ["RUN", "isoconv train", "--protocol", "official", "--device", "--json"]),
         ("predict", ["IMAGE", "PNG, JPEG, TIFF, npy or npz", "folder", "FILE.csv or FILE.json", "--upright-only"]),

@@ -225,7 +225,7 @@ def test_the_card_has_task_labels_scores_limits(evaluated: Evaluated) -> None:
     for row in run.results()["standard"]["conditions"]:
         assert re.search(rf"\| {row['name']} \| .* \| {100 * row['accuracy']:.1f} \(", card), row["name"]
     assert "cannot tell an image from its mirror image" in card
-    assert "no medical device" in card
+    assert "not a medical device" in card
     assert "black outside of the inscribed disc (ball), then (x - 0.5) / 0.5: yours to do" in card
     assert "None" not in card
 

@@ -113,7 +113,7 @@ def _check_files(path: Path, size: int, report: Report) -> None:
         if len(arrays) > 1:
             report.errors.append(f"{item.path} holds {len(arrays)} arrays; store each image in a file of its own")
         if array.size == 0 or array.dtype.kind not in "buif":
-            report.errors.append(f"{item.path} holds {array.dtype} of shape {array.shape}, no image")
+            report.errors.append(f"{item.path} holds {array.dtype} of shape {array.shape}, which is not an image")
             continue
         low, high = float(array.min()), float(array.max())
         if not np.isfinite([low, high]).all():

@@ -78,7 +78,7 @@ def items(path: Path) -> list[Item]:
     elif path.suffix.lower() == ".csv":
         found = _manifest(path)
     else:
-        raise ValueError(f"{path} is no data set; give a folder with a folder per class, a .csv manifest or an .npz")
+        raise ValueError(f"{path} is not a data set; give a folder with a folder per class, a .csv manifest or an .npz")
     if not found:
         raise ValueError(f"{path} lists no image")
     return sorted(found, key=lambda item: str(item.path))
@@ -185,7 +185,7 @@ def _manifest(path: Path) -> list[Item]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no CSV table in UTF-8 ({error})") from None
+        raise ValueError(f"{path} is not a CSV table in UTF-8 ({error})") from None
     columns = list(rows[0]) if rows else []
     if not {"path", "label"} <= set(columns) or set(columns) - set(COLUMNS):
         got = ", ".join(map(str, columns)) or "no row"

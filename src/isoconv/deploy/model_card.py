@@ -246,7 +246,7 @@ def _limits(model: Mapping[str, Any], task: Mapping[str, Any]) -> str:
         [
             *symmetry,
             f"- It was trained and tested on {task['title']} alone; on images from elsewhere nothing is known.",
-            "- It is no medical device, and is not meant for diagnosis.",
+            "- It is not a medical device, and is not meant for diagnosis.",
         ]
     )
 

@@ -92,7 +92,7 @@ def open_runs(runs: Sequence[RunDir | str | os.PathLike[str]]) -> list[RunDir]:
     if len(opened) < 2:
         raise ValueError(f"comparing needs at least two run directories, got {len(opened)}")
     if twice := [str(path) for path, count in Counter(run.path.resolve() for run in opened).items() if count > 1]:
-        raise ValueError(f"{', '.join(twice)} is given more than once; a run is no second seed of itself")
+        raise ValueError(f"{', '.join(twice)} is given more than once; give each run once")
     return opened
 
 

@@ -64,7 +64,7 @@ def write_report(
     if out.suffix not in (".html", ".htm"):
         raise ValueError(f"the report is an HTML file, name it so: --out {out.with_suffix('.html')}, got {out}")
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise FileNotFoundError(f"{out.parent} is no folder that can be written; make it, or choose another --out")
+        raise FileNotFoundError(f"{out.parent} is not a writable folder; make it, or choose another --out")
     gathered = gather(study, folder, protocol)
     rows = comparing.pairs(gathered)
     contents = {

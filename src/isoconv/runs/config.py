@@ -38,9 +38,9 @@ class TrainConfig:
     stem_stride: int | None = None
     """Stride of the first layer; None stands for the network's own."""
     bands: int | None = None
-    """Number of rings in a kernel; None lets its size decide."""
+    """Number of bands in a kernel; None lets its size decide."""
     profile: str | None = None
-    """Shape of the rings: hard (the paper), linear, gaussian or area; None stands for the network's own."""
+    """Shape of the bands: hard (the paper), linear, gaussian or area; None stands for the network's own."""
     init: str | None = None
     """Initial weights of the isotropic layers: default, or official (as the paper's code)."""
     downsample: str | None = None
@@ -59,7 +59,7 @@ class TrainConfig:
     """Training recipe: standard (native size, inscribed disc, small shifts) or official (the paper's: 32 pixels, crops,
     colour)."""
     rotate: bool = False
-    """Also turn the training images at random: the rival that learns rotation from examples."""
+    """Also rotate the training images at random: the rival that learns rotation from examples."""
     size: int = 28
     """Image size of the MedMNIST file: 28, 64, 128 or 224 (3D: 28 or 64); your own images are resized to any."""
     seed: int = 0
