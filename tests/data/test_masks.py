@@ -120,7 +120,7 @@ def test_masks_without_any_label_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize(("lost", "message"), [("masks", "mask in masks/"), ("images", "image in images/")])
 def test_a_file_without_its_partner_is_named(folder: Path, lost: str, message: str) -> None:
     (folder / lost / "5.png").unlink()
-    with pytest.raises(FileNotFoundError, match=f"1 files have no {message} of their name, the first is .*5.png"):
+    with pytest.raises(FileNotFoundError, match=f"no {message} for 1 file, the first is .*5.png; the names must match"):
         read_pairs(folder, 10)
 
 
@@ -166,7 +166,7 @@ def test_a_manifest_lists_images_with_masks(folder: Path) -> None:
     assert (data.task.kind, data.task.counts) == ("segmentation", (6, 1, 1))
     assert torch.equal(data.test.labels, (data.test.images[:, 0] > 127).to(torch.uint8))
     (folder / "set.csv").write_text("\n".join(["path,mask", "images/0.png,masks/gone.png"]))
-    with pytest.raises(FileNotFoundError, match=r"1 of 1 mask.* row 2: 'masks/gone.png'"):
+    with pytest.raises(FileNotFoundError, match=r"1 of 1 mask missing: row 2: 'masks/gone.png'"):
         own.find(folder / "set.csv")
 
 

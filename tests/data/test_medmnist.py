@@ -196,7 +196,7 @@ def test_truncated_and_foreign_files(tmp_path: Path) -> None:
 def test_pickled_arrays_are_never_loaded(tmp_path: Path) -> None:
     task = MEDMNIST["breastmnist"]
     path = write(tmp_path, task, train_images=np.array([{"a": 1}] * 6, dtype=object))
-    with pytest.raises(ValueError, match="train_images is no plain array"):
+    with pytest.raises(ValueError, match="train_images is not a plain array"):
         read(path, task, 28, verify=False)
 
 

@@ -76,7 +76,7 @@ def test_no_patient_is_in_two_splits(drawn: list[tuple[int, str]]) -> None:
     try:
         assigned = own.assign(found)
     except ValueError as error:
-        assert "split empty" in str(error) or "no image to train with" in str(error)  # noqa: PT017
+        assert "cannot fill the" in str(error) or "no image to train with" in str(error)  # noqa: PT017
         return
     patients = [{item.patient for item in assigned if item.split == s} for s in own.SPLITS]
     assert len(set.union(*patients)) == sum(map(len, patients))
@@ -85,12 +85,12 @@ def test_no_patient_is_in_two_splits(drawn: list[tuple[int, str]]) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"path": "none.png"}, "1 of 12 images are not there: row 2: 'none.png'; paths start at the manifest's"),
+        ({"path": "none.png"}, "1 of 12 images missing: row 2: 'none.png'; paths start at the manifest's"),
         ({"label": ""}, "row 2: the label is empty"),
         ({"split": "tset"}, "split must be train, val or test, got 'tset'"),
         ({"split": ""}, "the split is empty in some rows"),
         ({"path": "1.png"}, "listed twice"),
-        ({"patient": "p1"}, "1 patients are in two splits: p1"),
+        ({"patient": "p1"}, "1 patient in two splits: p1"),
     ],
 )
 def test_a_wrong_row_is_named(tmp_path: Path, row: dict[str, str], said: str) -> None:
@@ -112,7 +112,7 @@ def test_all_missing_images_are_told_at_once(tmp_path: Path) -> None:
     path = manifest(tmp_path / "m.csv", [{"path": name, "label": "a"} for name in names])
     with pytest.raises(FileNotFoundError) as caught:
         check(str(path))
-    assert "13 of 14 images are not there: row 2: '', row 3: '0.png', " in str(caught.value)
+    assert "13 of 14 images missing: row 2: '', row 3: '0.png', " in str(caught.value)
     assert str(caught.value).count("row") == 10
 
 
@@ -121,10 +121,10 @@ def test_all_missing_images_are_told_at_once(tmp_path: Path) -> None:
     [
         (lambda p: p.mkdir(), "no folder inside"),
         (lambda p: (p / "a").mkdir(parents=True), "lists no image"),
-        (lambda p: picture(p / "a" / "1.png"), "at least 2 classes|split empty"),
+        (lambda p: picture(p / "a" / "1.png"), "at least 2 classes|cannot fill the"),
         (lambda p: [picture(p / x / "1.png") for x in ("train", "cats")], "have splits or classes"),
         (lambda p: [picture(p / "test" / x / "1.png") for x in "ab"], "no train folder"),
-        (lambda p: [picture(p / x / "1.png") for x in "ab"], "split empty"),
+        (lambda p: [picture(p / x / "1.png") for x in "ab"], "2 images cannot fill the val and test split"),
         (lambda p: None, "there is no data set"),
     ],
 )
@@ -221,7 +221,7 @@ def test_check_names_every_defect(folder: Path, capsys: pytest.CaptureFixture[st
     for said in ("p0_0.png", "is constant", "the same image in two splits"):
         assert said in errors
     assert main(["data", "check", str(folder), "--json"]) == 1
-    assert "mend them before training" in capsys.readouterr().err
+    assert "correct them before training" in capsys.readouterr().err
 
 
 def test_check_of_a_damaged_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.cli.display import show, show_table, write_json
 from isoconv.cli.options import DataRoot, Json
@@ -52,7 +53,7 @@ class DataList:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFetch:
-    """Download MedMNIST files and check them; files that are there already are only checked."""
+    """Download MedMNIST files and check them; existing files are only checked."""
 
     names: tyro.conf.Positional[tuple[str, ...]]
     """Tasks, as `isoconv data list` names them."""
@@ -73,7 +74,7 @@ class DataFetch:
 
 @dataclass(frozen=True, kw_only=True)
 class DataCheck:
-    """Read all of a data set: what is wrong with it, and what training will do with it. Exit status 1 on errors.
+    """Read a whole data set, and report what is wrong with it and what training will do. Exit status 1 on errors.
 
     isoconv data check my_images
     """
@@ -106,7 +107,7 @@ class DataCheck:
             for kind, lines in (("error", report.errors), ("warning", report.warnings)):
                 sys.stdout.writelines(f"{kind}: {line}\n" for line in lines)
         if report.errors:
-            raise ValueError(f"{self.data} has {len(report.errors)} errors; mend them before training")
+            raise ValueError(f"{self.data} has {count_of(len(report.errors), 'error')}; correct them before training")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +120,7 @@ class DataManifest:
     data: tyro.conf.Positional[Path]
     """Folder, or a manifest without splits."""
     out: Path
-    """File to write; what is there is not overwritten. Paths in it start at its folder."""
+    """File to write; an existing file is not overwritten. Paths in it start at its folder."""
     patient: str | None = None
     """Regular expression whose first match in an image's path names the patient."""
     as_json: Json = False
@@ -150,7 +151,7 @@ class DataManifest:
             root = self.data if self.data.is_dir() else self.data.parent
             match = re.search(self.patient, os.path.relpath(item.path, root))
         except re.error as error:
-            raise ValueError(f"--patient {self.patient!r} is no regular expression: {error}") from None
+            raise ValueError(f"--patient {self.patient!r} is not a regular expression: {error}") from None
         if match is None:
             raise ValueError(f"--patient {self.patient!r} matches nothing in {item.path}")
         return match.group()

@@ -86,7 +86,7 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Let a trained network answer on your own images, and see whether turning an image changes its answer.
+    """Answer on your own images with a trained network, and see whether rotation changes its answer.
 
     Images are PNG, JPEG, TIFF, npy or npz files, or folders of them; they are resized to the size of the training.
     """
@@ -99,7 +99,7 @@ class Predict:
     """File to write, FILE.csv or FILE.json, or the folder for the masks of a segmentation; it must not exist yet. Masks
     hold label numbers, 0 the background, and look black in most viewers."""
     upright_only: bool = False
-    """Do not turn the images: some 35 times faster, but nothing is said about consistency under rotation."""
+    """Do not rotate the images: some 35 times faster, but the consistency under rotation is not measured."""
     batch_size: int | None = None
     """Images per forward pass; None stands for 256 in 2D, 16 in 3D, in segmentation 64 and 4."""
     device: Device = "auto"
@@ -125,7 +125,7 @@ class Predict:
             )
         if self.out is not None:
             rows = write_predictions(task, rows, self.out)
-            log.info("answers on %d images are in %s", len(rows), self.out)
+            log.info("answers on %s written to %s", count_of(len(rows), "image"), self.out)
         elif task.answers_with_masks:
             log.info("give --out FOLDER to keep the masks")
         if self.as_json:
@@ -175,9 +175,9 @@ class Compare:
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Train an isotropic network and its plain twin on embedded upright images, and turn the test images.
+    """Train an isotropic network and its plain twin on embedded upright images, and test them on rotated ones.
 
-    Takes minutes and needs no download. A second call shows the results again without training.
+    It takes minutes and needs no download. A second call shows the results again without training.
     """
 
     out: Path = Path("runs/demo")
@@ -231,7 +231,7 @@ class BenchOptions:
     """What both benchmarks ask for."""
 
     rounds: int = 7
-    """How often every contestant has its turn."""
+    """How often each contestant is timed."""
     threads: int | None = None
     """CPU threads; None leaves it to torch."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -263,7 +263,7 @@ class BenchOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOps(BenchOptions):
-    """Time layers: every engine against plain convolutions, in turn, once their results agree. Takes minutes."""
+    """Time layers: every engine against plain convolutions, in turn, once their results agree. This takes minutes."""
 
     def run(self) -> None:
         from isoconv.bench import bench_ops
@@ -273,7 +273,7 @@ class BenchOps(BenchOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchModels(BenchOptions):
-    """Time training steps of whole networks: every engine, and the plain twin. Takes minutes."""
+    """Time training steps of whole networks: every engine, and the plain twin. This takes minutes."""
 
     def run(self) -> None:
         from isoconv.bench import bench_models
@@ -306,7 +306,7 @@ Command = (
     | Annotated[Study, tyro.conf.subcommand("study")]
 )
 
-DESCRIPTION = """Train and measure networks whose answer does not change when the image is turned.
+DESCRIPTION = """Train and measure networks whose answer does not change when the image is rotated.
 
 A first try, in minutes and without a download: isoconv demo. Help on a command: isoconv train --help.
 Anywhere on the line, --debug shows the whole traceback of an error. isoconv --version prints the version."""

@@ -115,7 +115,7 @@ def _check_files(path: Path, size: int, task: str | None, report: Report) -> Non
         if len(arrays) > 1:
             report.errors.append(f"{item.path} holds {len(arrays)} arrays; store each image in a file of its own")
         if array.size == 0 or array.dtype.kind not in "buif":
-            report.errors.append(f"{item.path} holds {array.dtype} of shape {array.shape}, no image")
+            report.errors.append(f"{item.path} holds {array.dtype} of shape {array.shape}, which is not an image")
             continue
         if item.mask is not None:
             report.errors += _wrong_with_mask(item.path, item.mask, array)

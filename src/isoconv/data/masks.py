@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from isoconv._checks import count_of
 from isoconv.data.dataset import Dataset, Split, Task, fingerprint
 from isoconv.data.files import SUFFIXES, images_in, palette_indices, read_arrays, read_images
 
@@ -59,7 +60,7 @@ def of_pairs(source: Path, pairs: Mapping[str, Sequence[Pair]]) -> tuple[Task, C
     first_image, first_mask = pairs["train"][0]
     dims = read_mask(first_mask).ndim
     if dims not in (2, 3):
-        raise ValueError(f"{first_mask} has {dims} axes; a mask has 2 (image) or 3 (volume)")
+        raise ValueError(f"{first_mask} has {count_of(dims, 'axis', 'axes')}; a mask has 2 (image) or 3 (volume)")
     channels = 3 if _array(first_image).ndim > dims and _array(first_image).shape[-1] in (3, 4) else 1
     present = {name: {int(n) for _, mask in some for n in np.unique(read_mask(mask))} for name, some in pairs.items()}
     labels = set[int]().union(*present.values())
@@ -103,7 +104,8 @@ def _pairs(folder: Path) -> list[Pair]:
     for have, lack, what in ((images, masks, "mask in masks/"), (masks, images, "image in images/")):
         if missing := sorted(have.keys() - lack.keys()):
             first = have[missing[0]]
-            raise FileNotFoundError(f"{len(missing)} files have no {what} of their name, the first is {first}")
+            files = count_of(len(missing), "file")
+            raise FileNotFoundError(f"no {what} for {files}, the first is {first}; the names must match")
     return [(images[stem], masks[stem]) for stem in sorted(images)]
 
 

@@ -99,7 +99,7 @@ def read(path: Path, task: Task, size: int, verify: bool = True) -> Dataset:
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path} is damaged ({error}); {again}") from None
     except ValueError as error:
-        raise ValueError(f"{path}: {key} is no plain array ({error}); {again}") from None
+        raise ValueError(f"{path}: {key} is not a plain array ({error}); {again}") from None
     train, val, test = (
         _split(f"{path}: {s}", arrays[f"{s}_images"], arrays[f"{s}_labels"], task, size, again) for s in _SPLITS
     )

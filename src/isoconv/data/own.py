@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from isoconv._checks import did_you_mean
+from isoconv._checks import count_of, did_you_mean
 from isoconv.data import masks, medical
 from isoconv.data.dataset import KINDS, Dataset, Kind, Split, Task, fingerprint
 from isoconv.data.files import as_uint8, find_images, images_in, probe, read_images, stack_images, with_series
@@ -158,13 +158,13 @@ def assign(found: Sequence[Item]) -> list[Item]:
         if item.patient:
             where.setdefault(item.patient, set()).add(item.split)
     if torn := sorted(patient for patient, among in where.items() if len(among) > 1):
-        raise ValueError(f"{len(torn)} patients are in two splits: {_first(torn)}; give each patient one split")
+        raise ValueError(f"{count_of(len(torn), 'patient')} in two splits: {_first(torn)}; give each patient one split")
     sizes = Counter(item.split for item in assigned)
     if empty := [s for s in SPLITS if not sizes[s]]:
         patients = " (a patient stays in one split)" if where else ""
         raise ValueError(
-            f"{len(found)} images leave the {' and '.join(empty)} split empty{patients}; add images, or name the "
-            "splits in a manifest"
+            f"{count_of(len(found), 'image')} cannot fill the {' and '.join(empty)} split{patients}; add images, or "
+            "name the splits in a manifest"
         )
     trained = {label for item in assigned if item.split == "train" for label in item.labels}
     if absent := sorted({label for item in assigned for label in item.labels} - trained, key=_natural):
@@ -239,7 +239,7 @@ def _manifest(path: Path) -> list[Item]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no CSV table in UTF-8 ({error})") from None
+        raise ValueError(f"{path} is not a CSV table in UTF-8 ({error})") from None
     columns = set(rows[0]) if rows else set()
     target = columns & {"label", "mask"}
     if "path" not in columns or len(target) != 1 or columns - {*COLUMNS, "mask"}:
@@ -278,10 +278,9 @@ def _check_exist(path: Path, table: Sequence[Mapping[str, str]], columns: Sequen
             if not values[column] or not (path.parent / values[column]).exists()
         ]
         if absent:
-            what = "images" if column == "path" else "masks"
+            what = count_of(len(table), "image" if column == "path" else "mask")
             raise FileNotFoundError(
-                f"{path}: {len(absent)} of {len(table)} {what} are not there: {_first(absent)}; paths start at the "
-                "manifest's folder"
+                f"{path}: {len(absent)} of {what} missing: {_first(absent)}; paths start at the manifest's folder"
             )
 
 
@@ -365,7 +364,8 @@ def _archive(path: Path) -> dict[str, np.ndarray]:
         if len(images) == 0:
             raise ValueError(f"{where} split is empty; put at least one image into each split")
         if labels.dtype.kind not in "biu" or labels.ndim not in (1, 2) or len(labels) != len(images):
-            raise ValueError(f"{where} labels must be {len(images)} whole numbers, got {labels.dtype} {labels.shape}")
+            wanted = count_of(len(images), "whole number")
+            raise ValueError(f"{where} labels must be {wanted}, got {labels.dtype} {labels.shape}")
         if labels.min() < 0 or (labels.ndim == 2 and labels.max() > 1):
             wanted = "0 or 1 in a table of several labels" if labels.ndim == 2 else "0 or more"
             raise ValueError(f"{where} labels must be {wanted}, got {labels.min()} to {labels.max()}")

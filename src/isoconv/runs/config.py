@@ -55,7 +55,7 @@ class TrainConfig:
     stem_stride: int | None = None
     """Stride of the first layer; None stands for the network's own."""
     bands: int | None = None
-    """Number of rings in a kernel; None lets its size decide."""
+    """Number of bands in a kernel; None lets its size decide."""
     profile: str | None = None
     """Shape of the rings: hard (the paper), linear, gaussian or area; None stands for the network's own."""
     circular: bool | None = None
