@@ -154,7 +154,7 @@ def test_too_few_images_are_refused(folder: Path) -> None:
     for i in range(2, 8):
         (folder / "images" / f"{i}.png").unlink()
         (folder / "masks" / f"{i}.png").unlink()
-    with pytest.raises(ValueError, match="2 images leave the test split empty"):
+    with pytest.raises(ValueError, match="2 images cannot fill the test split"):
         read_pairs(folder, 10)
 
 

@@ -269,7 +269,7 @@ def test_a_run_on_own_data_is_trained_evaluated_and_predicts(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
 
-    monkeypatch.setattr("isoconv.figures.drawing.save_all", lambda *_: [])  # their own tests draw them
+    monkeypatch.setattr("isoconv.figures.save_all", lambda *_: [])  # their own tests draw them
     monkeypatch.chdir(tmp_path)
     items = Mock(wraps=own.items)
     monkeypatch.setattr(own, "items", items)

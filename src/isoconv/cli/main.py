@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.cli.data import Data
 from isoconv.cli.display import show, show_best_epoch, show_comparison, show_scores, show_table, write_json
