@@ -81,8 +81,8 @@ class Evaluate:
             write_json(result)
         else:
             show_scores(run.task, result, title=f"{self.path}, protocol {self.protocol}")
-        figures = save_all(run, self.protocol)
-        log.info("figures are in %s", figures[0].parent)
+        save_all(run, self.protocol)
+        log.info("figures are in %s", run.path / "figures")
 
 
 @dataclass(frozen=True, kw_only=True)
