@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from isoconv.data import load, own, read_images
-from isoconv.data.medical import dicom, dicom_series, nifti, patient_of
+from isoconv.data.medical import patient_of
 
 pydicom = pytest.importorskip("pydicom", reason="DICOM needs the extra 'medical'")
 nibabel = pytest.importorskip("nibabel", reason="NIfTI needs the extra 'medical'")

@@ -109,7 +109,7 @@ def _check_files(path: Path, size: int, report: Report) -> None:
             report.errors.append(str(error))
             unread += 1
             continue
-        name, array, spacing = arrays[0]
+        name, array, spacing = arrays[0][0], arrays[0][1].array, arrays[0][1].spacing
         if len(arrays) > 1:
             report.errors.append(f"{item.path} holds {len(arrays)} arrays; store each image in a file of its own")
         if array.size == 0 or array.dtype.kind not in "buif":

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import warnings
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from isoconv.data import medical
+from isoconv._files import open_regular
+from isoconv.data import archives, medical
 from isoconv.data.dataset import Dataset, Kind, Split, Task, fingerprint
+from isoconv.data.decoded import LIMITS
 from isoconv.data.files import as_uint8, find_images, images_in, probe, read_images, stack_images, with_series
 
 __all__ = ["COLUMNS", "SPLITS", "Item", "assign", "classes", "find", "items", "load"]
@@ -181,43 +183,54 @@ def _subfolders(root: Path) -> list[Path]:
 
 def _manifest(path: Path) -> list[Item]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
+            rows = list(islice(csv.DictReader(file, strict=True), LIMITS.rows + 1))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is no CSV table in UTF-8 ({error})") from None
+    if len(rows) > LIMITS.rows:
+        raise ValueError(f"{path} has more than {LIMITS.rows:,} rows; split it")
     columns = list(rows[0]) if rows else []
     if not {"path", "label"} <= set(columns) or set(columns) - set(COLUMNS):
         got = ", ".join(map(str, columns)) or "no row"
         raise ValueError(f"{path} must have the columns path,label and may have split,patient, got {got}")
     several = any(";" in (row["label"] or "") for row in rows)
     table = [{name: (row.get(name) or "").strip() for name in COLUMNS} for row in rows]
-    absent = [
-        f"row {number}: {values['path']!r}"
-        for number, values in enumerate(table, start=2)
-        if not values["path"] or not (path.parent / values["path"]).exists()
-    ]
+    places = [path.parent / values["path"] for values in table]
+    files = [_identity(place) if values["path"] else None for place, values in zip(places, table, strict=True)]
+    absent = [f"row {number}: {table[number - 2]['path']!r}" for number, each in enumerate(files, 2) if each is None]
     if absent:
         images = f"{len(absent)} of {len(rows)} images are not there"
         raise FileNotFoundError(f"{path}: {images}: {_first(absent)}; paths start at the manifest's folder")
-    found, seen = [], set()
-    for number, (row, values) in enumerate(zip(rows, table, strict=True), start=2):
+    found: list[Item] = []
+    seen: dict[tuple[int, int] | None, Path] = {}
+    for number, (row, values, image, identity) in enumerate(zip(rows, table, places, files, strict=True), start=2):
         where = f"{path}, row {number}"
-        image = path.parent / values["path"]
         labels = tuple(label.strip() for label in values["label"].split(";") if label.strip())
         split = _ALIASES.get(values["split"].lower(), "")
         if None in row:
             raise ValueError(f"{where}: more cells than columns; put commas inside of quotes")
-        if image.resolve() in seen:
+        # two names of one file may also be hard links, which are files of their own
+        if identity in seen and seen[identity].resolve() == image.resolve():
             raise ValueError(f"{where}: {values['path']} is listed twice; join its labels by semicolons")
         if not labels and not several:
             raise ValueError(f"{where}: the label is empty; an image without a label is for multilabel sets only")
         if values["split"] and not split:
             raise ValueError(f"{where}: split must be train, val or test, got {values['split']!r}")
-        seen.add(image.resolve())
-        found.append(Item(image, labels, split, values["patient"] or medical.patient_of(image) or ""))
+        seen.setdefault(identity, image)
+        found.append(Item(image, labels, split, values["patient"]))
     if len({bool(item.split) for item in found}) > 1:
         raise ValueError(f"{path}: the split is empty in some rows; give it in all of them or in none")
-    return found
+    # last, this opens files
+    return [item if item.patient else replace(item, patient=medical.patient_of(item.path) or "") for item in found]
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from any other, None if there is none; for 300,000 rows ``Path.resolve`` takes minutes."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):  # also names that no file can have
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _first(names: Sequence[str], most: int = 10) -> str:
@@ -283,15 +296,9 @@ def _read_archive(path: Path, size: int) -> Dataset:
 def _archive(path: Path) -> dict[str, np.ndarray]:
     """The six arrays; labels ``(N,)`` whole numbers, or ``(N, L)`` zeros and ones."""
     keys = [f"{split}_{part}" for split in SPLITS for part in ("images", "labels")]
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"there is no data set {path}: no such file")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            if missing := [key for key in keys if key not in archive]:
-                raise ValueError(f"it has no array {', '.join(missing)}")
-            arrays = {key: archive[key] for key in keys}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"cannot read {path} ({error}); MedMNIST's layout is {', '.join(keys)}") from None
+    arrays = archives.members(path, keys)
     for split in SPLITS:
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         where = f"{path}: {split}"
@@ -310,10 +317,27 @@ def _archive(path: Path) -> dict[str, np.ndarray]:
                 f"{images.dtype} from {images.min()} to {images.max()}"
             )
         arrays[f"{split}_images"] = as_uint8(where, images)
+    _ask(path, arrays)
     shapes = {arrays[key].shape[1:] for key in keys if key.endswith("labels")}
     if len(shapes) > 1 or len({arrays[f"{s}_images"].ndim for s in SPLITS}) > 1:
         raise ValueError(f"{path}: the splits' arrays have different axes; give them the same")
     return arrays
+
+
+def _ask(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Raises ValueError for arrays that two people would read in two ways."""
+    shape, table = arrays["train_images"].shape, arrays["train_labels"]
+    if len(shape) == 4 and shape[1] in (1, 3, 4) and shape[-1] not in (1, 3, 4):
+        raise ValueError(
+            f"{path}: images of shape {shape} are {shape[0]} images with colours first, or volumes of depth "
+            f"{shape[1]}; colours belong at the end, np.moveaxis(images, 1, -1), and volumes end in [..., None]"
+        )
+    labels = [arrays[f"{split}_labels"] for split in SPLITS]
+    if table.ndim == 2 and table.dtype != bool and all(each.ndim == 2 and (each.sum(1) == 1).all() for each in labels):
+        raise ValueError(
+            f"{path}: each row of the labels {table.shape} has a single 1, so they are classes (one-hot) or several "
+            "labels of which an image has one; give classes as labels.argmax(1), several labels as labels.astype(bool)"
+        )
 
 
 def _archive_task(path: Path, arrays: dict[str, np.ndarray]) -> Task:
