@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from isoconv.cli import main
 from isoconv.data import get_task, load, own
 from isoconv.data.check import check
+from isoconv.data.decoded import Limits
 
 pil = pytest.importorskip("PIL.Image", reason="reading pictures needs the extra 'study'")
 
@@ -106,6 +107,29 @@ def test_a_wrong_row_is_named(tmp_path: Path, row: dict[str, str], said: str) ->
         get_task(str(tmp_path / "m.csv"))
 
 
+def test_a_manifest_of_too_many_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own, "LIMITS", Limits(rows=5))
+    path = manifest(tmp_path / "m.csv", [{"path": f"{i}.png", "label": "a"} for i in range(6)])
+    with pytest.raises(ValueError, match=r"m\.csv has more than 5 rows; split it"):
+        own.items(path)
+
+
+def test_the_same_file_by_two_paths_is_one_and_a_hard_link_is_another(tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "1.png")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    (tmp_path / "2.png").hardlink_to(tmp_path / "a" / "1.png")
+    rows = [{"path": name, "label": "a"} for name in ("a/1.png", "2.png")]
+    assert len(own.items(manifest(tmp_path / "m.csv", rows))) == 2
+    with pytest.raises(ValueError, match=r"row 3: b/1\.png is listed twice"):
+        own.items(manifest(tmp_path / "m.csv", [rows[0], {"path": "b/1.png", "label": "a"}]))
+
+
+def test_a_name_that_no_file_can_have_is_an_image_that_is_not_there(tmp_path: Path) -> None:
+    rows = [{"path": name, "label": "a"} for name in ("x" * 300 + ".png", "y/" * 3000 + "y.png")]
+    with pytest.raises(FileNotFoundError, match="2 of 2 images are not there"):
+        own.items(manifest(tmp_path / "m.csv", rows))
+
+
 def test_all_missing_images_are_told_at_once(tmp_path: Path) -> None:
     picture(tmp_path / "5.png")
     names = ["", *(f"{i}.png" for i in range(13))]
@@ -176,6 +200,14 @@ def test_an_archive_of_medmnists_layout(tmp_path: Path) -> None:
         ({"test_images": np.full((2, 20, 20, 3), 9999, np.uint16)}, "must be uint8, or floats from 0 to 1"),
         ({"test_images": np.zeros((0, 20, 20, 3), np.uint8)}, "test split is empty"),
         ({"test_images": np.zeros((2, 20, 20), np.uint8)}, "different axes"),
+        (
+            {f"{s}_images": np.zeros((n, 3, 20, 20), np.uint8) for s, n in zip(own.SPLITS, (6, 2, 2), strict=True)},
+            r"6 images with colours first, or volumes of depth 3; .*np.moveaxis\(images, 1, -1\), and volumes end in ",
+        ),
+        (
+            {f"{s}_labels": np.eye(2, dtype=int)[np.arange(n) % 2] for s, n in zip(own.SPLITS, (6, 2, 2), strict=True)},
+            r"classes \(one-hot\) or several labels .*labels.argmax\(1\), .*labels.astype\(bool\)",
+        ),
     ],
 )
 def test_a_wrong_archive_is_refused(tmp_path: Path, other: dict[str, np.ndarray], said: str) -> None:
@@ -184,16 +216,26 @@ def test_a_wrong_archive_is_refused(tmp_path: Path, other: dict[str, np.ndarray]
         load(str(tmp_path / "s.npz"), size=16)
 
 
+def test_what_was_asked_about_an_archive_can_be_answered(tmp_path: Path) -> None:
+    table = {f"{s}_labels": np.eye(2, dtype=bool)[np.arange(n) % 2] for s, n in zip(own.SPLITS, (6, 2, 2), strict=True)}
+    np.savez(tmp_path / "several.npz", **arrays(**table))
+    assert get_task(str(tmp_path / "several.npz")).kind == "multilabel"
+    flat = {f"{s}_images": np.zeros((n, 3, 9, 9, 1), np.uint8) for s, n in zip(own.SPLITS, (6, 2, 2), strict=True)}
+    np.savez(tmp_path / "flat.npz", **arrays(**flat))
+    task = get_task(str(tmp_path / "flat.npz"))
+    assert (task.dims, task.channels) == (3, 1)
+
+
 def test_what_is_left_out_of_a_folder_is_told(folder: Path) -> None:
     picture(folder / "a" / ".@__thumb" / "p0_0.png")  # as network drives make them
-    for name in ("a/photo.webp", "b/deep/notes.txt"):
+    for name in ("a/photo.heic", "b/deep/notes.txt"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"none")
     picture(folder / "loose.png")
     with pytest.warns(UserWarning, match="left out") as caught:
         assert len(own.items(folder)) == 20
     told = [str(each.message) for each in caught]
-    assert told[0].endswith("set, of a kind that is not read (2): a/photo.webp, b/deep/notes.txt")
+    assert told[0].endswith("set, of a kind that is not read (2): a/photo.heic, b/deep/notes.txt")
     assert told[1].endswith("set, in no folder of a class (1): loose.png")
     assert check(str(folder), size=16).warnings == told
 

@@ -97,4 +97,4 @@ def _values(image: Any) -> np.ndarray:
         return np.stack([records[channel] for channel in "RGB"], -1)
     if image.dataobj.slope == 1 and image.dataobj.inter == 0:
         return np.asarray(image.dataobj.get_unscaled())
-    return np.asarray(image.dataobj.get_scaled(np.float32))
+    return np.asarray(image.dataobj, np.float32)
