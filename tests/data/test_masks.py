@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from isoconv.data import Dataset, own
+from isoconv.data import Dataset, listing, own
 
 
 def read_pairs(folder: Path, size: int) -> Dataset:
@@ -179,8 +179,8 @@ def test_the_shape_of_a_folder_says_what_it_is_for(folder: Path) -> None:
 
 
 def test_a_manifest_of_a_folder_of_masks_reads_the_same(folder: Path) -> None:
-    found = own.assign(own.items(folder))
-    (folder / "kept.csv").write_text("\n".join(map(",".join, own.table(found, folder))))
+    found = listing.assign(listing.items(folder))
+    (folder / "kept.csv").write_text("\n".join(map(",".join, listing.table(found, folder))))
     (first, read_first), (second, read_second) = own.find(folder), own.find(folder / "kept.csv")
     assert first.counts == second.counts
     assert torch.equal(read_first(10).test.labels, read_second(10).test.labels)

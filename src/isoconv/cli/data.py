@@ -21,7 +21,7 @@ from isoconv.cli.options import DataRoot, Json
 if TYPE_CHECKING:
     import tyro
 
-    from isoconv.data import own
+    from isoconv.data import listing
 else:
     tyro = require("tyro", extra="study")
 
@@ -126,25 +126,26 @@ class DataManifest:
     as_json: Json = False
 
     def run(self) -> None:
-        from isoconv.data import own
+        from isoconv.data import listing
         from isoconv.evaluation.prediction import check_output
         from isoconv.runs import atomic_write
 
         if self.out.suffix.lower() != ".csv":
             raise ValueError(f"a manifest is a .csv file, got --out {self.out}; end its name so")
         check_output(self.out)
-        found = own.assign([replace(item, patient=self._patient(item)) for item in own.items(self.data.absolute())])
-        text = _csv(own.table(found, self.out.absolute().parent))
+        items = listing.items(self.data.absolute())
+        found = listing.assign([replace(item, patient=self._patient(item)) for item in items])
+        text = _csv(listing.table(found, self.out.absolute().parent))
         atomic_write(self.out, lambda f: f.write(text.encode()))
         sizes = Counter(item.split for item in found)
         written = {
             "images": len(found),
             "patients": len({item.patient for item in found} - {""}) or None,
-            **{split: sizes[split] for split in own.SPLITS},
+            **{split: sizes[split] for split in listing.SPLITS},
         }
         show(written, self.as_json, title=str(self.out))
 
-    def _patient(self, item: own.Item) -> str:
+    def _patient(self, item: listing.Item) -> str:
         if self.patient is None:
             return item.patient
         try:

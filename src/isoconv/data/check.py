@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from isoconv.data import load, masks, own, own_path
+from isoconv.data import listing, load, masks, own_path
 from isoconv.data.dataset import Dataset, Task
 from isoconv.data.files import read_arrays
 
@@ -79,7 +79,7 @@ def check(data: str, size: int = 28, root: str | os.PathLike[str] | None = None,
             raise
         report.errors.append(str(error))
         return report
-    splits = {name: getattr(dataset, name) for name in own.SPLITS}
+    splits = {name: getattr(dataset, name) for name in listing.SPLITS}
     images = [
         _Image(f"{name}[{i}]", name, hashlib.sha256(image).digest(), bool(image.min() == image.max()))
         for name, split in splits.items()
@@ -95,11 +95,11 @@ def _check_files(path: Path, size: int, task: str | None, report: Report) -> Non
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.filterwarnings("ignore", module="pydicom")  # of values in headers
-        found = own.items(path, task)
+        found = listing.items(path, task)
     report.warnings += list(dict.fromkeys(str(each.message) for each in caught))
     try:
-        assigned = own.assign(found)
-        own.check_targets(assigned)
+        assigned = listing.assign(found)
+        listing.check_targets(assigned)
     except ValueError as error:
         report.errors.append(str(error))
         assigned = found
@@ -111,7 +111,7 @@ def _check_files(path: Path, size: int, task: str | None, report: Report) -> Non
             report.errors.append(str(error))
             unread += 1
             continue
-        name, array, spacing = arrays[0]
+        name, array, spacing = arrays[0][0], arrays[0][1].array, arrays[0][1].spacing
         if len(arrays) > 1:
             report.errors.append(f"{item.path} holds {len(arrays)} arrays; store each image in a file of its own")
         if array.size == 0 or array.dtype.kind not in "buif":
@@ -215,7 +215,7 @@ def _balance(dataset: Dataset, report: Report) -> None:
     if dataset.train.labels.is_floating_point():  # numbers have no classes
         return
     counts: dict[str, list[int]] = {}
-    for name in own.SPLITS:
+    for name in listing.SPLITS:
         counts[name] = _images_per_class(task, getattr(dataset, name).labels)
         if absent := [label for label, n in zip(task.labels, counts[name], strict=True) if n == 0]:
             report.warnings.append(f"{name} has no image of {', '.join(absent)}: nothing is learnt or measured of it")

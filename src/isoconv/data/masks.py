@@ -127,8 +127,8 @@ def _array(path: Path) -> np.ndarray:
     arrays = read_arrays(path)
     if len(arrays) != 1:
         raise ValueError(f"{path} holds {len(arrays)} arrays; save one image to a file")
-    _, array, spacing = arrays[0]
-    if spacing is not None:  # a volume becomes a cube in space, which its mask would have to follow
+    array = arrays[0][1].array
+    if arrays[0][1].spacing is not None:  # a volume becomes a cube in space, which its mask would have to follow
         raise ValueError(f"{path} has a voxel spacing, which masks do not follow; save volume and mask as npy or TIFF")
     return array
 
