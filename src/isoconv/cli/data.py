@@ -84,7 +84,7 @@ class DataCheck:
     and masks/, a .csv manifest (columns path,label or path,mask and optionally split,patient) or an .npz of MedMNIST's
     layout."""
     task: str | None = None
-    """Kind of work: classification or segmentation; None lets the data decide."""
+    """Kind of work, such as classification or segmentation; None lets the data decide."""
     size: int = 28
     """Side in pixels that images are resized to."""
     data_root: DataRoot = None
