@@ -51,7 +51,7 @@ class Item:
 
 def items(path: Path, task: str | None = None) -> list[Item]:
     """What a folder or a manifest lists, in sorted order, the splits as they are given there. Arguments and errors are
-    those of :func:`find`."""
+    those of :func:`isoconv.data.own.find`."""
     if path.is_dir() and (task == "segmentation" or (task is None and masks.is_folder(path))):
         found = [Item(i, (), _split_name(s, path), medical.patient_of(i) or "", m) for i, m, s in masks.pairs_in(path)]
     elif path.is_dir():

@@ -38,6 +38,8 @@ class _Prepared(NamedTuple):
 
 
 class Classification(Task):
+    """Records are the logits, float32 (N, K)."""
+
     name = "classification"
     kinds = ("multiclass", "binary", "ordinal", "multilabel")
     networks = "classification"
