@@ -203,8 +203,8 @@ def test_a_label_that_no_image_has() -> None:
         ("binary", torch.zeros(2, 2), torch.tensor([0, 2]), r"labels must lie in 0..1, got 0..2; check the data set"),
         ("ordinal", torch.zeros(2, 3), torch.tensor([-1, 2]), r"labels must lie in 0..2, got -1..2"),
         ("multilabel", torch.zeros(1, 2), torch.tensor([[0, 2]]), r"labels must lie in 0..1, got 0..2"),
-        ("binary", torch.tensor([[0, math.nan], [0, 1]]), torch.tensor([0, 1]), "1 of 2 images have .* lower --lr"),
-        ("binary", torch.tensor([[0, math.inf]]), torch.tensor([0]), "1 of 1 images have logits that are not finite"),
+        ("binary", torch.tensor([[0, math.nan], [0, 1]]), torch.tensor([0, 1]), "1 of 2 images are .* lower --lr"),
+        ("binary", torch.tensor([[0, math.inf]]), torch.tensor([0]), "the logits of 1 of 1 image are not finite"),
     ],
 )
 def test_bad_input(kind: str, logits: Tensor, labels: Tensor, message: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from isoconv._checks import count_of
 from isoconv.evaluation.protocols import PROTOCOLS
 from isoconv.evaluation.results import COSTS, Recorded, recorded, results_by
 from isoconv.runs import RunDir
@@ -103,7 +104,7 @@ def _open(runs: Sequence[RunDir | str | os.PathLike[str]]) -> list[RunDir]:
     if len(opened) < 2:
         raise ValueError(f"comparing needs at least two run directories, got {len(opened)}")
     if twice := [str(path) for path, count in Counter(run.path.resolve() for run in opened).items() if count > 1]:
-        raise ValueError(f"{', '.join(twice)} is given more than once; a run is no second seed of itself")
+        raise ValueError(f"{', '.join(twice)} is given more than once; give each run once")
     return opened
 
 
@@ -165,4 +166,4 @@ def _same_files(a: RunDir, b: RunDir) -> bool:
 
 def _describe(entry: Mapping[str, Any]) -> str:
     name, size, count = _data(entry)
-    return f"{count} test images of {name} at {size} pixels"
+    return f"{count_of(count, 'test image')} of {name} at {size} pixels"

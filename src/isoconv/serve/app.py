@@ -18,8 +18,8 @@ from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
-import isoconv
 from isoconv._extras import require
+from isoconv._version import __version__
 from isoconv.data import Task as DataInfo
 from isoconv.evaluation.comparison import labels_of
 from isoconv.evaluation.prediction import Predictor
@@ -96,7 +96,7 @@ def create_app(
 
     app = FastAPI(
         title=f"isoconv serve: {info.title}",
-        version=isoconv.__version__,
+        version=__version__,
         lifespan=lifespan,
         docs_url=None,  # its pages take their scripts from elsewhere
         redoc_url=None,
@@ -108,7 +108,7 @@ def create_app(
     @app.get("/health")
     async def health() -> Health:
         """Whether the server is there, and what it serves."""
-        return Health(status="ok", version=isoconv.__version__, task=info.title, networks=titles)
+        return Health(status="ok", version=__version__, task=info.title, networks=titles)
 
     @app.post("/predict", responses=_REFUSALS)
     async def predict(

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 
 __all__ = [
@@ -263,9 +264,10 @@ def _check(kind: str, logits: Tensor, labels: Tensor) -> None:
             f"labels must lie in 0..{highest}, got {labels.min().item()}..{labels.max().item()}; check the data set"
         )
     if not logits.isfinite().all():
+        bad = int((~logits.isfinite()).any(1).sum())
         raise ValueError(
-            f"{(~logits.isfinite()).any(1).sum().item()} of {len(logits)} images have logits that are not finite; "
-            "the training diverged, train again with a lower --lr"
+            f"the logits of {bad} of {count_of(len(logits), 'image')} are not finite; the training diverged, train "
+            "again with a lower --lr"
         )
 
 
