@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -195,39 +196,39 @@ def _manifest(path: Path) -> list[Item]:
         raise ValueError(f"{path} must have the columns path,label and may have split,patient, got {got}")
     several = any(";" in (row["label"] or "") for row in rows)
     table = [{name: (row.get(name) or "").strip() for name in COLUMNS} for row in rows]
-    places = [path.parent / values["path"] for values in table]
+    places = [os.path.join(path.parent, values["path"]) for values in table]
     files = [_identity(place) if values["path"] else None for place, values in zip(places, table, strict=True)]
     absent = [f"row {number}: {table[number - 2]['path']!r}" for number, each in enumerate(files, 2) if each is None]
     if absent:
         images = f"{len(absent)} of {len(rows)} images are not there"
         raise FileNotFoundError(f"{path}: {images}: {_first(absent)}; paths start at the manifest's folder")
     found: list[Item] = []
-    seen: dict[tuple[int, int] | None, Path] = {}
-    for number, (row, values, image, identity) in enumerate(zip(rows, table, places, files, strict=True), start=2):
+    seen: dict[tuple[int, int] | None, str] = {}
+    for number, (row, values, place, identity) in enumerate(zip(rows, table, places, files, strict=True), start=2):
         where = f"{path}, row {number}"
         labels = tuple(label.strip() for label in values["label"].split(";") if label.strip())
         split = _ALIASES.get(values["split"].lower(), "")
         if None in row:
             raise ValueError(f"{where}: more cells than columns; put commas inside of quotes")
         # two names of one file may also be hard links, which are files of their own
-        if identity in seen and seen[identity].resolve() == image.resolve():
+        if identity in seen and os.path.realpath(seen[identity]) == os.path.realpath(place):
             raise ValueError(f"{where}: {values['path']} is listed twice; join its labels by semicolons")
         if not labels and not several:
             raise ValueError(f"{where}: the label is empty; an image without a label is for multilabel sets only")
         if values["split"] and not split:
             raise ValueError(f"{where}: split must be train, val or test, got {values['split']!r}")
-        seen.setdefault(identity, image)
-        found.append(Item(image, labels, split, values["patient"]))
+        seen.setdefault(identity, place)
+        found.append(Item(Path(place), labels, split, values["patient"]))
     if len({bool(item.split) for item in found}) > 1:
         raise ValueError(f"{path}: the split is empty in some rows; give it in all of them or in none")
     # last, this opens files
     return [item if item.patient else replace(item, patient=medical.patient_of(item.path) or "") for item in found]
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(place: str) -> tuple[int, int] | None:
     """What tells a file from any other, None if there is none; for 300,000 rows ``Path.resolve`` takes minutes."""
     try:
-        found = path.stat()
+        found = os.stat(place)
     except (OSError, ValueError):  # also names that no file can have
         return None
     return found.st_dev, found.st_ino
