@@ -40,6 +40,7 @@ REFERENCE = (
     "symmetry",
     "data",
     "tasks",
+    "readers",
     "training",
     "evaluation",
     "study",
