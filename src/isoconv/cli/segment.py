@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from isoconv._extras import require
 from isoconv.cli.display import percent, points, show, show_best_epoch, show_comparison, show_table, write_json
-from isoconv.cli.options import Json, check_plot
+from isoconv.cli.options import Json, Wait, check_plot
 from isoconv.runs.config import Device, Precision, TrainConfig
 
 if TYPE_CHECKING:
@@ -63,14 +63,15 @@ class SegmentTrain:
     """CPU threads; None leaves it to torch."""
     resume: bool = False
     """Continue the stopped run in --out; repeat the options that it was started with."""
+    wait: Wait = False
     as_json: Json = False
 
     def run(self) -> None:
         from isoconv.evaluation.segmentation import train
         from isoconv.training.loop import is_first_process
 
-        options = {name: value for name, value in vars(self).items() if name not in ("resume", "as_json")}
-        run = train(TrainConfig(**options), self.resume)
+        options = {name: value for name, value in vars(self).items() if name not in ("resume", "wait", "as_json")}
+        run = train(TrainConfig(**options), self.resume, self.wait)
         if is_first_process():
             show_best_epoch(run, self.as_json)
 
@@ -84,13 +85,14 @@ class SegmentEvaluate:
     """Images per forward pass; None stands for 64 in 2D, 4 in 3D."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
+    wait: Wait = False
     as_json: Json = False
 
     def run(self) -> None:
         from isoconv.evaluation.segment_comparison import DICE
         from isoconv.evaluation.segmentation import evaluate
 
-        result = evaluate(self.path, self.batch_size, self.device)
+        result = evaluate(self.path, self.batch_size, self.device, self.wait)
         if self.as_json:
             write_json(result)
             return

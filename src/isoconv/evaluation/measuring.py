@@ -23,6 +23,7 @@ from isoconv.evaluation.comparison import compare as compare
 from isoconv.evaluation.comparison import load_predictions
 from isoconv.evaluation.protocols import DISTURBANCES, Condition, conditions, is_masked
 from isoconv.runs import RunDir, atomic_write, resolve_device, write_json
+from isoconv.runs.lock import lock
 from isoconv.tasks.metrics import bootstrap, classification_metrics, correct, decide, interval
 
 __all__ = ["compare", "evaluate", "measure", "multiply_adds", "position_logits", "with_progress"]
@@ -38,6 +39,7 @@ def evaluate(
     batch_size: int | None = None,
     device: str = "auto",
     limit: int | None = None,
+    wait: bool = False,
 ) -> dict[str, Any]:
     """Measure the network of a run on its test split.
 
@@ -50,6 +52,7 @@ def evaluate(
         batch_size: images per forward pass; None stands for 256 in 2D, 16 in 3D.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         limit: only the first so many test images, for a quick look.
+        wait: while another process works in the run directory.
 
     Returns:
         The entry, plain JSON values: ``summary``, ``conditions``, ``upright`` and ``notes`` as :func:`measure` gives
@@ -57,19 +60,25 @@ def evaluate(
         evaluated; ``masked``: whether the images were black outside of the inscribed disc (ball).
 
     Raises:
+        BusyError: another process works in the run directory, and ``wait`` is false.
         FileNotFoundError: no run there, or it has no network yet; or its data set is gone.
         ValueError: unknown protocol; weights, earlier results or test images that are not as they should be.
         PermissionError: the run directory cannot be written; nothing is computed then.
     """
-    from isoconv.figures.drawing import save_all
-
     run = run if isinstance(run, RunDir) else RunDir(run)
     run.check_classifies("evaluate")
-    info, config = run.model_info, run.config
-    conditions(protocol, info["task"]["dims"])  # refuses an unknown protocol before the work
+    conditions(protocol, run.model_info["task"]["dims"])  # refuses an unknown protocol before the work
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
     run.check_writable()
+    with lock(run.path, f"evaluating by protocol {protocol}", wait):
+        return _evaluate(run, protocol, batch_size, device, limit)
+
+
+def _evaluate(run: RunDir, protocol: str, batch_size: int | None, device: str, limit: int | None) -> dict[str, Any]:
+    from isoconv.figures.drawing import save_all
+
+    info, config = run.model_info, run.config
     run.check_has_data()
     run.warn_unfinished()
     earlier = run.results() if (run.path / "results.json").exists() else {}

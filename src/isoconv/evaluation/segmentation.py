@@ -32,6 +32,7 @@ from isoconv.evaluation.protocols import Condition, conditions
 from isoconv.evaluation.segment_comparison import compare as compare
 from isoconv.runs import RunDir, atomic_write, resolve_device, write_json
 from isoconv.runs.config import TrainConfig
+from isoconv.runs.lock import lock
 from isoconv.symmetry import circular_mask
 from isoconv.tasks.dice import bootstrap, count, foreground, pooled
 from isoconv.tasks.metrics import interval, number
@@ -54,7 +55,7 @@ def load(data: str, size: int) -> Dataset:
     raise ValueError(f"unknown segmentation data {data!r}: expected {known}{did_you_mean(data, VESSELS)}")
 
 
-def train(config: TrainConfig, resume: bool = False) -> RunDir:
+def train(config: TrainConfig, resume: bool = False, wait: bool = False) -> RunDir:
     """Train a U-Net and return its run directory; arguments and errors as of :func:`isoconv.training.train`.
 
     Defaults of the config are those for classification; `isoconv segment train` has ``width=32``, ``size=64`` and
@@ -67,7 +68,8 @@ def train(config: TrainConfig, resume: bool = False) -> RunDir:
     if config.rotate or config.recipe != "standard":
         raise ValueError("segmentation trains by recipe standard without rotation; leave out --recipe and --rotate")
     data = load(config.data, config.size)
-    return fit(config, data.task, lambda: data, Segmenter, augment=None, masked=False, resume=resume)
+    with lock(config.out, "training", wait):
+        return fit(config, data.task, lambda: data, Segmenter, augment=None, masked=False, resume=resume)
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -123,7 +125,7 @@ class Segmenter(Classifier):
 
 
 def evaluate(
-    run: RunDir | str | os.PathLike[str], batch_size: int | None = None, device: str = "auto"
+    run: RunDir | str | os.PathLike[str], batch_size: int | None = None, device: str = "auto", wait: bool = False
 ) -> dict[str, Any]:
     """Measure the network of a run on its test split, upright and in every other position of protocol standard.
 
@@ -140,15 +142,21 @@ def evaluate(
         of a bootstrap over test images.
 
     Raises:
+        BusyError: another process works in the run directory, and ``wait`` is false.
         FileNotFoundError: no run there, or it has no network yet; or its data set is gone.
         ValueError: the run is not one of segmentation, or its data changed since.
         PermissionError: the run directory cannot be written; nothing is computed then.
     """
-    from isoconv.figures.drawing import save_dice
-
     run = run if isinstance(run, RunDir) else RunDir(run)
     run.check_segments("evaluate")
     run.check_writable()
+    with lock(run.path, "evaluating", wait):
+        return _evaluate(run, batch_size, device)
+
+
+def _evaluate(run: RunDir, batch_size: int | None, device: str) -> dict[str, Any]:
+    from isoconv.figures.drawing import save_dice
+
     run.check_has_data()
     run.warn_unfinished()
     task, config = run.model_info["task"], run.config

@@ -35,6 +35,7 @@ from isoconv.models import create_model, list_models, model_config
 from isoconv.nn import precondition_
 from isoconv.runs import OnImages, RunDir, resolve_device
 from isoconv.runs.config import MIN_LR, TrainConfig
+from isoconv.runs.lock import lock
 from isoconv.tasks.metrics import classification_metrics
 from isoconv.training.checkpoints import AtomicCheckpointIO, history_of
 
@@ -53,15 +54,17 @@ _ENVIRONMENTS = "lightning.fabric.plugins.environments"
 _PROCESSES = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}  # torchrun sets these; without it there is one process
 
 
-def train(config: TrainConfig, resume: bool = False) -> RunDir:
+def train(config: TrainConfig, resume: bool = False, wait: bool = False) -> RunDir:
     """Train a network and return its run directory.
 
     Args:
         config: what to train; ``config.out`` is made.
         resume: continue the run in ``config.out``, which must have been started with the same config; a finished run
             is left as it is.
+        wait: while another process works in ``config.out``.
 
     Raises:
+        BusyError: another process works in ``config.out``, and ``wait`` is false.
         FileExistsError: ``config.out`` exists and ``resume`` is false.
         ValueError: an unknown name or impossible value, a damaged checkpoint, or ``resume`` with another config or
             other data.
@@ -71,15 +74,16 @@ def train(config: TrainConfig, resume: bool = False) -> RunDir:
     """
     task, dataset = find(config.data, size=config.size, root=config.data_root)
     size = input_size(config.recipe, config.size)
-    return fit(
-        config,
-        task,
-        dataset,
-        Classifier,
-        augment=augmentation(config.recipe, task.dims, size, rotate=config.rotate),
-        masked=config.recipe == "standard",
-        resume=resume,
-    )
+    with lock(config.out, "training", wait):
+        return fit(
+            config,
+            task,
+            dataset,
+            Classifier,
+            augment=augmentation(config.recipe, task.dims, size, rotate=config.rotate),
+            masked=config.recipe == "standard",
+            resume=resume,
+        )
 
 
 def fit(
