@@ -9,11 +9,11 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from isoconv.figures.drawing import feature_maps, kernels, rotation_accuracy, save_all, save_comparison
 from PIL import Image
 from torch import nn
 
 from isoconv.figures.curves import against_angle
-from isoconv.figures.drawing import feature_maps, kernels, rotation_accuracy, save_all, save_comparison
 from isoconv.runs import RunDir
 
 Evaluated = Callable[[str], RunDir]

@@ -19,7 +19,7 @@ from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.cli.data import Data
 from isoconv.cli.display import show, show_best_epoch, show_comparison, show_scores, show_table, write_json
-from isoconv.cli.options import Json, RunPath, check_plot
+from isoconv.cli.options import Json, RunPath, Wait, check_plot
 from isoconv.cli.serve import Serve
 from isoconv.cli.study import Study
 from isoconv.cli.tools import Doctor, Export
@@ -46,12 +46,14 @@ class Train(TrainConfig):
 
     resume: bool = False
     """Continue the stopped run in --out; repeat the options that it was started with."""
+    wait: Wait = False
     as_json: Json = False
 
     def run(self) -> None:
         from isoconv.training.loop import is_first_process, train
 
-        run = train(TrainConfig(**{f.name: getattr(self, f.name) for f in fields(TrainConfig)}), self.resume)
+        config = TrainConfig(**{f.name: getattr(self, f.name) for f in fields(TrainConfig)})
+        run = train(config, self.resume, self.wait)
         if is_first_process():
             show_best_epoch(run, self.as_json)
 
@@ -68,6 +70,7 @@ class Evaluate:
     """Images per forward pass; None stands for 256 in 2D, 16 in 3D, in segmentation 64 and 4."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
+    wait: Wait = False
     as_json: Json = False
 
     def run(self) -> None:
@@ -76,7 +79,7 @@ class Evaluate:
         from isoconv.runs import RunDir
 
         run = RunDir(self.path)
-        result = evaluate(run, self.protocol, self.batch_size, self.device)
+        result = evaluate(run, self.protocol, self.batch_size, self.device, wait=self.wait)
         if self.as_json:
             write_json(result)
         else:

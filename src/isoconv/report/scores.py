@@ -18,7 +18,7 @@ from isoconv.evaluation.protocols import DISTURBANCES, conditions
 from isoconv.evaluation.results import load_predictions, results_by
 from isoconv.runs import RunDir
 from isoconv.study.plan import Averaged, Study
-from isoconv.study.running import study_status
+from isoconv.study.status import study_status
 from isoconv.tasks.metrics import classification_metrics, correct, decide, probabilities
 
 __all__ = ["CONDITIONS", "SCORES", "Entry", "Gathered", "Scored", "gather"]

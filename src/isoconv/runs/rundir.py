@@ -8,7 +8,8 @@ checkpoints/last.ckpt  state of the whole training after the last finished epoch
 model.json             how to rebuild the best network, and the task that it was trained for
 model.safetensors      weights of the best network, chosen on the validation split
 ```
-Evaluation adds `predictions.npz`, `results.json` and `figures/`.
+Evaluation adds `predictions.npz`, `results.json` and `figures/`. `.lock` and `.lock.json`: see
+:mod:`isoconv.runs.lock`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from torch import nn
 from isoconv._checks import count_of
 from isoconv.runs.config import TrainConfig
 from isoconv.runs.environment import environment
+from isoconv.runs.lock import FILES as LOCK_FILES
 from isoconv.runs.network import OnImages, check_state
 from isoconv.runs.writing import atomic_write, write_json
 from isoconv.tasks import Task, task_of
@@ -37,7 +39,7 @@ log = logging.getLogger(__name__)
 
 _MODEL_INFO = ("model", "task", "input_size", "masked", "outputs", "epoch")
 _RESTORE = "restore it, or train again with another --out"
-_CUT_START = ("checkpoints", "environment.json", ".environment.json.tmp", ".config.json.tmp")
+_CUT_START = {"checkpoints", "environment.json", ".environment.json.tmp", ".config.json.tmp"}
 # These say where a training runs, not what it computes: they may change when it is resumed.
 _PLACE = ("out", "data_root", "device", "threads")
 
@@ -234,7 +236,9 @@ class RunDir:
 
 
 def _is_free(path: Path) -> bool:
-    """Whether nothing is there but what :meth:`RunDir.create` leaves if it is cut before there is a run to resume."""
-    if not (path / "checkpoints").is_dir():
-        return not path.exists() or (path.is_dir() and not any(path.iterdir()))
-    return all(file.relative_to(path).as_posix() in _CUT_START for file in path.rglob("*"))
+    """Whether nothing is there but the lock and what :meth:`RunDir.create` leaves if it is cut before there is a run to
+    resume."""
+    if not path.is_dir():
+        return not path.exists()
+    left = {file.relative_to(path).as_posix() for file in path.rglob("*")} - set(LOCK_FILES)
+    return not left or {"checkpoints"} <= left <= _CUT_START
