@@ -29,8 +29,8 @@ def run(config: TrainConfig) -> RunDir:
     """A run whose best network is an untrained one."""
     run = RunDir.create(config)
     net = isoconv.create_model("sre_resnet18", 1, 3, width=2, kernel_sizes=(5, 5, 3, 3))
-    info = {"model": isoconv.models.model_config(net), "task": {}, "input_size": 28, "masked": False, "epoch": 0}
-    run.save_model(net, info)
+    kept = {"task": {}, "input_size": 28, "masked": False, "outputs": None, "epoch": 0}
+    run.save_model(net, {"model": isoconv.models.model_config(net), **kept})
     return run
 
 
@@ -181,6 +181,29 @@ def test_load_model_gives_the_saved_network_on_images_from_0_to_1(run: RunDir) -
     plain = isoconv.create_model(**run.model_info["model"]).eval()
     plain.load_state_dict(load_file(run.path / "model.safetensors"))
     torch.testing.assert_close(net(images), plain(images * 2 - 1))
+
+
+def test_outputs_are_brought_to_the_unit_of_the_targets(run: RunDir) -> None:
+    images, outputs = torch.rand(2, 1, 12, 12), ([10.0, -1.0, 0.0], [2.0, 0.5, 1.0])
+    bare = run.load_model()
+    write_json(run.path / "model.json", {**run.model_info, "outputs": outputs})
+    scaled = run.load_model()
+    expected = bare(images) * torch.tensor([2.0, 0.5, 1.0]) + torch.tensor([10.0, -1.0, 0.0])
+    torch.testing.assert_close(scaled(images), expected)
+    assert (scaled.outputs, bare.outputs) == (outputs, None)
+    assert scaled.state_dict().keys() == bare.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("info", "masked"),
+    [({"masked": False}, False), ({"masked": True}, True), ({"masked": False, "kind": "segmentation"}, True)],
+)
+def test_which_networks_know_the_disc(run: RunDir, info: dict, masked: bool) -> None:
+    """One that segments has seen it in every second batch."""
+    task = {"name": "x", "title": "X", "kind": "multiclass", "dims": 2, "channels": 1, "labels": ["a", "b", "c"]}
+    task["kind"] = info.pop("kind", "multiclass")
+    write_json(run.path / "model.json", {**run.model_info, **info, "task": task})
+    assert run.masked is masked
 
 
 def test_load_model_before_the_first_epoch(config: TrainConfig) -> None:

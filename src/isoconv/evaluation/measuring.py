@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.data import DeviceBatches, Split, load, resize
 from isoconv.evaluation.protocols import Condition, conditions, is_masked
@@ -231,11 +232,25 @@ def position_records(
             records = []
             for position in positions:
                 outputs = model(position.apply(images)).float()
+                _check_outputs(task, outputs, position.name)
                 upright = task.decision(outputs) if upright is None else upright
                 place = task.moved(targets, position), task.moved(upright, position)
                 records.append(task.record(outputs, *place, inside if position.inside else None).cpu())
             rows.append(torch.stack(records))
     return torch.cat(rows, dim=1)
+
+
+def _check_outputs(task: Task, outputs: Tensor, position: str) -> None:
+    if outputs.shape[1:2] != (task.info.num_outputs,):
+        raise ValueError(
+            f"the network gives outputs {tuple(outputs.shape)}, {task.info.kind} needs {task.output_shape}; evaluate it "
+            "on the data that it was trained on"
+        )
+    if not (finite := outputs.isfinite().flatten(1).all(1)).all():
+        raise ValueError(
+            f"the outputs for {(~finite).sum().item()} of {count_of(len(outputs), 'image')} in position {position} are "
+            "not finite; the training diverged, train again with a lower --lr"
+        )
 
 
 @contextmanager

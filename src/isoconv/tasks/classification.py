@@ -92,10 +92,10 @@ class Classification(Task):
 
     def table(self, records: Tensor, targets: Tensor) -> tuple[list[dict[str, Any]], Tensor]:
         kind, labels = self.info.kind, self.info.labels
+        metrics = [classification_metrics(kind, logits, targets, labels) for logits in records]
         accuracy, balanced = bootstrap(kind, records, targets)
         rows = []
-        for logits, accuracy_ci, balanced_ci in zip(records, interval(accuracy), interval(balanced), strict=True):
-            scores = classification_metrics(kind, logits, targets, labels)
+        for scores, accuracy_ci, balanced_ci in zip(metrics, interval(accuracy), interval(balanced), strict=True):
             row = {score.key: scores[score.key] for score in (self.main, *self.others)}
             intervals = {"accuracy_ci": accuracy_ci, "balanced_accuracy_ci": balanced_ci}
             rows.append({**row, **intervals, "recall": scores["per_class"]["recall"]})

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.data import DeviceBatches, find, own_path
 from isoconv.data.augment import augmentation, input_size
@@ -108,7 +109,7 @@ def _train(config: TrainConfig, resume: bool) -> RunDir:
         if run.last_checkpoint.exists():
             checkpoint = run.last_checkpoint
             history = history_of(checkpoint, learner.state_dict())
-            log.info("%s: %d of %d epochs are done", run.path, len(history), config.epochs)
+            log.info("%s: %d of %s done", run.path, len(history), count_of(config.epochs, "epoch"))
             if rank == 0:  # it may have been stopped between the checkpoint and this
                 run.write_metrics(history)
             if len(history) >= config.epochs:
