@@ -193,7 +193,7 @@ def test_results_of_another_version(three: list[RunDir]) -> None:
     with pytest.raises(ValueError, match=r"another isoconv version, without always_right; do it again: isoconv evalu"):
         compare(three)
     edit(three[0], "results.json", lambda results: results.update(standard={}))
-    with pytest.raises(ValueError, match="another isoconv version, without upright, "):
+    with pytest.raises(ValueError, match=r"results\.json lacks the entry 'standard\.protocol'; delete it and do"):
         results_by(three[0], "standard")
 
 

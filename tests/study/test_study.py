@@ -205,7 +205,7 @@ def test_a_byte_order_mark_does_not_matter(write: Write) -> None:
 
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"no study at .*none.toml; give a TOML file such as studies/quick.toml"
+        FileNotFoundError, match=r"none.toml does not exist; give a TOML file such as studies/quick.toml"
     ):
         load_study(tmp_path / "none.toml")
 

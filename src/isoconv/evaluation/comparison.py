@@ -205,9 +205,8 @@ def _text(value: object) -> str:
 
 
 def load_predictions(run: RunDir) -> dict[str, np.ndarray]:
-    """All arrays of ``predictions.npz``, by protocol: ``{protocol}_logits`` (positions, N, K), ``_labels``,
-    ``_conditions``; empty if the run was not evaluated. Raises ValueError if the file is damaged."""
-    return run.arrays("predictions.npz")
+    """What :meth:`isoconv.runs.RunDir.predictions` gives."""
+    return run.predictions()
 
 
 class _Scored:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from isoconv._checks import did_you_mean
+from isoconv._errors import one_line
 from isoconv.data import MEDMNIST, get_task, load
 from isoconv.data.medmnist import find
 from isoconv.evaluation.comparison import results_by
@@ -380,9 +381,12 @@ def _main() -> int:
         run_cell(TrainConfig.from_json(job["config"]), job["protocols"])
     except BusyError:
         return _BUSY
-    except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - the pool looks for one line
         logging.getLogger("isoconv").debug("traceback", exc_info=True)
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        traceback = (
+            "the command that `isoconv study status --json` gives for the cell shows where, with --resume --debug"
+        )
+        sys.stderr.write(one_line(error, traceback) + "\n")
         return 1
     return 0
 
