@@ -200,7 +200,9 @@ def test_results_of_another_version(three: list[RunDir]) -> None:
 def test_results_of_an_earlier_network(three: list[RunDir]) -> None:
     best = three[1].model_info["epoch"]
     edit(three[1], "model.json", lambda info: info.update(epoch=9))
-    expected = rf"plain was evaluated when epoch {best} was its best, which now is 9; do it again: isoconv evaluate"
+    expected = (
+        rf"plain was evaluated when epoch {best} was its best, which now is 9 by model.json; do it again: isoconv"
+    )
     with pytest.raises(ValueError, match=expected):
         compare(three)
 

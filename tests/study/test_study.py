@@ -18,15 +18,17 @@ from unittest.mock import Mock
 import pytest
 from PIL import Image
 
-from isoconv import evaluation, study_run, training
+import isoconv.evaluation.measuring as evaluation
+import isoconv.study.running as study_run
+import isoconv.training.loop as training
 from isoconv.cli.main import main
 from isoconv.evaluation.comparison import _COSTS, _SCORES
 from isoconv.evaluation.protocols import PROTOCOLS
-from isoconv.runs import _MODEL_INFO, RunDir
+from isoconv.runs import RunDir
 from isoconv.study.plan import Cell, command, load_study
 from isoconv.study.running import BusyError, locked, run_cell, run_study, study_status
 
-STUDIES = Path(__file__).parents[1] / "studies"
+STUDIES = Path(__file__).parents[2] / "studies"
 
 TINY = """
 data = ["cells"]
@@ -116,7 +118,7 @@ def test_the_first_seed_of_everything_comes_first(write: Write) -> None:
         ("[0, 1]", "[true]", r"seeds must be a whole number, got True"),
         ("[0, 1]", "[-1]", r"^[^:]*: seeds must be at least 0, got -1"),
         ("width = 2", "widht = 2", r"options: option 'widht'; did you mean 'width'\?"),
-        ("width = 2", "width = 0", r"contestant .sre.: width must be a whole number of at least 1, got 0"),
+        ("width = 2", "width = 0", r"contestant .sre.: width must be a whole number from 1 to 16384, got 0"),
         ("width = 2", 'width = "2"', r"options: width must be a whole number, got '2'"),
         ("width = 2", "rotate = 1", r"options: rotate must be true or false, got 1"),
         ("width = 2", 'lr = "x"', r"options: lr must be a number, got 'x'"),
@@ -345,11 +347,26 @@ with (out.parent / "calls").open("a") as calls:
 def finish():
     out.mkdir(exist_ok=True)
     (out / "config.json").write_text(json.dumps(dict(config, lr=0.1)))
-    (out / "metrics.jsonl").write_text("{{}}\\n" * config["epochs"])
-    entry = dict(summary=dict.fromkeys({_SCORES!r}), cost=dict.fromkeys({_COSTS!r}))
-    (out / "results.json").write_text(json.dumps(dict.fromkeys(job["protocols"], entry)))
+    line = dict.fromkeys(["lr", "train_loss", "val_loss", "seconds", "images_per_second"], 1)
+    lines = [json.dumps(dict(line, epoch=epoch)) + "\\n" for epoch in range(config["epochs"])]
+    (out / "metrics.jsonl").write_text("".join(lines))
+    model = dict(name=config["model"], in_channels=3, num_classes=2)
+    task = dict(name="cells", title="Cells", kind="binary", dims=2, channels=3, labels=["a", "b"])
+    info = dict(model=model, task=task, input_size=16, masked=True, epoch=0, sha256="0" * 64)
+    (out / "model.json").write_text(json.dumps(info))
+    entry = dict(
+        data=dict(name="cells", size=16, test_images=8),
+        model=model,
+        training=dict(seed=0, epochs=config["epochs"], best_epoch=0),
+        summary=dict.fromkeys({_SCORES!r}),
+        cost=dict.fromkeys({_COSTS!r}, 1),
+        conditions=[dict(name="rot0", group="rotation", angle=0)],
+        upright=dict(),
+        notes=[],
+    )
+    results = {{protocol: dict(entry, protocol=protocol) for protocol in job["protocols"]}}
+    (out / "results.json").write_text(json.dumps(results))
     (out / "predictions.npz").touch()
-    (out / "model.json").write_text(json.dumps(dict.fromkeys({_MODEL_INFO!r}, True)))
 """
 
 
@@ -581,9 +598,10 @@ def test_command_line(
 ) -> None:
     """A real worker in a process of its own, on few images; then the failures that a user sees."""
     (tmp_path / "worker.py").write_text(
-        "import sys\nfrom dataclasses import replace\nfrom isoconv import data, figures, study_run\n"
+        "import sys\nfrom dataclasses import replace\nfrom isoconv import data\n"
+        "from isoconv.figures import drawing\nfrom isoconv.study import running\n"
         "data.TASKS['cells'] = data.SYNTHETIC['cells'] = replace(data.TASKS['cells'], counts=(16, 8, 8))\n"
-        "figures.save_all = lambda *_: []\nsys.exit(study_run._main())\n"
+        "drawing.save_all = lambda *_: []\nsys.exit(running._main())\n"
     )
     monkeypatch.setattr(study_run, "_WORKER", [sys.executable, str(tmp_path / "worker.py")])
     monkeypatch.setenv("COLUMNS", "200")

@@ -183,7 +183,8 @@ def check_entry(run: RunDir, entry: Mapping[str, Any], scores: Sequence[str], re
     best = run.model_info["epoch"]
     if (measured := entry.get("training", {}).get("best_epoch", best)) != best:
         raise ValueError(
-            f"{run.path} was evaluated when epoch {measured} was its best, which now is {best}; do it again: {remedy}"
+            f"{run.path} was evaluated when epoch {measured} was its best, which now is {best} by model.json; "
+            f"do it again: {remedy}"
         )
 
 

@@ -58,23 +58,30 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Layout:
-    """What an evaluation keeps of a kind of task: the name and dtype kind of its answers, and the labels to them."""
+    """What an evaluation keeps of a kind of task.
+
+    Attributes:
+        answers: what the network's answers are called.
+        dtype, labels_dtype: of the answers and of the labels to them, "i" or "f".
+        label: shape of the label of an image, None for any.
+        below: what class numbers are below.
+    """
 
     answers: str
     dtype: str
     labels_dtype: str
-    per_output: bool = False
+    label: tuple[int, ...] | None = ()
     below: int | None = None
 
 
 def _layout(kind: str, outputs: int) -> _Layout:
     match kind:
         case "segmentation":
-            return _Layout("counts", "i", "i")
+            return _Layout("counts", "i", "i", label=None)
         case "regression":
-            return _Layout("values", "f", "f", per_output=True)
+            return _Layout("values", "f", "f", label=(outputs,))
         case "multilabel":
-            return _Layout("logits", "f", "i", per_output=True, below=2)
+            return _Layout("logits", "f", "i", label=(outputs,), below=2)
     return _Layout("logits", "f", "i", below=outputs)
 
 
@@ -97,23 +104,25 @@ def check_predictions(arrays: Mapping[str, np.ndarray], task: Mapping[str, Any])
         protocol, _, part = name.rpartition("_")
         groups.setdefault(protocol, {})[part] = array
     for protocol, parts in groups.items():
-        if wrong := sorted({"conditions", "labels", layout.answers} ^ parts.keys()):
-            return f"{protocol}_{wrong[0]} is {'of another kind of task' if wrong[0] in parts else 'missing'}"
-        names, answers, labels = parts["conditions"], parts[layout.answers], parts["labels"]
-        if names.dtype.kind != "U" or names.ndim != 1:
-            return f"{protocol}_conditions must be names, got {names.dtype} {names.shape}"
-        last = answers.shape[2:3] if layout.dtype == "i" else answers.shape[2:]
-        if answers.dtype.kind != layout.dtype or answers.shape[:1] != names.shape or last != (outputs,):
-            expected = f"of {len(names)} positions, any number of images and {outputs} outputs"
-            return f"{protocol}_{layout.answers} must be {expected}, got {answers.dtype} {answers.shape}"
-        images = answers.shape[1:2]
-        fits = labels.shape[: 1 + layout.per_output] == images + (outputs,) * layout.per_output
-        if (
-            labels.dtype.kind != layout.labels_dtype
-            or not fits
-            or (layout.below and labels.ndim > 1 + layout.per_output)
-        ):
-            return f"{protocol}_labels must be those of {images[0]} images, got {labels.dtype} {labels.shape}"
-        if layout.below and labels.size and not 0 <= labels.min() <= labels.max() < layout.below:
-            return f"{protocol}_labels must be from 0 to {layout.below - 1}, got {labels.min()} to {labels.max()}"
+        if differing := sorted({"conditions", "labels", layout.answers} ^ parts.keys()):
+            return f"{protocol}_{differing[0]} is {'of another task' if differing[0] in parts else 'missing'}"
+        if wrong := _first_wrong(parts, layout, outputs):
+            part, expected = wrong
+            return f"{protocol}_{part} must be {expected}, got {parts[part].dtype} {parts[part].shape}"
+    return None
+
+
+def _first_wrong(parts: Mapping[str, np.ndarray], layout: _Layout, outputs: int) -> tuple[str, str] | None:
+    """The first part that is not as it should be, and what is expected."""
+    names, answers, labels = parts["conditions"], parts[layout.answers], parts["labels"]
+    if names.dtype.kind != "U" or names.ndim != 1:
+        return "conditions", "names"
+    each = answers.shape[2:3] if layout.answers == "counts" else answers.shape[2:]
+    if answers.dtype.kind != layout.dtype or answers.shape[:1] != names.shape or each != (outputs,):
+        return layout.answers, f"of {len(names)} positions, any number of images and {outputs} outputs"
+    fits = labels.shape[:1] == answers.shape[1:2] and layout.label in (None, labels.shape[1:])
+    if labels.dtype.kind != layout.labels_dtype or not fits:
+        return "labels", f"those of {answers.shape[1]} images"
+    if layout.below and labels.size and not 0 <= labels.min() <= labels.max() < layout.below:
+        return "labels", f"numbers from 0 to {layout.below - 1}"
     return None

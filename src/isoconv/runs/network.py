@@ -67,9 +67,8 @@ def build(where: str, model: Mapping[str, Any]) -> nn.Module:
 
 def _dense(layer: Any) -> int:
     """Weights of a convolution whose taps are written out one by one."""
-    if not all(hasattr(layer, name) for name in ("in_channels", "out_channels", "groups", "kernel_size")):
-        return 0
-    return layer.in_channels * layer.out_channels // layer.groups * math.prod(layer.kernel_size)
+    weight, sides = getattr(layer, "weight", None), getattr(layer, "kernel_size", None)
+    return 0 if weight is None or sides is None else math.prod((*weight.shape[:2], *sides))
 
 
 def sha256(content: bytes) -> str:

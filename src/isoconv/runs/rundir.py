@@ -86,8 +86,8 @@ class RunDir:
     def check_same(self, config: TrainConfig) -> None:
         """Refuse to continue this run with a config that would train something else."""
         old, new = self.config.to_json(), config.to_json()
-        if changed := [f"{k} {old[k]!r} -> {new[k]!r}" for k in old if k not in _PLACE and old[k] != new[k]]:
-            remedy = "repeat those, or choose another --out"
+        if changed := [f"{k} {old[k]!r:.60} -> {new[k]!r:.60}" for k in old if k not in _PLACE and old[k] != new[k]]:
+            remedy = f"repeat those, which are in {self.path / 'config.json'}, or choose another --out"
             raise ValueError(f"{self.path} was started with other options ({', '.join(changed)}); {remedy}")
 
     def check_has_data(self) -> None:
