@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from isoconv._checks import count_of
+from isoconv._errors import one_line
 from isoconv._extras import require
 from isoconv.cli.data import Data
 from isoconv.cli.display import show, show_best_epoch, show_comparison, show_scores, show_table, write_json
@@ -344,10 +345,10 @@ def main(args: Sequence[str] | None = None) -> int:
         tyro.cli(
             Command, prog="isoconv", description=DESCRIPTION, args=[a for a in argv if a != "--debug"], config=config
         ).run()
-    except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, users get one line
         if debug:
             raise
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(one_line(error, traceback="the same command with --debug shows where") + "\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")

@@ -243,8 +243,8 @@ def position_records(
 def _check_outputs(task: Task, outputs: Tensor, position: str) -> None:
     if outputs.shape[1:2] != (task.info.num_outputs,):
         raise ValueError(
-            f"the network gives outputs {tuple(outputs.shape)}, {task.info.kind} needs {task.output_shape}; evaluate it "
-            "on the data that it was trained on"
+            f"the network gives outputs {tuple(outputs.shape)}, {task.info.kind} needs {task.output_shape}; evaluate "
+            "it on the data that it was trained on"
         )
     if not (finite := outputs.isfinite().flatten(1).all(1)).all():
         raise ValueError(

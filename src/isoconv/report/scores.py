@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -167,7 +166,7 @@ def gather(study: Study, folder: Path, protocol: str) -> Gathered:
                     f"them, again: isoconv evaluate {read.run.path} --protocol {protocol}"
                 )
             tasks[data] = read.task
-            environments.append(json.loads((read.run.path / "environment.json").read_text()))
+            environments.append(read.run.environment)
             found.setdefault(row["contestant"], []).append(_score(read))
             for one in study.averaged:
                 if one.of == row["contestant"] and read.task["dims"] == 2 and _angles(read) % one.turns == 0:
