@@ -23,7 +23,7 @@ import isoconv.study.running as study_run
 import isoconv.training.loop as training
 from isoconv.cli.main import main
 from isoconv.evaluation.comparison import _COSTS, _SCORES
-from isoconv.evaluation.protocols import PROTOCOLS
+from isoconv.evaluation.protocols import PROTOCOLS, conditions
 from isoconv.runs import RunDir
 from isoconv.study.plan import Cell, command, load_study
 from isoconv.study.running import BusyError, locked, run_cell, run_study, study_status
@@ -338,6 +338,9 @@ def test_only_one_takes_over(tmp_path: Path, dead: int) -> None:
 
 # The pool, with workers that only pretend
 
+POSITIONS = [
+    {"name": p.name, "group": p.group, "angle": p.angle, "accuracy": 1} for p in conditions("standard", dims=2)
+]
 PRETEND = f"""
 import json, os, pathlib, signal, sys, time
 job = json.load(sys.stdin)
@@ -358,9 +361,9 @@ def finish():
         data=dict(name="cells", size=16, test_images=8),
         model=model,
         training=dict(seed=0, epochs=config["epochs"], best_epoch=0),
-        summary=dict.fromkeys({_SCORES!r}),
+        summary=dict.fromkeys({_SCORES!r}, 1),
         cost=dict.fromkeys({_COSTS!r}, 1),
-        conditions=[dict(name="rot0", group="rotation", angle=0)],
+        conditions={POSITIONS!r},
         upright=dict(),
         notes=[],
     )

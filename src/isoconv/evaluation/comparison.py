@@ -169,6 +169,16 @@ def results_by(run: RunDir, protocol: str) -> dict[str, Any]:
             f"{run.path} was evaluated by protocol {protocol!r} on {shown} images, its network was trained on {wanted} "
             f"ones; do it again: {remedy}"
         )
+    rows, where = entry["conditions"], f"{run.path / 'results.json'}, protocol {protocol!r},"
+    positions = [
+        (position.name, position.group) for position in conditions(protocol, run.model_info["task"]["dims"], masked)
+    ]
+    if [(row["name"], row["group"]) for row in rows] != positions:
+        raise ValueError(f"{where} has other positions than the protocol has now; do it again: {remedy}")
+    undefined = [name for name in _SCORES if entry["summary"][name] is None]
+    undefined += [f"accuracy of {row['name']}" for row in rows if row.get("accuracy") is None]
+    if undefined:
+        raise ValueError(f"{where} has no number as {undefined[0]}; do it again: {remedy}")
     return entry
 
 
