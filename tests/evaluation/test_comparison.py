@@ -197,6 +197,24 @@ def test_results_of_another_version(three: list[RunDir]) -> None:
         results_by(three[0], "standard")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda entry: entry["summary"].update(flips=None), "has no number as flips"),
+        (lambda entry: entry["conditions"][3].update(accuracy=None), "has no number as accuracy of rot30"),
+        (lambda entry: entry["conditions"][3].update(group="nix"), "has other positions than the protocol has now"),
+        (lambda entry: entry["conditions"].pop(), "has other positions than the protocol has now"),
+    ],
+)
+def test_results_that_are_incomplete(three: list[RunDir], change: Callable[[dict], object], words: str) -> None:
+    edit(three[1], "results.json", lambda results: change(results["standard"]))
+    expected = (
+        rf"plain/results\.json, protocol 'standard', {words}; do it again: isoconv evaluate .* --protocol standard"
+    )
+    with pytest.raises(ValueError, match=expected):
+        compare(three)
+
+
 def test_results_of_an_earlier_network(three: list[RunDir]) -> None:
     best = three[1].model_info["epoch"]
     edit(three[1], "model.json", lambda info: info.update(epoch=9))

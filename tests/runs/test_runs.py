@@ -31,7 +31,14 @@ def run(config: TrainConfig) -> RunDir:
     net = isoconv.create_model("sre_resnet18", 1, 3, width=2, kernel_sizes=(5, 5, 3, 3))
     labels = {"kind": "multiclass", "dims": 2, "channels": 1, "labels": ["a", "b", "c"]}
     task = {"name": "cells", "title": "Cells", **labels}
-    info = {"model": isoconv.models.model_config(net), "task": task, "input_size": 28, "masked": False, "epoch": 0}
+    info = {
+        "model": isoconv.models.model_config(net),
+        "task": task,
+        "input_size": 28,
+        "masked": False,
+        "outputs": None,
+        "epoch": 0,
+    }
     run.save_model(net, info)
     return run
 
