@@ -103,7 +103,15 @@ def read_each(
         try:
             yield path, _read(path, channels, size, dims, limits)
         except ValueError as refused:
-            yield path, refused
+            yield path, _without_frames(refused)
+
+
+def _without_frames(error: ValueError) -> ValueError:
+    """The error, without what its traceback keeps alive: the arrays that were decoded."""
+    linked: BaseException | None = error
+    while linked is not None:
+        linked = linked.with_traceback(None).__context__
+    return error
 
 
 def _read(path: Path, channels: int, size: int, dims: int, limits: Limits) -> tuple[list[str], Tensor]:
