@@ -1,4 +1,4 @@
-"""Measuring: what is said of networks whose answers are known, and of their invariance, whatever they were trained for."""
+"""Measuring: what is said of networks whose answers are known, and of how these change with the position."""
 
 import json
 from dataclasses import replace
@@ -265,7 +265,10 @@ def test_outputs_that_are_not_finite(info: Task) -> None:
 
 @pytest.mark.parametrize(
     ("info", "needed"),
-    [(replace(TASK, labels=("a", "b", "c")), r"\(8, 2\), binary needs \(N, 3\)"), (MASKS, r"segmentation needs \(N, 3, H")],
+    [
+        (replace(TASK, labels=("a", "b", "c")), r"\(8, 2\), binary needs \(N, 3\)"),
+        (MASKS, r"segmentation needs \(N, 3, H"),
+    ],
 )
 def test_network_of_another_number_of_outputs(info: Task, needed: str) -> None:
     with pytest.raises(ValueError, match=f"the network gives outputs .*{needed}.*; evaluate it on the data that it"):
