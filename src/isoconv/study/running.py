@@ -45,15 +45,7 @@ STATES = ("done", "running", "stopped", "failed", "missing")
 _BUSY = 3  # exit status of a process that found its cell taken
 _HALF_WRITTEN_S = 60  # a lock without content is being written, unless it is older than this
 _POLL_S = 0.2
-_RESOLVED = ("task", "width", "size", "loss", "lr", "batch_size", "precondition")  # by the training, where left open
-    "task",
-    "width",
-    "size",
-    "loss",
-    "lr",
-    "batch_size",
-    "precondition",
-)  # by the training, where a study leaves them open
+_RESOLVED = ("task", "width", "size", "loss", "lr", "batch_size", "precondition")  # by the training
 _WORKER = [sys.executable, "-m", "isoconv.study.running"]
 
 
