@@ -174,20 +174,18 @@ def _check(predictors: Sequence[Predictor]) -> Task:
 
 def _prediction(task: Task) -> type[BaseModel]:
     """What the network makes of an image: a row of `isoconv predict --json`, its file under the name it was sent by."""
-    answer = {name: (kind, Field(description=text)) for name, (kind, text) in task.answer_fields.items()}
+    fields: dict[str, Any] = {
+        "file": (str, ...),
+        "index": (int | None, Field(description="place in a stack; null for a single image")),
+        **{name: (kind, Field(description=text)) for name, (kind, text) in task.answer_fields.items()},
+    }
     if task.answers_with_masks:
         labels = ", ".join(f"{number} {label}" for number, label in enumerate(task.info.labels))
         slices = "" if task.info.dims == 2 else "; the slices along the first axis, one below the other"
-        answer["mask"] = str, Field(description=f"PNG as a data URI, of {labels} at the network's input size{slices}")
+        fields["mask"] = str, Field(description=f"PNG as a data URI, of {labels} at the network's input size{slices}")
     agreement = Field(None, description=f"{task.agreement.title}, mean over rotations; null unless they are asked for")
-    return create_model(
-        "Prediction",
-        __doc__=_prediction.__doc__,
-        file=(str, ...),
-        index=(int | None, Field(description="place in a stack; null for a single image")),
-        **answer,
-        **{task.agreement.key: (float | None, agreement)},
-    )
+    fields[task.agreement.key] = float | None, agreement
+    return create_model("Prediction", __doc__=_prediction.__doc__, **fields)
 
 
 def _mask_png(mask: np.ndarray) -> str:
