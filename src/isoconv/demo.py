@@ -4,6 +4,7 @@ of the embedded set ``cells`` and tested on turned ones."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ __all__ = ["NETWORKS", "demo"]
 
 log = logging.getLogger(__name__)
 
-NETWORKS = ("sre_resnet18", "resnet18")
+NETWORKS: Mapping[str, tuple[int, ...] | None] = {"sre_resnet18": (5, 5, 3, 3), "resnet18": None}
+"""Kernel sizes by network; None stands for the network's own."""
 
 
 def demo(
@@ -38,8 +40,7 @@ def demo(
         ValueError: ``out`` holds runs with other options.
     """
     runs = []
-    for model in NETWORKS:
-        kernel_sizes = (5, 5, 3, 3) if model.startswith("sre_") else None
+    for model, kernel_sizes in NETWORKS.items():
         config = TrainConfig(
             data="cells",
             model=model,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.cli.data import Data
 from isoconv.cli.display import show, show_best_epoch, show_comparison, show_scores, show_table, write_json
@@ -80,13 +81,13 @@ class Evaluate:
             write_json(result)
         else:
             show_scores(run.task, result, title=f"{self.path}, protocol {self.protocol}")
-        figures = save_all(run, self.protocol)
-        log.info("figures are in %s", figures[0].parent)
+        save_all(run, self.protocol)
+        log.info("figures are in %s", run.path / "figures")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Let a trained network answer on your own images, and see whether turning an image changes its answer.
+    """Answer on your own images with a trained network, and see whether rotation changes its answer.
 
     Images are PNG, JPEG, TIFF, npy or npz files, or folders of them; they are resized to the size of the training.
     """
@@ -99,7 +100,7 @@ class Predict:
     """File to write, FILE.csv or FILE.json, or the folder for the masks of a segmentation; it must not exist yet. Masks
     hold label numbers, 0 the background, and look black in most viewers."""
     upright_only: bool = False
-    """Do not turn the images: some 35 times faster, but nothing is said about consistency under rotation."""
+    """Do not rotate the images: some 35 times faster, but the consistency under rotation is not measured."""
     batch_size: int | None = None
     """Images per forward pass; None stands for 256 in 2D, 16 in 3D, in segmentation 64 and 4."""
     device: Device = "auto"
@@ -125,7 +126,7 @@ class Predict:
             )
         if self.out is not None:
             rows = write_predictions(task, rows, self.out)
-            log.info("answers on %d images are in %s", len(rows), self.out)
+            log.info("answers on %s written to %s", count_of(len(rows), "image"), self.out)
         elif task.answers_with_masks:
             log.info("give --out FOLDER to keep the masks")
         if self.as_json:
@@ -175,9 +176,9 @@ class Compare:
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Train an isotropic network and its plain twin on embedded upright images, and turn the test images.
+    """Train an isotropic network and its plain twin on embedded upright images, and test them on rotated ones.
 
-    Takes minutes and needs no download. A second call shows the results again without training.
+    It takes minutes and needs no download. A second call shows the results again without training.
     """
 
     out: Path = Path("runs/demo")
@@ -231,7 +232,7 @@ class BenchOptions:
     """What both benchmarks ask for."""
 
     rounds: int = 7
-    """How often every contestant has its turn."""
+    """How often each contestant is timed."""
     threads: int | None = None
     """CPU threads; None leaves it to torch."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -263,7 +264,7 @@ class BenchOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOps(BenchOptions):
-    """Time layers: every engine against plain convolutions, in turn, once their results agree. Takes minutes."""
+    """Time layers: every engine against plain convolutions, in turn, once their results agree. This takes minutes."""
 
     def run(self) -> None:
         from isoconv.bench import bench_ops
@@ -273,7 +274,7 @@ class BenchOps(BenchOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchModels(BenchOptions):
-    """Time training steps of whole networks: every engine, and the plain twin. Takes minutes."""
+    """Time training steps of whole networks: every engine, and the plain twin. This takes minutes."""
 
     def run(self) -> None:
         from isoconv.bench import bench_models
@@ -306,7 +307,7 @@ Command = (
     | Annotated[Study, tyro.conf.subcommand("study")]
 )
 
-DESCRIPTION = """Train and measure networks whose answer does not change when the image is turned.
+DESCRIPTION = """Train and measure networks whose answer does not change when the image is rotated.
 
 A first try, in minutes and without a download: isoconv demo. Help on a command: isoconv train --help.
 Anywhere on the line, --debug shows the whole traceback of an error. isoconv --version prints the version."""
@@ -323,7 +324,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     argv = list(sys.argv[1:] if args is None else args)
     if argv == ["--version"]:
-        from isoconv import __version__
+        from isoconv._version import __version__
 
         sys.stdout.write(f"isoconv {__version__}\n")
         return 0

@@ -12,6 +12,8 @@ from typing import Literal
 
 import torch
 
+from isoconv._checks import count_of
+
 __all__ = ["KINDS", "Dataset", "Kind", "Split", "Task", "fingerprint"]
 
 Kind = Literal["multiclass", "binary", "ordinal", "multilabel", "segmentation"]
@@ -94,7 +96,8 @@ class Split:
         if self.images.dtype != torch.uint8 or len(self.images) != len(self.labels):
             raise ValueError(
                 f"expected uint8 images, 0 to 255, and as many labels, got {self.images.dtype} "
-                f"{tuple(self.images.shape)} and {len(self.labels)} labels; normalisation is part of the network"
+                f"{tuple(self.images.shape)} and {count_of(len(self.labels), 'label')}; normalisation is part of the "
+                "network"
             )
 
     def to(self, device: torch.device | str) -> Split:

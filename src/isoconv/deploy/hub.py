@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from isoconv._checks import did_you_mean
 from isoconv._extras import require
+from isoconv._version import __version__
 from isoconv.models import create_model, model_config
 from isoconv.runs import OnImages, RunDir, write_json
 
@@ -47,8 +48,6 @@ def save_pretrained(net: nn.Module | RunDir, folder: str | os.PathLike[str]) -> 
         ValueError: ``net`` was built otherwise, or changed since, so that it could not be rebuilt; or it has no weights
             yet.
     """
-    from isoconv import __version__
-
     folder = Path(folder).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not empty; choose another folder, or delete it")

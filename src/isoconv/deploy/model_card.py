@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from isoconv import __version__
+from isoconv._checks import count_of
+from isoconv._version import __version__
 from isoconv.data import TASKS
 from isoconv.evaluation.protocols import DISTURBANCES
 from isoconv.evaluation.results import results_by
@@ -98,7 +99,7 @@ def _training(run: RunDir, info: Mapping[str, Any]) -> str:
     licence = f", licence {known.licence}" if known else ""
     rotated = "with" if config.rotate else "without"
     done, planned = len(run.metrics()), config.epochs
-    epochs = f"{planned} epochs" if done == planned else f"{done} epochs ({planned} were planned)"
+    epochs = count_of(done, "epoch") + (f" ({planned} planned)" if done != planned else "")
     return (
         f"Data: {task['title']}, size {config.size}{licence}. Network: {info['model']['name']} ({options}). Recipe "
         f"{config.recipe}, {rotated} random rotation, seed {config.seed}; of {epochs} the best on the "
@@ -191,7 +192,7 @@ def _limits(model: Mapping[str, Any], task: Task) -> str:
         [
             *symmetry,
             f"- It was trained and tested on {task.info.title} alone; on images from elsewhere nothing is known.",
-            "- It is no medical device, and is not meant for diagnosis.",
+            "- It is not a medical device, and is not meant for diagnosis.",
         ]
     )
 

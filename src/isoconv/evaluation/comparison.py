@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from isoconv._checks import count_of
 from isoconv.evaluation.protocols import PROTOCOLS
 from isoconv.evaluation.results import COSTS, Recorded, recorded, results_by
 from isoconv.runs import RunDir
@@ -33,12 +34,12 @@ def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | Non
         Plain JSON values, the rows of a table having the same keys:
 
         - ``task``: the kind of work; ``protocol``, ``data``;
-        - ``runs``: a row per run, with the scores of the task (:attr:`isoconv.tasks.Task.scores`) and costs;
+        - ``runs``: a row per run, with the scores of the task (:attr:`isoconv.tasks.base.Task.scores`) and costs;
         - ``groups``: a row per configuration, its runs differing in nothing but the seed: mean and standard deviation
           over seeds (None for one seed);
         - ``pairs``: a row per pair of runs of different groups, a minus b: the differences upright and of the means
-          over rotations, with the tests of the task (:meth:`isoconv.tasks.Task.paired`). Beside each ``_p`` stands a
-          ``_p_holm``, corrected for there being many pairs. These account for the chance in the test images, not for
+          over rotations, with the tests of the task (:meth:`isoconv.tasks.base.Task.paired`). Beside each ``_p`` stands
+          a ``_p_holm``, corrected for there being many pairs. These account for the chance in the test images, not for
           the seeds;
         - ``notes``: of each run what is undefined or worthless in its scores.
 
@@ -103,7 +104,7 @@ def _open(runs: Sequence[RunDir | str | os.PathLike[str]]) -> list[RunDir]:
     if len(opened) < 2:
         raise ValueError(f"comparing needs at least two run directories, got {len(opened)}")
     if twice := [str(path) for path, count in Counter(run.path.resolve() for run in opened).items() if count > 1]:
-        raise ValueError(f"{', '.join(twice)} is given more than once; a run is no second seed of itself")
+        raise ValueError(f"{', '.join(twice)} is given more than once; give each run once")
     return opened
 
 
@@ -165,4 +166,4 @@ def _same_files(a: RunDir, b: RunDir) -> bool:
 
 def _describe(entry: Mapping[str, Any]) -> str:
     name, size, count = _data(entry)
-    return f"{count} test images of {name} at {size} pixels"
+    return f"{count_of(count, 'test image')} of {name} at {size} pixels"

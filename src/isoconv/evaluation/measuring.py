@@ -6,7 +6,6 @@ What is scored is the network chosen on the validation split; test images are us
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,20 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isoconv import nn as iso
 from isoconv._extras import require
 from isoconv.data import DeviceBatches, Split, load, resize
 from isoconv.evaluation.protocols import Condition, conditions, is_masked
 from isoconv.evaluation.results import load_predictions
+from isoconv.nn.dense import cost
 from isoconv.runs import RunDir, atomic_write, resolve_device, write_json
 from isoconv.symmetry import circular_mask
 from isoconv.tasks import Task
 from isoconv.tasks.summary import indices, summarise
 
 __all__ = ["evaluate", "measure", "multiply_adds", "position_records", "first_test_image", "with_progress"]
-
-_SRE = (iso.SREConv1d, iso.SREConv2d, iso.SREConv3d)
-_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def evaluate(
@@ -212,13 +208,12 @@ def multiply_adds(model: nn.Module, images: Tensor) -> dict[str, int]:
     counts an isotropic layer as channels x bands per output, what is left once the taps of a band are summed first."""
     counts = {"multiply_adds_dense": 0, "multiply_adds_banded": 0}
 
-    def count(layer: Any, _: Any, output: Tensor) -> None:
-        weights = layer.weight[0].numel()
-        taps = weights // layer.bands * math.prod(layer.kernel_size) if isinstance(layer, _SRE) else weights
-        counts["multiply_adds_banded"] += output.numel() * weights
-        counts["multiply_adds_dense"] += output.numel() * taps
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if (found := cost(layer, inputs[0], output)) is not None:
+            counts["multiply_adds_dense"] += found.dense
+            counts["multiply_adds_banded"] += found.banded
 
-    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, (*_SRE, *_CONV, nn.Linear))]
+    hooks = [module.register_forward_hook(count) for module in model.modules() if not any(module.children())]
     try:
         with torch.inference_mode():
             model(images)

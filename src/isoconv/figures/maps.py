@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from isoconv import nn as iso
 from isoconv.figures.look import new_figure, style
+from isoconv.nn.dense import dense_kernel
 from isoconv.symmetry import circular_mask, rotate
 
 if TYPE_CHECKING:
@@ -96,12 +96,11 @@ def feature_maps(
 
 
 def _kernel(module: nn.Module) -> Tensor | None:
-    """Dense kernel (out, in, *spatial) of a convolution of more than one tap."""
-    if isinstance(module, iso.SREConv2d | iso.SREConv3d):
-        return module.kernel().detach().cpu()
-    if isinstance(module, nn.Conv2d | nn.Conv3d) and max(module.kernel_size) > 1:
-        return module.weight.detach().cpu()
-    return None
+    """Dense kernel (out, in, *spatial) of a convolution of more than one tap, in 2D or 3D."""
+    kernel = dense_kernel(module)
+    if kernel is None or kernel.dim() not in (4, 5) or max(kernel.shape[2:]) == 1:
+        return None
+    return kernel.detach().cpu()
 
 
 @torch.inference_mode()

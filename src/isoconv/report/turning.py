@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isoconv._checks import count_of
 from isoconv.data import get_task, load, resize
 from isoconv.evaluation.protocols import Condition, conditions
 from isoconv.evaluation.results import load_predictions
@@ -91,7 +92,7 @@ def _turning(gathered: Gathered, data: str, pair: list[Entry], data_root: Path |
     arrays = [load_predictions(run) for run in runs]
     labels = arrays[0][f"{gathered.protocol}_labels"]
     if len(images) < len(labels):
-        raise ValueError(f"the runs were tested on {len(labels)} images, the file has {len(images)}")
+        raise ValueError(f"the runs were tested on {count_of(len(labels), 'image')}, the file has {len(images)}")
     rows = [i for i, _ in shown]
     logits = [torch.from_numpy(a[f"{gathered.protocol}_logits"][rows]) for a in arrays]
     chances, decisions = ([what(task.kind, each).numpy() for each in logits] for what in (probabilities, decide))

@@ -44,7 +44,7 @@ class TrainConfig:
     out: Path
     """Run directory to write; it must not exist yet (except with --resume)."""
     task: str | None = None
-    """Kind of work: classification or segmentation; None lets the data decide."""
+    """Kind of work, such as classification or segmentation; None lets the data decide."""
     width: int | None = None
     """Channels of the first stage, narrower networks train faster; None stands for 64, in segmentation 32."""
     kernel_sizes: tuple[int, ...] | None = None
@@ -55,7 +55,7 @@ class TrainConfig:
     stem_stride: int | None = None
     """Stride of the first layer; None stands for the network's own."""
     bands: int | None = None
-    """Number of rings in a kernel; None lets its size decide."""
+    """Number of bands in a kernel; None lets its size decide."""
     profile: str | None = None
     """Shape of the rings: hard (the paper), linear, gaussian or area; None stands for the network's own."""
     circular: bool | None = None
@@ -77,8 +77,7 @@ class TrainConfig:
     lr: float | None = None
     """Learning rate at the start; None stands for 2e-2 in 2D, 1e-2 in 3D."""
     loss: str | None = None
-    """What is minimised: cross_entropy or focal, with several labels bce or focal, in segmentation dice_ce,
-    cross_entropy or dice; None stands for the first of these."""
+    """What is minimised, such as focal; None stands for the usual loss of the task, and a wrong name lists them all."""
     recipe: Recipe = "standard"
     """Training recipe: standard (native size, inscribed disc, small shifts) or official (the paper's: 32 pixels, crops,
     colour)."""

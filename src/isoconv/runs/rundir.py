@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import nn
 
+from isoconv._checks import count_of
 from isoconv.runs.config import TrainConfig
 from isoconv.runs.environment import environment
 from isoconv.runs.network import OnImages, check_state
@@ -137,7 +138,7 @@ class RunDir:
     def warn_unfinished(self) -> None:
         """Say so where the training stopped before its last epoch."""
         if (done := len(self.metrics())) < (epochs := self.config.epochs):
-            log.warning("%s: %d of %d epochs are trained; --resume goes on", self.path, done, epochs)
+            log.warning("%s: %d of %s trained; --resume continues", self.path, done, count_of(epochs, "epoch"))
 
     def results(self) -> dict[str, Any]:
         """What `isoconv evaluate` found, by protocol."""

@@ -19,8 +19,8 @@ from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field, create_model
 
-import isoconv
 from isoconv._extras import require
+from isoconv._version import __version__
 from isoconv.evaluation.comparison import labels_of
 from isoconv.evaluation.prediction import Predictor
 from isoconv.figures.maps import shows_stages
@@ -89,7 +89,7 @@ def create_app(
 
     app = FastAPI(
         title=f"isoconv serve: {task.info.title}",
-        version=isoconv.__version__,
+        version=__version__,
         lifespan=lifespan,
         docs_url=None,  # its pages take their scripts from elsewhere
         redoc_url=None,
@@ -101,7 +101,7 @@ def create_app(
     @app.get("/health")
     async def health() -> Health:
         """Whether the server is there, and what it serves."""
-        return Health(status="ok", version=isoconv.__version__, task=task.info.title, networks=titles)
+        return Health(status="ok", version=__version__, task=task.info.title, networks=titles)
 
     @app.post("/predict", responses=_REFUSALS, response_model=list[_prediction(task)])  # type: ignore[misc]
     async def predict(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from isoconv._extras import require
 from isoconv.tasks.base import Defaults, Loss, Task, Wording
 from isoconv.tasks.metrics import (
     bootstrap,
@@ -38,6 +37,8 @@ class _Prepared(NamedTuple):
 
 
 class Classification(Task):
+    """Records are the logits, float32 (N, K)."""
+
     name = "classification"
     kinds = ("multiclass", "binary", "ordinal", "multilabel")
     networks = "classification"
@@ -69,8 +70,8 @@ class Classification(Task):
     @property
     def losses(self) -> Mapping[str, Loss]:
         if self.info.kind == "multilabel":
-            return {"bce": _bce, "focal": _focal("binary_focal_loss_with_logits")}
-        return {"cross_entropy": F.cross_entropy, "focal": _focal("focal_loss")}
+            return {"bce": _entropy, "focal": _focal}
+        return {"cross_entropy": _entropy, "focal": _focal}
 
     def validation(self, records: Tensor, targets: Tensor) -> dict[str, float | None]:
         scores = classification_metrics(self.info.kind, records, targets)
@@ -203,16 +204,18 @@ def _words(labels: Sequence[str]) -> str:
     return ", ".join(labels) or "none"
 
 
-def _bce(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+def _entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """Minus the logarithm of the probability of each label, (N, K) for several labels, else (N,)."""
+    if labels.dim() == 2:
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+    return F.cross_entropy(logits, labels, reduction="none")
 
 
-def _focal(name: str) -> Loss:
+def _entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return _entropies(logits, labels).mean()
+
+
+def _focal(logits: Tensor, labels: Tensor) -> Tensor:
     """Focal loss (Lin et al., arXiv 1708.02002) with its exponent 2, without class weights."""
-
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        function: Callable[..., Tensor] = getattr(require("kornia.losses", "study"), name)
-        targets = labels.to(logits.dtype) if name.startswith("binary") else labels
-        return function(logits, targets, alpha=None, gamma=2.0, reduction="mean")
-
-    return loss
+    each = _entropies(logits, labels)
+    return (torch.expm1(-each).square() * each).mean()

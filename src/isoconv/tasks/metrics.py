@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 
 __all__ = [
@@ -51,12 +52,14 @@ def probabilities(kind: str, logits: Tensor) -> Tensor:
 
 def margins(kind: str, logits: Tensor) -> Tensor:
     """Log-odds of each class against the rest, float64, shaped as the logits (..., K): they rank images as the
-    probabilities do, which can be equal to 1 where these still differ."""
-    if kind == "multilabel":
-        return logits.double()
+    probabilities do, which can be equal to 1 where these still differ. Equal ones are equal to the last bit, whatever
+    the others' order and what is added to all logits of an image."""
     logits, classes = logits.double(), logits.shape[-1]
-    others = [torch.cat([logits[..., :c], logits[..., c + 1 :]], -1).logsumexp(-1) for c in range(classes)]
-    return logits - torch.stack(others, -1)
+    if kind == "multilabel":
+        return logits
+    logits = logits - logits.amax(-1, keepdim=True)
+    others = [torch.cat([logits[..., :c], logits[..., c + 1 :]], -1).sort(-1).values for c in range(classes)]
+    return logits - torch.stack([each.logsumexp(-1) for each in others], -1)
 
 
 def rank_auc(scores: Tensor, positive: Tensor) -> float:
@@ -261,9 +264,10 @@ def _check(kind: str, logits: Tensor, labels: Tensor) -> None:
             f"labels must lie in 0..{highest}, got {labels.min().item()}..{labels.max().item()}; check the data set"
         )
     if not logits.isfinite().all():
+        bad = int((~logits.isfinite()).any(1).sum())
         raise ValueError(
-            f"{(~logits.isfinite()).any(1).sum().item()} of {len(logits)} images have logits that are not finite; "
-            "the training diverged, train again with a lower --lr"
+            f"the logits of {bad} of {count_of(len(logits), 'image')} are not finite; the training diverged, train "
+            "again with a lower --lr"
         )
 
 
