@@ -15,6 +15,7 @@ __all__ = ["drawing", "label_colours", "overlay", "photograph", "png"]
 
 _QUALITY = 65  # of WebP: images of 32 pixels look the same, in less than a third of the bytes of PNG
 _COLOURS = 64
+_OPACITY = 150  # of 255
 
 
 def png(pixels: np.ndarray) -> str:
@@ -39,9 +40,10 @@ def label_colours(count: int) -> list[str]:
 
 
 def overlay(mask: np.ndarray, labels: int) -> np.ndarray:
-    """A mask (H, W) of numbers of ``labels`` in their colours, uint8 (H, W, 4); the background is transparent."""
-    shades = [bytes.fromhex(colour[1:]) + b"\xff" for colour in label_colours(labels)[1:]]
-    return np.array([[0, 0, 0, 0], *map(list, shades)], np.uint8)[mask]
+    """A mask (H, W) of numbers of ``labels`` in their colours, through which an image is seen, uint8 (H, W, 4); the
+    background is transparent."""
+    shades = [[*bytes.fromhex(colour[1:]), _OPACITY] for colour in label_colours(labels)[1:]]
+    return np.array([[0, 0, 0, 0], *shades], np.uint8)[mask]
 
 
 def drawing(path: Path) -> str:

@@ -66,6 +66,7 @@ class Task(ABC):
         turns_in_training: whether images can be augmented, their targets staying what they are.
         masked: whether a network of recipe standard sees the inscribed disc (ball) alone.
         knows_disc: whether a network that is not masked has seen images cut to it in its training.
+        pooled: whether the main score is of all images together, and not the mean over images.
         averages: whether the mean of records over turns of an image is the record of the mean output.
         answers_with_masks: whether answers have a ``mask``, the number of a label for each pixel, which is written to a
             file of its own.
@@ -85,6 +86,7 @@ class Task(ABC):
     turns_in_training: ClassVar[bool] = True
     masked: ClassVar[bool] = True
     knows_disc: ClassVar[bool] = False
+    pooled: ClassVar[bool] = False
     averages: ClassVar[bool] = False
     answers_with_masks: ClassVar[bool] = False
     answer_fields: ClassVar[Mapping[str, tuple[Any, str]]]

@@ -44,6 +44,7 @@ class Segmentation(Task):
     turns_in_training = False
     masked = False
     knows_disc = True
+    pooled = True
     answers_with_masks = True
     answer_fields = {"shares": (dict[str, float], "of the pixels, by label")}
     main = Score("dice", "Dice")
