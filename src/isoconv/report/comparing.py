@@ -158,7 +158,8 @@ def ranking(gathered: Gathered, data: Sequence[str], position: str) -> dict[str,
     columns = [[entry for entry in entries if entry.contestant in everywhere] for entries in known]
     if len(columns) < 2 or len(everywhere) < 2:
         return None
-    ranks = average_ranks([[e.task.main.sign * (e.leading(position) or 0.0) for e in row] for row in columns])
+    scores = [[entry.task.main.sign * (entry.leading(position) or 0.0) for entry in row] for row in columns]
+    ranks = average_ranks(scores)
     difference = critical_difference(len(ranks), len(columns))
     return {
         "position": position,
@@ -167,7 +168,7 @@ def ranking(gathered: Gathered, data: Sequence[str], position: str) -> dict[str,
         "datasets": len(columns),
         "difference": difference,
         "spans": cliques(ranks, difference),
-        "friedman": friedman(ranks, len(columns)),
+        "friedman": friedman(scores),
         "left_out": [
             title
             for name, title in {e.contestant: e.title for each in data for e in gathered.entries[each]}.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from isoconv.evaluation.results import Recorded, recorded, results_by
 from isoconv.report.columns import all_scores, disturbed_scores, extras_of
 from isoconv.runs import RunDir
 from isoconv.study.plan import Averaged, Study
-from isoconv.study.running import study_status
+from isoconv.study.status import study_status
 from isoconv.tasks import Task
 
 __all__ = ["Entry", "Gathered", "Scored", "gather"]
@@ -143,7 +142,7 @@ def gather(study: Study, folder: Path, protocol: str) -> Gathered:
                     f"{read.run.path} was evaluated on other test images than the other runs of {data}; do it, or "
                     f"them, again: isoconv evaluate {read.run.path} --protocol {protocol}"
                 )
-            environments.append(json.loads((read.run.path / "environment.json").read_text()))
+            environments.append(read.run.environment)
             found.setdefault(row["contestant"], []).append(_score(read))
             for one in study.averaged:
                 if one.of == row["contestant"] and one.fits(data) and len(_angles(read)) % one.turns == 0:

@@ -95,12 +95,24 @@ class Classification(Task):
         shape = (len(images), self.info.num_outputs) if self.info.kind == "multilabel" else (len(images),)
         return torch.zeros(shape, dtype=torch.int64)
 
+    def check_records(self, records: Any, targets: Any) -> str | None:
+        outputs, images = self.info.num_outputs, records.shape[1]
+        several = self.info.kind == "multilabel"
+        if records.dtype.kind != "f" or records.shape[2:] != (outputs,):
+            return f"logits must be numbers (positions, images, {outputs})"
+        if targets.dtype.kind not in "iu" or targets.shape != ((images, outputs) if several else (images,)):
+            return f"labels must be whole numbers of {images} images"
+        below = 2 if several else outputs
+        if images and not 0 <= targets.min() <= targets.max() < below:
+            return f"labels must lie in 0..{below - 1}"
+        return None
+
     def table(self, records: Tensor, targets: Tensor) -> tuple[list[dict[str, Any]], Tensor]:
         kind, labels = self.info.kind, self.info.labels
+        metrics = [classification_metrics(kind, logits, targets, labels) for logits in records]
         accuracy, balanced = bootstrap(kind, records, targets)
         rows = []
-        for logits, accuracy_ci, balanced_ci in zip(records, interval(accuracy), interval(balanced), strict=True):
-            scores = classification_metrics(kind, logits, targets, labels)
+        for scores, accuracy_ci, balanced_ci in zip(metrics, interval(accuracy), interval(balanced), strict=True):
             row = {score.key: scores[score.key] for score in (self.main, *self.others)}
             intervals = {"accuracy_ci": accuracy_ci, "balanced_accuracy_ci": balanced_ci}
             rows.append({**row, **intervals, "recall": scores["per_class"]["recall"]})
