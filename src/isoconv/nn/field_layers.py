@@ -22,10 +22,8 @@ from isoconv.ops.resampling import is_traced
 
 __all__ = ["FieldDropout", "FieldGate", "FieldMagnitudes", "FieldNorm", "FieldReLU", "InvariantPool", "magnitudes"]
 
-_NORMS: dict[str, dict[int, Callable[..., nn.Module]]] = {
-    "batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
-    "instance": {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d},
-}
+_KINDS = ("batch", "instance")
+_BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _SOFT = 1e-3  # under the root of a magnitude, whose gradient at a field of zeros is then zero
 _SPHERE = {14: (5, (1 / 15, 0, 3 / 40)), 26: (7, (1 / 21, 4 / 105, 9 / 280))}
 """Lebedev's rules of the sphere: the degree that each integrates exactly, and the weight of a direction towards a face,
@@ -45,10 +43,14 @@ def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _norm(kind: str, dims: int, channels: int, **options: float) -> nn.Module:
-    if kind not in _NORMS:
-        raise ValueError(f"kind must be {' or '.join(map(repr, _NORMS))}, got {kind!r}{did_you_mean(kind, _NORMS)}")
-    return _NORMS[kind][dims](channels, affine=True, **options) if channels else nn.Identity()
+def _norm(kind: str, dims: int, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> nn.Module:
+    if kind not in _KINDS:
+        raise ValueError(f"kind must be {' or '.join(map(repr, _KINDS))}, got {kind!r}{did_you_mean(kind, _KINDS)}")
+    if not channels:
+        return nn.Identity()
+    if kind == "instance":  # which InstanceNorm would not do for a batch of none
+        return nn.GroupNorm(channels, channels, eps)
+    return _BATCH_NORM[dims](channels, eps, momentum)
 
 
 class _FieldLayer(nn.Module):
@@ -62,6 +64,15 @@ class _FieldLayer(nn.Module):
         if not is_traced(input):
             self.in_fields.check(input)
         return self.in_fields.split(input)
+
+    def _shares(self, values: Tensor, axis: int) -> dict[int, Tensor]:
+        """``values``, of which an axis counts the fields that are no scalars, by order."""
+        shares, start = {}, 0
+        for order, count in self.in_fields.counts.items():
+            if order:
+                shares[order] = values.narrow(axis, start, count)
+                start += count
+        return shares
 
     def extra_repr(self) -> str:
         return str(self.in_fields)
@@ -93,7 +104,7 @@ class FieldNorm(_FieldLayer):
     def __init__(self, fields: Fields, kind: str = "batch", eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__(fields)
         self.kind, self.eps, self.momentum = kind, eps, momentum
-        self.scalars = _norm(kind, fields.dims, fields.scalars, eps=eps, momentum=momentum)
+        self.scalars = _norm(kind, fields.dims, fields.scalars, eps, momentum)
         if fields.directed:
             self.gain = nn.Parameter(torch.ones(fields.directed))
             if kind == "batch":
@@ -104,9 +115,8 @@ class FieldNorm(_FieldLayer):
         scalars = fields.pop(0, None)
         parts = [] if scalars is None else [self.scalars(scalars.squeeze(2))]
         if fields:
-            scales = (self.gain / self._rms(fields)).split([self.in_fields.counts[order] for order in fields], dim=-1)
-            for v, scale in zip(fields.values(), scales, strict=True):
-                parts.append(_scaled(v, scale, self.in_fields.dims).flatten(1, 2))
+            scales = self._shares(self.gain / self._rms(fields), -1)
+            parts += [_scaled(v, scales[order], self.in_fields.dims).flatten(1, 2) for order, v in fields.items()]
         return torch.cat(parts, dim=1)
 
     def _rms(self, fields: dict[int, Tensor]) -> Tensor:
@@ -149,9 +159,8 @@ class FieldGate(_FieldLayer):
         if fields:
             size = magnitudes(input, self.in_fields)
             gate = F.relu(self.norm(size))
-            scales = (gate / size).split([self.in_fields.counts[order] for order in fields], dim=1)
-            parts += [gate]
-            parts += [(v * s.unsqueeze(2)).flatten(1, 2) for v, s in zip(fields.values(), scales, strict=True)]
+            scales = self._shares(gate / size, 1)
+            parts += [gate, *((v * scales[order].unsqueeze(2)).flatten(1, 2) for order, v in fields.items())]
         return torch.cat(parts, dim=1)
 
 
@@ -210,10 +219,11 @@ class FieldReLU(_FieldLayer):
     def forward(self, input: Tensor) -> Tensor:
         function = torch.cat(list(self._split(input).values()), dim=2)
         samples = F.relu(torch.einsum("dc,nfc...->nfd...", self.sample, function))
-        parts = torch.einsum("cd,nfd...->nfc...", self.project, samples).split(
-            [self.in_fields.components(order) for order in self.in_fields.counts], dim=2
-        )
-        return torch.cat([part.flatten(1, 2) for part in parts], dim=1)
+        function, parts, start = torch.einsum("cd,nfd...->nfc...", self.project, samples), [], 0
+        for order in self.in_fields.counts:
+            parts.append(function.narrow(2, start, self.in_fields.components(order)).flatten(1, 2))
+            start += self.in_fields.components(order)
+        return torch.cat(parts, dim=1)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, directions={self.directions}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,12 +32,20 @@ class Fields:
         text: terms "count x order", joined by "+".
         dims: of the image, 2 or 3.
 
+    Attributes:
+        counts: number of fields by order, ascending.
+        slices: their channels by order.
+        channels: of all fields.
+
     Raises:
         ValueError: for another text or number of dimensions.
     """
 
     text: str
     dims: int
+    counts: dict[int, int] = field(init=False, repr=False, compare=False)
+    slices: dict[int, slice] = field(init=False, repr=False, compare=False)
+    channels: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.dims not in (2, 3):
@@ -52,34 +60,20 @@ class Fields:
                 )
             count, order = map(int, match.groups())
             counts[order] = counts.get(order, 0) + count
-        terms = [f"{count}x{order}" for order, count in sorted(counts.items()) if count]
-        if not terms:
+        counts = {order: count for order, count in sorted(counts.items()) if count}
+        if not counts:
             raise ValueError(f"expected at least one field, got {self.text!r}")
-        object.__setattr__(self, "text", " + ".join(terms))
+        slices, stop = {}, 0
+        for order, count in counts.items():
+            slices[order] = slice(stop, stop := stop + count * self.components(order))
+        text = " + ".join(f"{count}x{order}" for order, count in counts.items())
+        for name, value in {"text": text, "counts": counts, "slices": slices, "channels": stop}.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def of(cls, counts: Mapping[int, int], dims: int) -> Fields:
         """From the number of fields of each order."""
         return cls(" + ".join(f"{count}x{order}" for order, count in counts.items()), dims)
-
-    @cached_property
-    def counts(self) -> dict[int, int]:
-        """Number of fields by order, ascending."""
-        pairs = (term.split("x") for term in self.text.split(" + "))
-        return {int(order): int(count) for count, order in pairs}
-
-    @cached_property
-    def slices(self) -> dict[int, slice]:
-        """Channels by order."""
-        slices, start = {}, 0
-        for order, count in self.counts.items():
-            slices[order] = slice(start, start + count * self.components(order))
-            start = slices[order].stop
-        return slices
-
-    @cached_property
-    def channels(self) -> int:
-        return sum(count * self.components(order) for order, count in self.counts.items())
 
     @property
     def scalars(self) -> int:
@@ -131,7 +125,7 @@ class Fields:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, from which ``Fields(**values)`` makes an equal object."""
-        return asdict(self)
+        return {"text": self.text, "dims": self.dims}
 
     def __str__(self) -> str:
         return self.text
