@@ -11,15 +11,22 @@ from torch import Tensor, nn
 
 from isoconv._checks import check_counts, ntuple
 from isoconv.bands import BandPlan, band_plan
+from isoconv.nn.field_layers import FieldMagnitudes
+from isoconv.nn.fields import Fields
 from isoconv.nn.init import check_init, init_bands_
+from isoconv.nn.steerable import SteerableConv2d, SteerableConv3d
 from isoconv.ops import ConvSpec, check_engine, conv_spec, sre_conv
 from isoconv.ops.reference import expand_kernel
+
+_STEERABLE = {2: SteerableConv2d, 3: SteerableConv3d}
 
 
 class _BandedConv(nn.Module):
     """What all six layers share: banded parameters, a :class:`ConvSpec`, and the kernel they make."""
 
     dims: ClassVar[int]
+    orders = 0
+    reflections = True
     weight: nn.Parameter
     bias: nn.Parameter | None
 
@@ -79,6 +86,8 @@ class _BandedConv(nn.Module):
             "profile": (plan.profile, "hard"),
             "circular": (plan.circular, True),
             "spacing": (plan.spacing, (1.0,) * plan.dims),
+            "orders": (self.orders, 0),
+            "reflections": (self.reflections, True),
             "init": (self.init, "default"),
             "engine": (self.engine, "auto"),
         }
@@ -106,6 +115,8 @@ class _SREConv(_BandedConv):
         profile: str = "hard",
         circular: bool = True,
         spacing: float | Sequence[float] | None = None,
+        orders: int = 0,
+        reflections: bool = True,
         init: str = "default",
         engine: str = "auto",
     ) -> None:
@@ -114,10 +125,61 @@ class _SREConv(_BandedConv):
         spec = conv_spec(
             plan, stride=stride, padding=padding, dilation=dilation, groups=groups, padding_mode=padding_mode
         )
-        super().__init__(in_channels, out_channels, plan, spec, bias, init, engine, device, dtype)
+        check_counts(out_channels=out_channels)
+        counts = _shares(out_channels, orders, reflections, self.dims, groups)
+        super().__init__(in_channels, counts[0], plan, spec, bias, init, engine, device, dtype)
+        self.out_channels, self.orders, self.reflections = out_channels, orders, reflections
+        if orders:
+            self.magnitudes = FieldMagnitudes(Fields.of(counts, self.dims))
+            self.directed = _STEERABLE[self.dims](
+                in_channels,
+                Fields.of({order: count for order, count in counts.items() if order}, self.dims),
+                size,
+                stride,
+                padding,
+                dilation,
+                bias=False,
+                padding_mode=padding_mode,
+                device=device,
+                dtype=dtype,
+                bands=bands,
+                profile=profile,
+                circular=circular,
+                spacing=spacing,
+                max_order=orders,
+                reflections=reflections,
+            )
+
+    def kernel(self) -> Tensor:
+        isotropic = super().kernel()
+        return torch.cat([isotropic, self.directed.kernel()]) if self.orders else isotropic
 
     def forward(self, input: Tensor) -> Tensor:
-        return sre_conv(input, self.weight, self.bias, self.spec, engine=self.engine)
+        isotropic = sre_conv(input, self.weight, self.bias, self.spec, engine=self.engine)
+        if not self.orders:
+            return isotropic
+        fields = torch.cat([isotropic, self.directed(input)], dim=-self.dims - 1)
+        return self.magnitudes(fields) if fields.dim() == self.dims + 2 else self.magnitudes(fields[None])[0]
+
+
+def _shares(channels: int, orders: int, reflections: bool, dims: int, groups: int) -> dict[int, int]:
+    """Output channels by order: half of them isotropic, the others evenly of the orders above."""
+    if not isinstance(orders, int) or orders < 0:
+        raise ValueError(f"orders must be a whole number of at least 0, got {orders!r}")
+    if orders and (dims == 1 or groups > 1 or channels < 2 * orders):
+        raise ValueError(
+            f"orders={orders} takes an image or volume, groups=1 and at least {2 * orders} output channels, got "
+            f"{dims}D, groups={groups} and {channels}"
+        )
+    if not reflections and (orders == 0 or dims == 3):
+        raise ValueError(
+            "reflections=False takes orders of at least 1 in 2D, got "
+            f"orders={orders} in {dims}D: isotropic kernels, and magnitudes of the fields that one layer makes of 3D "
+            "scalars, are blind to mirror images; carry fields from layer to layer (SteerableConv3d)"
+        )
+    directed = channels // 2 if orders else 0
+    counts = {order: (directed + order - 1) // orders for order in range(1, orders + 1)}
+    return {0: channels - directed} | counts
 
 
 class _SREConvTranspose(_BandedConv):
@@ -170,6 +232,10 @@ provided), approximately to other rotations. Positional arguments, their order a
 
 Args:
     bands, profile, circular, spacing: the kernel's bands, see :func:`isoconv.bands.band_plan`.
+    orders: above 0, half of the output's channels are isotropic and the others, evenly, magnitudes of the image's
+        fields of these orders (:class:`isoconv.nn.SteerableConv2d`), which see directions and are as invariant;
+        in 2D and 3D, of one group. ``profile="gaussian"`` suits them: hard rings alias.
+    reflections: False, with orders in 2D: an image and its mirror image are told apart.
     init: ``"default"`` keeps the output at the scale of ``torch.nn.Conv{n}d``, ``"official"`` is that of SRE-Conv; see
         :mod:`isoconv.nn.init`.
     engine: how it is computed, see :mod:`isoconv.ops`.
