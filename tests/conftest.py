@@ -96,10 +96,9 @@ def few_vessels() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def _evaluated_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``sre``, ``plain``, ``plain1`` (another seed) and ``volumes``, trained until they differ and evaluated."""
-    from isoconv import figures
-    from isoconv.evaluation import evaluate
-    from isoconv.protocols import PROTOCOLS
-    from isoconv.training import TrainConfig, train
+    from isoconv.evaluation.measuring import evaluate
+    from isoconv.evaluation.protocols import PROTOCOLS
+    from isoconv.training.loop import TrainConfig, train
 
     folder = tmp_path_factory.mktemp("runs")
     small = {"width": 4, "epochs": 4, "batch_size": 4, "size": 16, "device": "cpu"}
@@ -107,7 +106,7 @@ def _evaluated_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sre = replace(plain, model="sre_resnet18", out=folder / "sre", kernel_sizes=(5, 5, 3, 3))
     volumes = replace(plain, data="cells3d", model="sre_resnet18_3d", out=folder / "volumes", epochs=1, width=2)
     with _few_cells(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "save_all", lambda *_: [])  # seconds each; their own tests draw them
+        patch.setattr("isoconv.figures.drawing.save_all", lambda *_: [])  # seconds each; their own tests draw them
         for config in (sre, plain, replace(plain, seed=1, out=folder / "plain1"), volumes):
             run = train(config)
             for protocol in PROTOCOLS:
@@ -128,4 +127,4 @@ def evaluated(_evaluated_once: Path, few_cells: None, tmp_path: Path) -> Callabl
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """An evaluation that draws nothing: drawing takes longer than everything else."""
-    monkeypatch.setattr("isoconv.figures.save_all", lambda *_: [])
+    monkeypatch.setattr("isoconv.figures.drawing.save_all", lambda *_: [])

@@ -1,8 +1,11 @@
 """Which tap belongs to which band."""
 
 import copy
+import inspect
 import json
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isoconv.bands import PROFILES, band_plan
+from isoconv.bands import PROFILES, BandOptions, band_plan, plan_from_key
 from isoconv.symmetry import symmetry_group
 
 SIZES = st.integers(1, 3).flatmap(lambda n: st.tuples(*[st.integers(1, 7)] * n))
@@ -71,6 +74,7 @@ def test_every_kernel_is_symmetric_and_has_no_dead_band(size: tuple[int, ...], p
     for symmetry in symmetry_group(len(size)):
         if tuple(size[p] for p in symmetry.perm) == size:
             torch.testing.assert_close(symmetry(basis), basis, rtol=0, atol=1e-12)
+    assert plan.parity == ((1,) * len(size),) * plan.bands
 
 
 @given(st.integers(1, 9), st.booleans())
@@ -105,6 +109,26 @@ def test_plans_are_cached_hashable_and_survive_pickle() -> None:
     assert pickle.loads(pickle.dumps(plan)) is plan
     assert copy.deepcopy(plan) is plan
     assert len({plan, band_plan((5, 5))}) == 2
+
+
+@given(SIZES, st.sampled_from(sorted(PROFILES)), st.booleans(), st.floats(0.1, 10))
+def test_a_key_stands_for_its_plan(size: tuple[int, ...], profile: str, circular: bool, spacing: float) -> None:
+    plan = band_plan(size, profile=profile, circular=circular, spacing=spacing)
+    assert plan_from_key(plan.key) is plan
+
+
+def test_a_key_means_the_same_in_another_process() -> None:
+    plan = band_plan((3, 5), profile="area", circular=False, spacing=(2.5, 0.1))
+    code = f"from isoconv.bands import plan_from_key; print(hash(plan_from_key({plan.key!r}).rows), end='')"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(other.stdout) == hash(plan.rows)  # of numbers: the same in every process
+
+
+def test_options_are_typed_as_band_plan_takes_them() -> None:
+    keywords = {
+        p.name: p.annotation for p in inspect.signature(band_plan).parameters.values() if p.kind is p.KEYWORD_ONLY
+    }
+    assert keywords == {name: hint.__forward_arg__ for name, hint in BandOptions.__annotations__.items()}
 
 
 @pytest.mark.parametrize(

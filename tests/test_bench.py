@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from isoconv import bench
-from isoconv.cli import main
-from isoconv.figures import speed_ratios
+from isoconv.cli.main import main
+from isoconv.figures.drawing import speed_ratios
 from isoconv.ops import numba_cpu
 
 TINY = bench.Layer(4, (6, 6), 3, 2)

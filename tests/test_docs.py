@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from isoconv.cli import main
+from isoconv.cli.main import main
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [*sorted(DOCS.glob("tutorials/*.md")), DOCS / "concepts" / "bands.md", DOCS / "concepts" / "symmetry.md"]

@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 import isoconv
-from isoconv.symmetry import circular_mask, plane_rotation, random_rotations, resample, rotate, symmetry_group
+from isoconv.symmetry import (
+    GridGroup,
+    circular_mask,
+    plane_rotation,
+    random_rotations,
+    resample,
+    rotate,
+    symmetry_group,
+)
 
 
 @pytest.mark.parametrize(("dims", "order"), [(1, 2), (2, 8), (3, 48)])
@@ -138,3 +146,16 @@ class TestEquivarianceError:
     ) -> None:
         with pytest.raises(error, match=message):
             isoconv.equivariance_error(module, torch.randn(shape))
+
+
+@pytest.mark.parametrize(("dims", "sizes"), [(1, (1, 2, 1, 2)), (2, (1, 4, 4, 8)), (3, (1, 8, 24, 48))])
+def test_grid_groups(dims: int, sizes: tuple[int, ...]) -> None:
+    """Each is closed, and of the order that it has in the books: C4 and D4, O and O_h."""
+    image = torch.arange(3.0**dims).reshape([3] * dims)
+    assert tuple(len(group.elements(dims)) for group in GridGroup) == sizes
+    for group in GridGroup:
+        orbit = {tuple(g(image).flatten().tolist()) for g in group.elements(dims)}
+        assert orbit == {
+            tuple(g(h(image)).flatten().tolist()) for g in group.elements(dims) for h in group.elements(dims)
+        }
+        assert ("mirror" in group.words(dims)) == any(not g.proper for g in group.elements(dims))

@@ -6,7 +6,7 @@ import sys
 def main() -> int:
     """Run the command line; where a package of it is missing, one line says which, and what brings it."""
     try:
-        from isoconv.cli import main as run
+        from isoconv.cli.main import main as run
     except ModuleNotFoundError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -6,22 +6,25 @@ symmetry. This module computes it once per geometry and knows nothing of layers.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
+from typing import TypedDict
 
 import numpy as np
 
 from isoconv._checks import check_counts, did_you_mean, ntuple
 
-__all__ = ["PROFILES", "BandPlan", "band_plan"]
+__all__ = ["PROFILES", "BandOptions", "BandPlan", "band_plan", "plan_from_key"]
 
 _SAMPLES = {
     1: 64,
     2: 32,
     3: 12,
 }  # sub-pixel samples per axis of the area profile: its rounding stays below that of bfloat16
+_ROUNDING = 1e-12  # of float64, in sums of up to 4096 sub-pixel samples
 _GAUSSIAN_SIGMA = 0.5  # in units of the ring spacing; GMR-Conv (arXiv 2504.02819) starts at 0.478 for its 9x9 kernels
 
 
@@ -34,6 +37,9 @@ class BandPlan:
         bands: number of bands, the length of a weight's last axis.
         profile, circular, spacing: as given to :func:`band_plan`, normalised.
         rows: the basis as plain numbers, one tuple of ``prod(kernel_size)`` taps per band.
+        parity: for each row and each axis 1 if the row is even under the mirror of that axis, -1 if it is odd, None if
+            it is neither. Isotropic rows are all even.
+        key: the arguments as text, from which :func:`plan_from_key` makes the same plan in any process.
     """
 
     kernel_size: tuple[int, ...]
@@ -42,6 +48,8 @@ class BandPlan:
     circular: bool
     spacing: tuple[float, ...]
     rows: tuple[tuple[float, ...], ...] = field(repr=False, compare=False)
+    parity: tuple[tuple[int | None, ...], ...] = field(repr=False, compare=False)
+    key: str = field(repr=False, compare=False)
 
     @property
     def dims(self) -> int:
@@ -53,8 +61,23 @@ class BandPlan:
         return np.array(self.rows).reshape(self.bands, *self.kernel_size)
 
     def __reduce__(self) -> tuple:
-        build = partial(band_plan, bands=self.bands, profile=self.profile, circular=self.circular, spacing=self.spacing)
-        return build, (self.kernel_size,)
+        return plan_from_key, (self.key,)
+
+
+@lru_cache(maxsize=1024)
+def plan_from_key(key: str) -> BandPlan:
+    """The plan of that :attr:`BandPlan.key`."""
+    arguments = json.loads(key)
+    return band_plan(tuple(arguments.pop("kernel_size")), **arguments)
+
+
+class BandOptions(TypedDict, total=False):
+    """The keyword arguments of :func:`band_plan`, which layers and networks take too and hand on."""
+
+    bands: int | None
+    profile: str
+    circular: bool
+    spacing: float | Sequence[float] | None
 
 
 def band_plan(
@@ -123,7 +146,15 @@ def _cached_plan(
     if bands is None:  # one object per geometry, however it was asked for
         return _cached_plan(size, count, profile, circular, spacing)
     rows = tuple(map(tuple, basis.reshape(count, -1).tolist()))
-    return BandPlan(size, count, profile, circular, spacing, rows)
+    parity = tuple(tuple(_parity(row, axis) for axis in range(row.ndim)) for row in basis)
+    options = {"bands": count, "profile": profile, "circular": circular, "spacing": spacing}
+    key = json.dumps({"kernel_size": size, **options})
+    return BandPlan(size, count, profile, circular, spacing, rows, parity, key)
+
+
+def _parity(row: np.ndarray, axis: int) -> int | None:
+    mirrored = np.flip(row, axis)
+    return next((sign for sign in (1, -1) if np.allclose(row, sign * mirrored, rtol=0, atol=_ROUNDING)), None)
 
 
 def _distance(size: tuple[int, ...], spacing: tuple[float, ...], samples: int = 1) -> np.ndarray:

@@ -7,11 +7,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from isoconv.comparison import compare
-from isoconv.config import TrainConfig
-from isoconv.evaluation import evaluate
-from isoconv.figures import save_comparison
-from isoconv.training import train
+from isoconv.evaluation.comparison import compare
+from isoconv.evaluation.measuring import evaluate
+from isoconv.figures.drawing import save_comparison
+from isoconv.runs.config import TrainConfig
+from isoconv.training.loop import train
 
 __all__ = ["NETWORKS", "demo"]
 
@@ -32,7 +32,7 @@ def demo(
         threads: CPU threads; None leaves it to torch.
 
     Returns:
-        What :func:`isoconv.comparison.compare` says of the two runs, and the paths of the figures.
+        What :func:`isoconv.evaluation.compare` says of the two runs, and the paths of the figures.
 
     Raises:
         ValueError: ``out`` holds runs with other options.

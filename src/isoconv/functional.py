@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from isoconv._checks import ntuple
-from isoconv.bands import band_plan
+from isoconv._checks import ntuple, spells_out
+from isoconv.bands import BandPlan, band_plan
 from isoconv.ops import conv_spec, sre_conv
 from isoconv.ops.reference import expand_kernel as expand_kernel
 from isoconv.ops.resampling import symmetric_avg_pool as symmetric_avg_pool
@@ -30,6 +30,7 @@ __all__ = [
 
 
 def _conv(dims: int) -> Callable[..., Tensor]:
+    @spells_out(band_plan, without=["bands"])
     def sre_conv_nd(
         input: Tensor,
         weight: Tensor,
@@ -41,20 +42,16 @@ def _conv(dims: int) -> Callable[..., Tensor]:
         *,
         kernel_size: int | Sequence[int],
         padding_mode: str = "zeros",
-        profile: str = "hard",
-        circular: bool = True,
-        spacing: float | Sequence[float] | None = None,
         engine: str = "auto",
+        **rings: Any,
     ) -> Tensor:
-        plan = band_plan(
-            ntuple(kernel_size, dims, "kernel_size"),
-            bands=_bands(weight),
-            profile=profile,
-            circular=circular,
-            spacing=spacing,
-        )
         spec = conv_spec(
-            plan, stride=stride, padding=padding, dilation=dilation, groups=groups, padding_mode=padding_mode
+            _plan(weight, dims, kernel_size, rings),
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            padding_mode=padding_mode,
         )
         return sre_conv(input, weight, bias, spec, engine=engine)
 
@@ -62,6 +59,7 @@ def _conv(dims: int) -> Callable[..., Tensor]:
 
 
 def _conv_transpose(dims: int) -> Callable[..., Tensor]:
+    @spells_out(band_plan, without=["bands"])
     def sre_conv_transpose_nd(
         input: Tensor,
         weight: Tensor,
@@ -73,20 +71,11 @@ def _conv_transpose(dims: int) -> Callable[..., Tensor]:
         dilation: int | Sequence[int] = 1,
         *,
         kernel_size: int | Sequence[int],
-        profile: str = "hard",
-        circular: bool = True,
-        spacing: float | Sequence[float] | None = None,
         engine: str = "auto",
+        **rings: Any,
     ) -> Tensor:
-        plan = band_plan(
-            ntuple(kernel_size, dims, "kernel_size"),
-            bands=_bands(weight),
-            profile=profile,
-            circular=circular,
-            spacing=spacing,
-        )
         spec = conv_spec(
-            plan,
+            _plan(weight, dims, kernel_size, rings),
             stride=stride,
             padding=padding,
             dilation=dilation,
@@ -104,12 +93,12 @@ def _conv_transpose(dims: int) -> Callable[..., Tensor]:
     )
 
 
-def _bands(weight: Tensor) -> int:
+def _plan(weight: Tensor, dims: int, kernel_size: int | Sequence[int], rings: Mapping[str, Any]) -> BandPlan:
     if weight.dim() != 3:
         raise ValueError(
             f"expected a banded weight of 3 axes, (out, in / groups, bands), got shape {tuple(weight.shape)}"
         )
-    return weight.shape[2]
+    return band_plan(ntuple(kernel_size, dims, "kernel_size"), bands=weight.shape[2], **rings)
 
 
 def _named(function: Callable[..., Tensor], name: str, twin: str, layer: str) -> Callable[..., Tensor]:

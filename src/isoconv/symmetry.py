@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache, partial
 
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = [
+    "GridGroup",
     "Symmetry",
     "circular_mask",
     "equivariance_error",
@@ -52,6 +54,36 @@ def symmetry_group(dims: int) -> tuple[Symmetry, ...]:
     """All symmetries of the segment, the square (D4, 8 elements) or the cube (48 elements), the identity first."""
     perms = itertools.permutations(range(dims))
     return tuple(Symmetry(p, f) for p in perms for f in itertools.product((False, True), repeat=dims))
+
+
+class GridGroup(StrEnum):
+    """The symmetries of the square or cube that something keeps exactly, as one of four groups."""
+
+    NONE = "none"
+    MIRRORS = "mirrors"
+    ROTATIONS = "rotations"
+    FULL = "full"
+
+    def elements(self, dims: int) -> tuple[Symmetry, ...]:
+        """Its elements for ``dims`` axes: of ``ROTATIONS`` 4 in 2D (C4) and 24 in 3D, of ``FULL`` 8 (D4) and 48."""
+        return tuple(g for g in symmetry_group(dims) if self.has(g))
+
+    def has(self, g: Symmetry) -> bool:
+        """Whether ``g`` is an element of the group."""
+        straight = g.perm == tuple(sorted(g.perm))
+        if self is GridGroup.NONE:
+            return straight and not any(g.flips)
+        return self is GridGroup.FULL or (g.proper if self is GridGroup.ROTATIONS else straight)
+
+    def words(self, dims: int) -> str:
+        """What it is for people, to follow on "exactly invariant to": "quarter turns and mirror images"."""
+        turns = "quarter turns" if dims == 2 else "the 24 rotations of the cube"
+        return {
+            GridGroup.NONE: "nothing",
+            GridGroup.MIRRORS: "mirror images along each axis",
+            GridGroup.ROTATIONS: turns,
+            GridGroup.FULL: "mirror images" if dims == 1 else f"{turns} and mirror images",
+        }[self]
 
 
 def plane_rotation(dims: int, degrees: float, plane: tuple[int, int] = (-2, -1)) -> Tensor:
@@ -126,9 +158,13 @@ def rotate(
 def circular_mask(shape: Sequence[int], *, device: torch.device | str | None = None) -> Tensor:
     """Boolean mask of the largest disc (ball) inside an image of ``shape``: the part that stays in view at every
     angle."""
-    axes = [torch.arange(n, device=device, dtype=torch.float64) - (n - 1) / 2 for n in shape]
-    squared = sum(axis.pow(2) for axis in torch.meshgrid(*axes, indexing="ij"))
-    return torch.as_tensor(squared <= (min(shape) / 2) ** 2)
+    # whole numbers, of half pixels: exact, and the same for sizes that are not known yet (torch.export)
+    axes = [(2 * torch.arange(n, device=device) - (n - 1)).square() for n in shape]
+    squared = sum(axis.view([-1] + [1] * (len(shape) - i - 1)) for i, axis in enumerate(axes))
+    least = shape[0]
+    for n in shape[1:]:
+        least = torch.sym_min(least, n)
+    return torch.as_tensor(squared <= least * least)
 
 
 @torch.no_grad()

@@ -364,7 +364,7 @@ def test_transposed_layers_get_no_engine_that_lacks_them(engine: str, transposed
         (lambda: convert(Block(), bands=3), ValueError, r"layer 'many.0': bands=3 is too many for kernel_size=\(3, 3"),
         (lambda: convert(nn.Conv2d(1, 1, 3), bands=9), ValueError, r"layer '\(root\)': bands=9 is too many"),
         (lambda: convert(Block(), bands=0), ValueError, "bands must be a whole number of at least 1, got 0"),
-        (lambda: convert(Block(), spacing=2), TypeError, "spacing"),
+        (lambda: convert(Block(), spacing=0), ValueError, r"layer .many.0.: spacing must be positive"),
     ],
 )
 def test_bad_arguments_are_refused_with_a_reason(

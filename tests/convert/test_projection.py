@@ -34,6 +34,21 @@ def test_weights_are_the_least_squares_projection(dims: int, profile: str, circu
         assert torch.equal(converted.bias, layer.bias)
 
 
+def test_spacing_reaches_the_layers() -> None:
+    layer = nn.Conv3d(2, 3, (3, 5, 5), padding="same")
+    converted = convert(layer, spacing=(2.5, 1, 1))
+    assert converted.plan == isoconv.SREConv3d(2, 3, (3, 5, 5), spacing=(2.5, 1, 1)).plan
+    assert isoconv.conversion_report(layer, spacing=(2.5, 1, 1)).banded_weights == converted.weight.numel()
+    with pytest.raises(ValueError, match="layer '1': spacing must be one number or 2 of them"):
+        convert(nn.Sequential(nn.Conv3d(1, 1, 3), nn.Conv2d(1, 1, 3)), spacing=(2.5, 1, 1))
+
+
+@pytest.mark.parametrize("call", [convert, isoconv.conversion_report])
+def test_an_option_that_no_layer_has(call) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(TypeError, match=r"has no option 'spacin': its options are net.*did you mean 'spacing'"):
+        call(nn.ReLU(), spacin=2)
+
+
 @given(st.sampled_from([*PROFILES]), st.booleans(), st.integers(2, 9), st.sampled_from([torch.float32, torch.float64]))
 @settings(max_examples=50)
 def test_an_isotropic_kernel_is_kept(profile: str, circular: bool, size: int, dtype: torch.dtype) -> None:

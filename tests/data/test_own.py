@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isoconv.cli import main
+from isoconv.cli.main import main
 from isoconv.data import get_task, load, own
 from isoconv.data.check import check
 
@@ -268,9 +268,8 @@ def test_a_label_that_a_manifest_would_split_is_refused(
 def test_a_run_on_own_data_is_trained_evaluated_and_predicts(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from isoconv import figures
 
-    monkeypatch.setattr(figures, "save_all", lambda *_: [])  # their own tests draw them
+    monkeypatch.setattr("isoconv.figures.drawing.save_all", lambda *_: [])  # their own tests draw them
     monkeypatch.chdir(tmp_path)
     items = Mock(wraps=own.items)
     monkeypatch.setattr(own, "items", items)

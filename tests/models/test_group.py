@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import isoconv
-from isoconv.evaluation import multiply_adds
+from isoconv.evaluation.measuring import multiply_adds
 from isoconv.models import create_model
 from isoconv.models.group import GroupConv2d, GroupMaxPool2d, GroupNorm2d
 

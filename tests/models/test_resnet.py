@@ -157,6 +157,7 @@ def test_activations_keep_their_scale_at_initialisation() -> None:
             TypeError,
             "has no option 'sre_conv_sizes'.*kernel_sizes",
         ),
+        (lambda: create_model("sre_resnet18", profil="gaussian"), TypeError, "did you mean 'profile'"),
         (lambda: create_model("resnet18", profile="gaussian"), TypeError, "model 'resnet18' has no option 'profile'"),
         (
             lambda: create_model("sre_resnet18", kernel_sizes=(9, 9, 5)),

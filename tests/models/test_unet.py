@@ -1,11 +1,14 @@
 """U-Nets: exact symmetry at every size, also after training; the paper's count; refusals."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from isoconv import create_model
+from isoconv import SREConv3d, create_model
+from isoconv.models import model_config
 from isoconv.nn import precondition_
 from isoconv.symmetry import symmetry_group
 
@@ -99,3 +102,14 @@ def test_impossible_options_are_refused(options: dict[str, object], message: str
 def test_wrong_inputs_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected an input \(N, 3, 2 non-empty spatial axes\)"):
         create_model("unet", 3, 2, width=1)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("name", ["sre_unet_3d", "sre_resnet18_3d"])
+def test_options_of_the_layers_reach_all_of_them(name: str) -> None:
+    options = {"spacing": (2.5, 1, 1), "circular": False, "profile": "area", "init": "official", "engine": "reference"}
+    net = create_model(name, 1, 2, width=2, kernel_sizes=3, **options)
+    for model in (net, create_model(**json.loads(json.dumps(model_config(net))))):
+        layers = [m for m in model.modules() if isinstance(m, SREConv3d)]
+        assert {(m.plan.spacing, m.plan.circular, m.plan.profile, m.init, m.engine) for m in layers} == {
+            ((2.5, 1.0, 1.0), False, "area", "official", "reference")
+        }

@@ -345,7 +345,7 @@ def test_a_trace_holds_the_operator_not_its_result() -> None:
 def test_operators_keep_the_rules_of_pytorch() -> None:
     plan = band_plan((3, 3))
     x, weight, grad = (torch.randn(s, requires_grad=True) for s in ((2, 4, 5, 6), (6, 2, 2), (2, 6, 3, 3)))
-    geometry = ([1, 1, 1, 1], [2, 2], [1, 1], 2, [3, 3], plan.bands, plan.profile, plan.circular, list(plan.spacing))
+    geometry = ([1, 1, 1, 1], [2, 2], [1, 1], 2, plan.key)
     torch.library.opcheck(numba_cpu._convolve, (x, weight, *geometry))
     for wanted in ([True, True], [True, False], [False, True]):
         torch.library.opcheck(numba_cpu._gradients, (x, weight, grad, wanted, *geometry))

@@ -190,7 +190,7 @@ def test_double_backward() -> None:
 
 
 def test_registered_operator_is_sound() -> None:
-    geometry = ([1, 1], [1, 1], 1, [3, 3], 2, "hard", True, [1.0, 1.0])
+    geometry = ([1, 1], [1, 1], 1, band_plan((3, 3)).key)
     input, weight = random(2, 3, 5, 5), random(4, 3, 2)
     torch.library.opcheck(triton_cuda._convolve, (input.requires_grad_(), weight.requires_grad_(), [1] * 4, *geometry))
 

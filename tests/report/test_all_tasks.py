@@ -11,8 +11,8 @@ from isoconv import data
 from isoconv.data import MEDMNIST, Task
 from isoconv.report import write_report
 from isoconv.report.page import BUDGET
-from isoconv.study import load_study
-from isoconv.study_run import run_cell, study_status
+from isoconv.study.plan import load_study
+from isoconv.study.running import run_cell, study_status
 
 STUDIES = Path(__file__).parents[2] / "studies"
 COUNTS = {"train": 12, "val": 6, "test": 7}

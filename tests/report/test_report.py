@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from isoconv.cli import main
-from isoconv.metrics import decide
-from isoconv.protocols import conditions
+from isoconv.cli.main import main
+from isoconv.evaluation.protocols import conditions
 from isoconv.report import page as page_module
 from isoconv.report import write_report
 from isoconv.report.charts import rank_diagram
@@ -26,7 +25,8 @@ from isoconv.report.comparing import best_of_each, curve, headline, pairs, ranki
 from isoconv.report.scores import gather
 from isoconv.report.turning import _words
 from isoconv.runs import RunDir
-from isoconv.study import load_study
+from isoconv.study.plan import load_study
+from isoconv.tasks.metrics import decide
 
 STUDY = """
 title = "Few cells <turned>"

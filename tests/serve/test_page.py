@@ -19,7 +19,7 @@ pytest.importorskip("fastapi", reason="isoconv serve needs pip install 'isoconv[
 from fastapi import FastAPI, Request, Response
 from PIL import Image
 
-from isoconv.prediction import Predictor
+from isoconv.evaluation.prediction import Predictor
 from isoconv.runs import RunDir
 from isoconv.serve import create_app
 

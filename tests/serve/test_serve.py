@@ -28,8 +28,8 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from isoconv.cli import main
-from isoconv.prediction import Predictor, predict
+from isoconv.cli.main import main
+from isoconv.evaluation.prediction import Predictor, predict
 from isoconv.runs import RunDir
 from isoconv.serve import Limits, create_app, serve
 from isoconv.serve.turning import ANGLES

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import logging
 from collections import OrderedDict
-from typing import Any, NamedTuple
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isoconv.bands import BandPlan, band_plan
+from isoconv._checks import spells_out
+from isoconv.bands import BandOptions, BandPlan, band_plan
 from isoconv.convert.rules import (
     AVG_POOLS,
     CONVERTIBLE,
@@ -32,28 +33,8 @@ from isoconv.ops.reference import expand_kernel
 log = logging.getLogger(__name__)
 
 
-class BandOptions(NamedTuple):
-    """How the bands of every converted layer are made, see :func:`isoconv.bands.band_plan`."""
-
-    bands: int | None
-    profile: str
-    circular: bool
-
-    def plan(self, layer: Layer) -> BandPlan:
-        try:
-            return band_plan(layer.module.kernel_size, **self._asdict())
-        except ValueError as error:
-            raise ValueError(f"layer {layer.label!r}: {error}") from None
-
-
-def convert(
-    net: nn.Module,
-    *,
-    bands: int | None = None,
-    profile: str = "hard",
-    circular: bool = True,
-    engine: str = "auto",
-) -> nn.Module:
+@spells_out(band_plan)
+def convert(net: nn.Module, *, engine: str = "auto", **bands: Unpack[BandOptions]) -> nn.Module:
     """A copy of ``net`` whose convolutions are isotropic; ``net`` stays as it is.
 
     - ``nn.ConvNd`` and ``nn.ConvTransposeNd`` wider than 1 become ``SREConvNd``, their weights projected on the bands:
@@ -71,20 +52,20 @@ def convert(
 
     Args:
         net: any module; a single convolution too.
-        bands, profile, circular: of every converted layer, see :func:`isoconv.bands.band_plan`.
+        bands, profile, circular, spacing: of every converted layer, see :func:`isoconv.bands.band_plan`.
         engine: of every converted layer, see :mod:`isoconv.ops`; transposed ones, which the fast engines lack, get
             ``"auto"`` in place of one of those.
 
     Raises:
         ValueError: for options that do not fit a layer, naming it.
     """
-    options, engine = BandOptions(bands, profile, circular), check_engine(engine)
+    check_engine(engine)
     found = layers(check_module(net))
     memo = detached(net)
     heirs = []
     for layer in found:
         if layer.verdict.status == CONVERTIBLE:
-            heir, whole = _replace(layer, options, engine, memo)
+            heir, whole = _replace(layer, bands, engine, memo)
             heirs.append((layer.module, heir))
             memo[id(layer.module)] = whole.train(layer.module.training)
     for module, heir in heirs:  # once all places are known, since a hook can refer to any of them
@@ -95,6 +76,14 @@ def convert(
     if left := [layer.label for layer in found if layer.verdict.status == LEFT]:
         log.warning("layers left as they are: %s; isoconv.conversion_report tells why", ", ".join(left))
     return converted
+
+
+def plan_for(layer: Layer, bands: BandOptions) -> BandPlan:
+    """The bands that ``layer`` gets."""
+    try:
+        return band_plan(layer.module.kernel_size, **bands)
+    except ValueError as error:
+        raise ValueError(f"layer {layer.label!r}: {error}") from None
 
 
 def detached(net: nn.Module) -> dict[Any, Any]:
@@ -130,40 +119,40 @@ def retained_energy(kernel: Tensor, plan: BandPlan) -> float:
     return expand_kernel(project(exact, plan), plan).square().sum().item() / total if total else 1.0
 
 
-def _replace(layer: Layer, options: BandOptions, engine: str, memo: dict[Any, Any]) -> tuple[nn.Module, nn.Module]:
+def _replace(layer: Layer, bands: BandOptions, engine: str, memo: dict[Any, Any]) -> tuple[nn.Module, nn.Module]:
     """The layer that does the work of ``layer`` in the converted network, yet without hooks; and the same with what
     centres it."""
     module, base, view = layer.module, kind(layer.module), window(layer.module)
     if base in TRANSPOSED:
-        return _replace_transposed(layer, options, engine, memo)
+        return _replace_transposed(layer, bands, engine, memo)
     if base in SYMMETRIC and base not in CONVS and module.ceil_mode:
         pool = SYMMETRIC[base]()
         return pool, pool
     if base in CONVS and not view.pointwise:
-        heir = _banded(layer, options, engine, memo, module.padding)
+        heir = _banded(layer, bands, engine, memo, module.padding)
     else:
         heir = _unhooked(module, memo)
     return heir, nn.Sequential(view.grid("max" if base in MAX_POOLS else "avg"), heir) if view.strided else heir
 
 
 def _replace_transposed(
-    layer: Layer, options: BandOptions, engine: str, memo: dict[Any, Any]
+    layer: Layer, bands: BandOptions, engine: str, memo: dict[Any, Any]
 ) -> tuple[nn.Module, nn.Module]:
     module, padding = layer.module, recentred(layer.module)
     engine = engine if engine == "reference" else "auto"
     if min(padding) < 0:
-        heir = _banded(layer, options, engine, memo, module.padding, output_padding=module.output_padding)
+        heir = _banded(layer, bands, engine, memo, module.padding, output_padding=module.output_padding)
         return heir, heir
-    heir = _banded(layer, options, engine, memo, padding)
+    heir = _banded(layer, bands, engine, memo, padding)
     odd = [1 + e % 2 for e in module.output_padding]
     mean = list(AVG_POOLS)[len(odd) - 1]
     return heir, nn.Sequential(heir, mean(odd, 1)) if max(odd) > 1 else heir
 
 
 def _banded(
-    layer: Layer, options: BandOptions, engine: str, memo: dict[Any, Any], padding: Any, **extra: Any
+    layer: Layer, bands: BandOptions, engine: str, memo: dict[Any, Any], padding: Any, **extra: Any
 ) -> nn.Module:
-    module, plan = layer.module, options.plan(layer)
+    module, plan = layer.module, plan_for(layer, bands)
     banded = SYMMETRIC[kind(module) or type(module)](
         module.in_channels,
         module.out_channels,
@@ -177,7 +166,7 @@ def _banded(
         device="meta",  # neither time nor random numbers go into weights that are replaced at once
         dtype=module.weight.dtype,
         engine=engine,
-        **options._asdict(),
+        **bands,
         **extra,
     )
     tied = id(module.weight), plan

@@ -6,12 +6,14 @@ import math
 import textwrap
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from isoconv.convert.conversion import BandOptions, check_module, retained_energy
+from isoconv._checks import spells_out
+from isoconv.bands import BandOptions, band_plan
+from isoconv.convert.conversion import check_module, plan_for, retained_energy
 from isoconv.convert.rules import BANDED, Layer, kind, layers, own_parameters
 
 __all__ = ["ConversionReport", "Row", "conversion_report"]
@@ -104,17 +106,16 @@ class ConversionReport:
         return "\n".join([*aligned, "", *wrapped, "", textwrap.fill(totals, 110), NOTE])
 
 
-def conversion_report(
-    net: nn.Module, *, bands: int | None = None, profile: str = "hard", circular: bool = True
-) -> ConversionReport:
+@spells_out(band_plan)
+def conversion_report(net: nn.Module, **bands: Unpack[BandOptions]) -> ConversionReport:
     """Judge every layer of ``net``, converted or not: what :func:`isoconv.convert` with the same options makes of it,
     and what breaks the symmetry.
 
     The symmetry meant is that of the square or cube (flips and 90-degree rotations) at every input size. Layers are
     judged one by one by their type and hyperparameters, nothing is run; :func:`isoconv.equivariance_error` measures.
     """
-    options, found = BandOptions(bands, profile, circular), layers(check_module(net))
-    rows = tuple(_row(layer, options) for layer in found)
+    found = layers(check_module(net))
+    rows = tuple(_row(layer, bands) for layer in found)
     parameters = sum(p.numel() for p in net.parameters() if not is_lazy(p))
     saved = {
         id(layer.module.weight): row.dense_weights - row.banded_weights
@@ -124,7 +125,7 @@ def conversion_report(
     return ConversionReport(rows, parameters, parameters - sum(saved.values()))
 
 
-def _row(layer: Layer, options: BandOptions) -> Row:
+def _row(layer: Layer, bands: BandOptions) -> Row:
     module, verdict, base = layer.module, layer.verdict, kind(layer.module)
     own = [p.numel() for p in own_parameters(module) if not is_lazy(p)]
     row = Row(layer.name, type(module).__name__, *verdict, parameters=sum(own))
@@ -132,7 +133,7 @@ def _row(layer: Layer, options: BandOptions) -> Row:
         taps, banded = math.prod(module.kernel_size), module.weight.numel()
         return replace(row, dense_weights=banded // module.bands * taps, banded_weights=banded)
     if layer.projected:
-        plan, dense = options.plan(layer), module.weight.numel()
+        plan, dense = plan_for(layer, bands), module.weight.numel()
         banded = dense // math.prod(module.kernel_size) * plan.bands
         kept = None if module.weight.is_meta else retained_energy(module.weight, plan)
         return replace(row, dense_weights=dense, banded_weights=banded, retained=kept)

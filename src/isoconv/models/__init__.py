@@ -2,8 +2,11 @@
 
 from isoconv.models import resnet as resnet
 from isoconv.models import unet as unet
+from isoconv.models.registry import ModelInfo as ModelInfo
 from isoconv.models.registry import create_model as create_model
 from isoconv.models.registry import list_models as list_models
 from isoconv.models.registry import model_config as model_config
+from isoconv.models.registry import model_info as model_info
+from isoconv.models.registry import register_model as register_model
 
-__all__ = ["create_model", "list_models", "model_config"]
+__all__ = ["ModelInfo", "create_model", "list_models", "model_config", "model_info", "register_model"]

@@ -11,14 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["GroupConv2d", "GroupMaxPool2d", "GroupNorm2d", "order"]
+from isoconv.symmetry import GridGroup
 
-_ORDERS = {"c4": 4, "d4": 8}
+__all__ = ["GROUPS", "GroupConv2d", "GroupMaxPool2d", "GroupNorm2d", "order"]
+
+GROUPS = {"c4": GridGroup.ROTATIONS, "d4": GridGroup.FULL}
+"""Groups of the square by name."""
 
 
 def order(group: str) -> int:
     """Number of elements of ``"c4"`` or ``"d4"``."""
-    return _ORDERS[group]
+    return len(GROUPS[group].elements(2))
 
 
 def _act(x: Tensor, g: int) -> Tensor:

@@ -1,33 +1,136 @@
-"""The registry of models: build one by name, list them, and find out how one was built."""
+"""The registry of models: build one by name, list them, and find out what one is and how it was built."""
 
 from __future__ import annotations
 
 import fnmatch
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from isoconv._checks import did_you_mean
+from isoconv._checks import check_options, did_you_mean
+from isoconv.symmetry import GridGroup
 
-__all__ = ["create_model", "list_models", "model_config", "register_model"]
+__all__ = ["ModelInfo", "create_model", "list_models", "model_config", "model_info", "register_model"]
 
-_MODELS: dict[str, Callable[..., nn.Module]] = {}
+_TASKS = ("classification", "segmentation")
 
 
-def register_model(name: str, build: Callable[..., nn.Module]) -> None:
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a registered model.
+
+    Attributes:
+        name: as :func:`create_model` takes it.
+        dims: spatial axes of its images, 2 or 3.
+        task: ``"classification"`` where its outputs are a vector for each image, of classes or of numbers;
+            ``"segmentation"`` where they are one for each pixel.
+        family: the same network for images and for volumes has one family, see :meth:`twin`.
+        build: makes it, from ``in_channels``, ``num_classes`` and its options.
+        symmetry: to what its outputs are exactly invariant, or equivariant where they have pixels, at every input size;
+            of its options if these decide, see :meth:`symmetry_with`.
+    """
+
+    name: str
+    dims: int
+    task: str
+    family: str
+    build: Callable[..., nn.Module]
+    symmetry: GridGroup | Callable[[Mapping[str, Any]], GridGroup]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Its options and their defaults."""
+        parameters = inspect.signature(self.build).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    def symmetry_with(self, options: Mapping[str, Any]) -> GridGroup:
+        """Its symmetry if built with ``options``; :func:`model_config` gives such, what else that holds is left
+        aside."""
+        if isinstance(self.symmetry, GridGroup):
+            return self.symmetry
+        return self.symmetry({name: options.get(name, default) for name, default in self.options.items()})
+
+    def twin(self, dims: int) -> str | None:
+        """Name of the model of the same family for images of ``dims`` axes; None if there is none."""
+        return next((m.name for m in _MODELS.values() if (m.family, m.dims) == (self.family, dims)), None)
+
+
+_MODELS: dict[str, ModelInfo] = {}
+
+
+def register_model(
+    name: str,
+    build: Callable[..., nn.Module],
+    *,
+    dims: int,
+    task: str,
+    symmetry: str | Callable[[Mapping[str, Any]], GridGroup],
+    family: str | None = None,
+) -> None:
     """Make ``create_model(name, in_channels, num_classes, **options)`` call ``build``, whose signature declares the
-    options."""
+    options.
+
+    Args:
+        name: a new one.
+        build: takes ``in_channels`` and ``num_classes``, and its options as keyword-only arguments.
+        dims, task: as in :class:`ModelInfo`.
+        symmetry: as in :class:`ModelInfo`; a :class:`isoconv.symmetry.GridGroup` or its value, such as ``"none"``.
+        family: as in :class:`ModelInfo`; by default its name.
+
+    Raises:
+        ValueError: the name is taken, or the family has a model of these dims; or ``dims``, ``task`` or ``symmetry`` is
+            none of the known ones.
+    """
     if name in _MODELS:
         raise ValueError(f"a model named {name!r} is registered already")
-    _MODELS[name] = build
+    if dims not in (2, 3):
+        raise ValueError(f"dims of model {name!r} must be 2 or 3, got {dims!r}")
+    if task not in _TASKS:
+        known = " or ".join(map(repr, _TASKS))
+        raise ValueError(f"task of model {name!r} must be {known}, got {task!r}{did_you_mean(task, _TASKS)}")
+    if not callable(symmetry):
+        groups = [group.value for group in GridGroup]
+        if symmetry not in groups:
+            hint = did_you_mean(symmetry, groups)
+            raise ValueError(f"symmetry of model {name!r} must be one of {', '.join(groups)}, got {symmetry!r}{hint}")
+        symmetry = GridGroup(symmetry)
+    info = ModelInfo(name, dims, task, name if family is None else family, build, symmetry)
+    if (other := info.twin(dims)) is not None:
+        raise ValueError(f"the family {info.family!r} of model {name!r} has a model of {dims} dims already: {other!r}")
+    _MODELS[name] = info
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names of the registered models that match a shell pattern, e.g. ``"sre_*"`` or ``"*_3d"``."""
-    return fnmatch.filter(_MODELS, pattern)
+def register_family(name: str, build: Callable[..., nn.Module], **about: Any) -> None:
+    """Register what ``build`` makes, given 2 or 3 dims as its first argument, as ``name`` and ``name_3d``; ``about``
+    are arguments of :func:`register_model`."""
+    for dims, suffix in ((2, ""), (3, "_3d")):
+        register_model(name + suffix, partial(build, dims), dims=dims, family=name, **about)
+
+
+def list_models(pattern: str = "*", *, dims: int | None = None, task: str | None = None) -> list[str]:
+    """Names of the registered models that match a shell pattern, e.g. ``"sre_*"``, and are of these ``dims`` and this
+    ``task`` (see :class:`ModelInfo`), if given."""
+    return [
+        name
+        for name in fnmatch.filter(_MODELS, pattern)
+        if dims in (None, _MODELS[name].dims) and task in (None, _MODELS[name].task)
+    ]
+
+
+def model_info(name: str) -> ModelInfo:
+    """What is known of the model registered as ``name``.
+
+    Raises:
+        ValueError: for an unknown name, with near matches.
+    """
+    if name not in _MODELS:
+        raise ValueError(f"unknown model {name!r}: expected one of {', '.join(_MODELS)}{did_you_mean(name, _MODELS)}")
+    return _MODELS[name]
 
 
 def create_model(name: str, in_channels: int = 3, num_classes: int = 10, **options: Any) -> nn.Module:
@@ -37,24 +140,16 @@ def create_model(name: str, in_channels: int = 3, num_classes: int = 10, **optio
         name: one of :func:`list_models`.
         in_channels: channels of the input image.
         num_classes: number of logits.
-        options: of the model; ``width``, ``kernel_sizes``, ``stem_kernel``, ``stem_stride`` of every ResNet, and
-            ``bands``, ``profile``, ``circular``, ``spacing``, ``init``, ``downsample``, ``engine`` of the isotropic
-            ones. See :func:`isoconv.models.resnet.sre_resnet`.
+        options: of the model, as ``model_info(name).options`` has them: ``width`` and ``kernel_sizes`` of every one,
+            those of :class:`isoconv.nn.SREConv2d` of the isotropic ones. See :func:`isoconv.models.resnet.sre_resnet`.
 
     Raises:
         ValueError: for an unknown name, with near matches.
         TypeError: for an option that the model does not have.
     """
-    if name not in _MODELS:
-        raise ValueError(f"unknown model {name!r}: expected one of {', '.join(_MODELS)}{did_you_mean(name, _MODELS)}")
-    known = [p.name for p in inspect.signature(_MODELS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    for option in options:
-        if option not in known:
-            raise TypeError(
-                f"model {name!r} has no option {option!r}: its options are "
-                f"{', '.join(known)}{did_you_mean(option, known)}"
-            )
-    model = _MODELS[name](in_channels, num_classes, **options)
+    info = model_info(name)
+    check_options(f"model {name!r}", options, info.options)
+    model = info.build(in_channels, num_classes, **options)
     config = {"name": name, "in_channels": in_channels, "num_classes": num_classes, **options}
     # plain numbers, for it may be written as JSON
     model._isoconv_config = {k: v.item() if isinstance(v, np.generic) else v for k, v in config.items()}  # type: ignore[assignment]

@@ -3,20 +3,40 @@ tap."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Unpack
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isoconv._checks import check_counts, ntuple
-from isoconv.bands import BandPlan, band_plan
+from isoconv._checks import check_counts, ntuple, spells_out
+from isoconv.bands import BandOptions, BandPlan, band_plan
 from isoconv.nn.field_layers import FieldMagnitudes
 from isoconv.nn.fields import Fields
 from isoconv.nn.init import check_init, init_bands_
 from isoconv.nn.steerable import SteerableConv2d, SteerableConv3d
 from isoconv.ops import ConvSpec, check_engine, conv_spec, sre_conv
 from isoconv.ops.reference import expand_kernel
+from isoconv.symmetry import GridGroup
+
+
+class SREOptions(BandOptions, total=False):
+    """The keyword-only arguments of every isotropic layer, which networks take too and hand on."""
+
+    orders: int
+    reflections: bool
+    init: str
+    engine: str
+
+
+def kept_symmetry(options: Mapping[str, Any]) -> GridGroup:
+    """To what layers of these options are exactly equivariant, cubic kernels, stride 1 and symmetric padding
+    provided."""
+    if options["spacing"] is None or np.ptp(options["spacing"]) == 0:
+        return GridGroup.FULL if options["reflections"] else GridGroup.ROTATIONS
+    return GridGroup.MIRRORS if options["reflections"] else GridGroup.NONE
+
 
 _STEERABLE = {2: SteerableConv2d, 3: SteerableConv3d}
 
@@ -97,6 +117,7 @@ class _BandedConv(nn.Module):
 
 
 class _SREConv(_BandedConv):
+    @spells_out(band_plan)
     def __init__(
         self,
         in_channels: int,
@@ -111,17 +132,13 @@ class _SREConv(_BandedConv):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
-        bands: int | None = None,
-        profile: str = "hard",
-        circular: bool = True,
-        spacing: float | Sequence[float] | None = None,
         orders: int = 0,
         reflections: bool = True,
         init: str = "default",
         engine: str = "auto",
+        **bands: Unpack[BandOptions],
     ) -> None:
-        size = ntuple(kernel_size, self.dims, "kernel_size")
-        plan = band_plan(size, bands=bands, profile=profile, circular=circular, spacing=spacing)
+        plan = band_plan(ntuple(kernel_size, self.dims, "kernel_size"), **bands)
         spec = conv_spec(
             plan, stride=stride, padding=padding, dilation=dilation, groups=groups, padding_mode=padding_mode
         )
@@ -134,7 +151,7 @@ class _SREConv(_BandedConv):
             self.directed = _STEERABLE[self.dims](
                 in_channels,
                 Fields.of({order: count for order, count in counts.items() if order}, self.dims),
-                size,
+                kernel_size,
                 stride,
                 padding,
                 dilation,
@@ -142,12 +159,9 @@ class _SREConv(_BandedConv):
                 padding_mode=padding_mode,
                 device=device,
                 dtype=dtype,
-                bands=bands,
-                profile=profile,
-                circular=circular,
-                spacing=spacing,
                 max_order=orders,
                 reflections=reflections,
+                **bands,
             )
 
     def kernel(self) -> Tensor:
@@ -183,6 +197,7 @@ def _shares(channels: int, orders: int, reflections: bool, dims: int, groups: in
 
 
 class _SREConvTranspose(_BandedConv):
+    @spells_out(band_plan)
     def __init__(
         self,
         in_channels: int,
@@ -198,15 +213,11 @@ class _SREConvTranspose(_BandedConv):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
-        bands: int | None = None,
-        profile: str = "hard",
-        circular: bool = True,
-        spacing: float | Sequence[float] | None = None,
         init: str = "default",
         engine: str = "auto",
+        **bands: Unpack[BandOptions],
     ) -> None:
-        size = ntuple(kernel_size, self.dims, "kernel_size")
-        plan = band_plan(size, bands=bands, profile=profile, circular=circular, spacing=spacing)
+        plan = band_plan(ntuple(kernel_size, self.dims, "kernel_size"), **bands)
         spec = conv_spec(
             plan,
             stride=stride,

@@ -15,7 +15,7 @@ from torch import Tensor
 from isoconv.harmonics import components, turning
 from isoconv.symmetry import Symmetry, resample
 
-__all__ = ["Fields", "arrows", "as_fields"]
+__all__ = ["Fields", "arrows", "as_fields", "joined"]
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,12 @@ def arrows(x: Tensor, fields: Fields) -> Tensor:
     if 1 not in fields.counts:
         raise ValueError(f"expected fields of order 1 among {fields}: only these are arrows")
     return fields.split(x)[1]
+
+
+def joined(fields: Fields, *maps: Tensor) -> Tensor:
+    """Feature ``maps`` of the same ``fields`` as one of so many times the fields: those of an order stay together."""
+    split = [fields.split(x) for x in maps]
+    return torch.cat([part[order].flatten(1, 2) for order in fields.counts for part in split], dim=1)
 
 
 def _matrix(g: Symmetry | Tensor) -> np.ndarray:

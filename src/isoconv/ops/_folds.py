@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 
 import numpy as np
 
@@ -33,6 +34,13 @@ class FoldPlan:
     def additions(self) -> int:
         """Additions per pixel and channel."""
         return sum(map(len, self.rows)) + sum(map(len, self.columns))
+
+
+def asymmetry(plan: BandPlan) -> str | None:
+    """Why the adjoint of ring sums is not made of the same ring sums: it reflects the kernel through its centre."""
+    if all(None not in signs and prod(signs) == 1 for signs in plan.parity):  # type: ignore[arg-type]
+        return None
+    return "it computes gradients with kernels that are even under reflection through their centre, this one is not"
 
 
 @lru_cache(maxsize=1024)

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch._C._functorch import is_legacy_batchedtensor as _is_batched
 from torch.nn import Parameter
 
-from isoconv.ops._folds import fold_plan
+from isoconv.bands import plan_from_key
+from isoconv.ops._folds import asymmetry, fold_plan
 from isoconv.ops._pieces import Window, multiply_sums, three
-from isoconv.ops.spec import ConvSpec, output_size, plan_of
+from isoconv.ops.spec import ConvSpec, output_size
 
 
 def can_run(input: Tensor, weight: Tensor, spec: ConvSpec) -> str | None:
@@ -34,7 +35,7 @@ def can_run(input: Tensor, weight: Tensor, spec: ConvSpec) -> str | None:
         return "the padded input is smaller than the kernel"
     if min(input.shape[-spec.plan.dims - 1 :]) < 1 or min(weight.shape) < 1:
         return f"it needs pixels and channels, got an input of shape {tuple(input.shape)}"
-    return None
+    return asymmetry(spec.plan)
 
 
 # What decides, in multiply-adds: those that a training step saves must outweigh the additions that make the ring sums
@@ -80,15 +81,11 @@ def _convolve_now(
     stride: list[int],
     dilation: list[int],
     groups: int,
-    kernel_size: list[int],
-    bands: int,
-    profile: str,
-    circular: bool,
-    spacing: list[float],
+    geometry: str,
 ) -> Tensor:
     """The convolution of ``input`` (N, C, *spatial), with ``padding`` before and after every axis."""
-    plan = plan_of(kernel_size, bands, profile, circular, spacing)
-    size = output_size(input.shape[2:], padding, stride, dilation, kernel_size)
+    plan = plan_from_key(geometry)
+    size = output_size(input.shape[2:], padding, stride, dilation, plan.kernel_size)
     output = input.new_empty(input.shape[0], weight.shape[0], *size)
     mixing = weight.detach().reshape(groups, weight.shape[0] // groups, -1)
     window = Window(three(padding[::2], 0), (1, 1, 1), three(stride, 1), three(dilation, 1))
@@ -105,31 +102,27 @@ def _gradients_now(
     stride: list[int],
     dilation: list[int],
     groups: int,
-    kernel_size: list[int],
-    bands: int,
-    profile: str,
-    circular: bool,
-    spacing: list[float],
+    geometry: str,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of ``input`` and ``weight``, empty where not ``wanted``, for the gradient ``grad`` of the output."""
-    plan = plan_of(kernel_size, bands, profile, circular, spacing)
+    plan = plan_from_key(geometry)
     input, weight, grad = input.detach(), weight.detach().contiguous(), grad.detach().contiguous()
     grad_input = torch.empty_like(input, memory_format=torch.contiguous_format) if wanted[0] else input.new_empty(0)
     outputs, inputs = weight.shape[0] // groups, weight.shape[1]
     moves, reach = three(stride, 1), three(dilation, 1)
     # sums of the output's gradient give both; but where strides thin them out or pixels are few, sums of the input are
     # less work than to rearrange the weight's gradient
-    shared = all(wanted) and max(stride) == 1 and grad.numel() > grad.shape[1] ** 2 * bands
+    shared = all(wanted) and max(stride) == 1 and grad.numel() > grad.shape[1] ** 2 * plan.bands
     if wanted[0]:
         mixing = weight.unflatten(0, (groups, outputs)).permute(0, 2, 1, 3).reshape(groups, inputs, -1)
-        before = [d * (k - 1) - b for d, k, b in zip(dilation, kernel_size, padding[::2], strict=True)]
+        before = [d * (k - 1) - b for d, k, b in zip(dilation, plan.kernel_size, padding[::2], strict=True)]
         window = Window(three(before, 0), moves, (1, 1, 1), reach)
         other = input if shared else None
         total = multiply_sums(
             grad, input.shape[2:], window, plan, groups, mixing=mixing, output=grad_input, other=other
         )
         if shared:
-            by_output = total.view(groups, outputs, bands, inputs).transpose(2, 3)
+            by_output = total.view(groups, outputs, plan.bands, inputs).transpose(2, 3)
             return grad_input, by_output.reshape(weight.shape).contiguous()
     if not wanted[1]:
         return grad_input, weight.new_empty(0)
@@ -143,8 +136,8 @@ _gradients = torch.library.custom_op("isoconv::ring_conv_gradients", _gradients_
 
 
 @_convolve.register_fake
-def _(input, weight, padding, stride, dilation, groups, kernel_size, *_):  # type: ignore[no-untyped-def]  # noqa: ARG001
-    size = output_size(input.shape[2:], padding, stride, dilation, kernel_size)
+def _(input, weight, padding, stride, dilation, groups, geometry):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    size = output_size(input.shape[2:], padding, stride, dilation, plan_from_key(geometry).kernel_size)
     return input.new_empty(input.shape[0], weight.shape[0], *size)
 
 

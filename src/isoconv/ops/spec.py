@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isoconv._checks import check_counts, did_you_mean, ntuple
-from isoconv.bands import BandPlan, band_plan
+from isoconv.bands import BandPlan
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -61,12 +61,11 @@ class ConvSpec:
 
     def for_operator(self, input: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
         """``input`` with padding other than zeros applied, and the rest in what operators can take, numbers and lists:
-        padding before and after every axis, stride, dilation, groups, and the arguments of ``plan_of``."""
-        plan, widths = self.plan, flat(self.padding)
+        padding before and after every axis, stride, dilation, groups, and the key of the plan."""
+        widths = flat(self.padding)
         if self.padding_mode != "zeros":
             input, widths = self._padded(input), [0] * len(widths)
-        geometry = list(plan.kernel_size), plan.bands, plan.profile, plan.circular, list(plan.spacing)
-        return input, (widths, list(self.stride), list(self.dilation), self.groups, *geometry)
+        return input, (widths, list(self.stride), list(self.dilation), self.groups, self.plan.key)
 
     def output_size(self, size: Sequence[int]) -> list[int]:
         """Spatial size of the output (unless transposed) for an input of spatial ``size``; below 1 if the kernel does
@@ -90,10 +89,6 @@ def output_size(
         (n + before + after - d * (k - 1) - 1) // s + 1
         for n, before, after, s, d, k in zip(size, padding[::2], padding[1::2], stride, dilation, kernel, strict=True)
     ]
-
-
-def plan_of(kernel_size: list[int], bands: int, profile: str, circular: bool, spacing: list[float]) -> BandPlan:
-    return band_plan(tuple(kernel_size), bands=bands, profile=profile, circular=circular, spacing=tuple(spacing))
 
 
 def conv_spec(

@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isoconv.bands import BandPlan
-from isoconv.ops.spec import ConvSpec, output_size, plan_of
+from isoconv.bands import BandPlan, plan_from_key
+from isoconv.ops._folds import asymmetry
+from isoconv.ops.spec import ConvSpec, output_size
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _tuning = threading.Lock()  # a tuned kernel keeps its arguments in itself while it is launched
@@ -52,7 +53,7 @@ def can_run(input: Tensor, weight: Tensor, spec: ConvSpec) -> str | None:
         return "the padded input is smaller than the kernel"
     if input.numel() >= 2**31:
         return f"it counts pixels in 32 bits, the input has {input.numel()} elements"
-    return None
+    return asymmetry(spec.plan)
 
 
 def is_faster(input: Tensor, weight: Tensor, spec: ConvSpec) -> bool:  # noqa: ARG001 - the signature of all engines
@@ -256,17 +257,13 @@ def _convolve(
     stride: list[int],
     dilation: list[int],
     groups: int,
-    kernel_size: list[int],
-    bands: int,
-    profile: str,
-    circular: bool,
-    spacing: list[float],
+    geometry: str,
 ) -> Tensor:
-    output = _empty(input, weight.shape[0], output_size(input.shape[2:], padding, stride, dilation, kernel_size))
+    plan = plan_from_key(geometry)
+    output = _empty(input, weight.shape[0], output_size(input.shape[2:], padding, stride, dilation, plan.kernel_size))
     if output.numel() == 0:
         return output
     mixing = weight.unflatten(0, (groups, -1)).permute(0, 3, 2, 1)
-    plan = plan_of(kernel_size, bands, profile, circular, spacing)
     return _convolve_into(output, _padded(input, padding, [1] * len(stride)), mixing, plan, stride, dilation)
 
 
@@ -279,21 +276,17 @@ def _adjoint(
     stride: list[int],
     dilation: list[int],
     groups: int,
-    kernel_size: list[int],
-    bands: int,
-    profile: str,
-    circular: bool,
-    spacing: list[float],
+    geometry: str,
 ) -> Tensor:
     output = _empty(grad, weight.shape[1] * groups, size)
     if output.numel() == 0:
         return output
-    widths = []
-    for n, m, before, s, d, k in zip(size, grad.shape[2:], padding[::2], stride, dilation, kernel_size, strict=True):
+    plan, widths = plan_from_key(geometry), []
+    moves = padding[::2], stride, dilation, plan.kernel_size
+    for n, m, before, s, d, k in zip(size, grad.shape[2:], *moves, strict=True):
         mirrored = d * (k - 1) - before
         widths += [mirrored, n + before - (m - 1) * s - 1]
     mixing = weight.unflatten(0, (groups, -1)).permute(0, 3, 1, 2)
-    plan = plan_of(kernel_size, bands, profile, circular, spacing)
     return _convolve_into(output, _padded(grad, widths, stride), mixing, plan, [1] * len(stride), dilation)
 
 
@@ -305,21 +298,18 @@ def _weight_gradient(
     stride: list[int],
     dilation: list[int],
     groups: int,
-    kernel_size: list[int],
-    bands: int,
-    profile: str,
-    circular: bool,
-    spacing: list[float],
+    geometry: str,
 ) -> Tensor:
+    plan = plan_from_key(geometry)
     if input.numel() == 0 or grad.numel() == 0:
-        return input.new_zeros(grad.shape[1], input.shape[1] // groups, bands)
-    plan = plan_of(kernel_size, bands, profile, circular, spacing)
+        return input.new_zeros(grad.shape[1], input.shape[1] // groups, plan.bands)
     return _weight_gradient_of(_padded(input, padding, [1] * len(stride)), grad, groups, plan, stride, dilation)
 
 
 @_convolve.register_fake
-def _(input, weight, padding, stride, dilation, groups, kernel_size, *_):  # type: ignore[no-untyped-def]  # noqa: ARG001
-    return _empty(input, weight.shape[0], output_size(input.shape[2:], padding, stride, dilation, kernel_size))
+def _(input, weight, padding, stride, dilation, groups, geometry):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    size = output_size(input.shape[2:], padding, stride, dilation, plan_from_key(geometry).kernel_size)
+    return _empty(input, weight.shape[0], size)
 
 
 @_adjoint.register_fake
@@ -328,8 +318,8 @@ def _(grad, weight, size, padding, stride, dilation, groups, *_):  # type: ignor
 
 
 @_weight_gradient.register_fake
-def _(input, grad, padding, stride, dilation, groups, kernel_size, bands, *_):  # type: ignore[no-untyped-def]  # noqa: ARG001
-    return input.new_empty(grad.shape[1], input.shape[1] // groups, bands)
+def _(input, grad, padding, stride, dilation, groups, geometry):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    return input.new_empty(grad.shape[1], input.shape[1] // groups, plan_from_key(geometry).bands)
 
 
 def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # noqa: ARG001

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
-from isoconv._angle_curves import Point, curve_of
-from isoconv.metrics import holm
+from isoconv.figures.curves import Point, curve_of
 from isoconv.report.scores import Entry, Gathered
 from isoconv.report.statistics import (
     Difference,
@@ -19,6 +18,7 @@ from isoconv.report.statistics import (
     friedman,
     paired_difference,
 )
+from isoconv.tasks.metrics import holm
 
 __all__ = [
     "COSTS",

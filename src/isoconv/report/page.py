@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from isoconv._extras import require
-from isoconv.protocols import DISTURBANCES, check_protocol
+from isoconv.evaluation.protocols import DISTURBANCES, check_protocol
 from isoconv.report import charts, comparing
 from isoconv.report.images import drawing
 from isoconv.report.scores import CONDITIONS, SCORES, Entry, Gathered, gather
 from isoconv.report.turning import turning_images, within
 from isoconv.runs import atomic_write
-from isoconv.study import Study
-from isoconv.study_run import STATES
+from isoconv.study.plan import Study
+from isoconv.study.running import STATES
 
 __all__ = ["write_report"]
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from isoconv._extras import require
-from isoconv.comparison import load_predictions, results_by
-from isoconv.metrics import classification_metrics, correct, decide, probabilities
-from isoconv.protocols import DISTURBANCES, conditions
+from isoconv.evaluation.comparison import load_predictions, results_by
+from isoconv.evaluation.protocols import DISTURBANCES, conditions
 from isoconv.runs import RunDir
-from isoconv.study import Averaged, Study
-from isoconv.study_run import study_status
+from isoconv.study.plan import Averaged, Study
+from isoconv.study.running import study_status
+from isoconv.tasks.metrics import classification_metrics, correct, decide, probabilities
 
 __all__ = ["CONDITIONS", "SCORES", "Entry", "Gathered", "Scored", "gather"]
 

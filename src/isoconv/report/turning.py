@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isoconv.comparison import load_predictions
 from isoconv.data import get_task, load, resize
-from isoconv.figures import first_stage
-from isoconv.metrics import decide, probabilities
-from isoconv.protocols import Condition, conditions
+from isoconv.evaluation.comparison import load_predictions
+from isoconv.evaluation.protocols import Condition, conditions
+from isoconv.figures.drawing import first_stage
 from isoconv.report.images import photograph
 from isoconv.report.scores import Entry, Gathered
 from isoconv.runs import RunDir
+from isoconv.tasks.metrics import decide, probabilities
 
 __all__ = ["share_out", "turning_images", "within"]
 

@@ -20,8 +20,8 @@ from pydantic import BaseModel
 
 import isoconv
 from isoconv._extras import require
-from isoconv.comparison import labels_of
-from isoconv.prediction import Predictor
+from isoconv.evaluation.comparison import labels_of
+from isoconv.evaluation.prediction import Predictor
 from isoconv.serve.turning import ANGLES, AXES, turn
 from isoconv.serve.uploads import SUFFIXES, BodyLimit, Limits, read_upload
 

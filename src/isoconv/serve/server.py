@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import uvicorn
 
-from isoconv.prediction import Predictor
+from isoconv.evaluation.prediction import Predictor
 from isoconv.runs import RunDir
 from isoconv.serve.app import create_app
 from isoconv.serve.uploads import Limits

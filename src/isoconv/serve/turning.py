@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from isoconv._extras import require
-from isoconv.figures import watching_first_stage
-from isoconv.prediction import Predictor
+from isoconv.evaluation.prediction import Predictor
+from isoconv.figures.drawing import watching_first_stage
 from isoconv.report.images import png
 from isoconv.symmetry import circular_mask, rotate
 

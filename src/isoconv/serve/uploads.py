@@ -18,7 +18,7 @@ from torch import Tensor
 
 from isoconv._extras import require
 from isoconv.data.files import readable
-from isoconv.prediction import Predictor
+from isoconv.evaluation.prediction import Predictor
 
 __all__ = ["SUFFIXES", "BodyLimit", "Limits", "read_upload"]
 
@@ -77,7 +77,7 @@ class BodyLimit:
 
 
 def read_upload(upload: UploadFile, readers: Sequence[Predictor], limits: Limits) -> list[tuple[list[str], Tensor]]:
-    """What each network reads from an uploaded file, see :meth:`isoconv.prediction.Predictor.read`.
+    """What each network reads from an uploaded file, see :meth:`isoconv.evaluation.prediction.Predictor.read`.
 
     The client's name is told in answers only.
 

@@ -1,0 +1,177 @@
+"""The commands about data sets: `isoconv data list`, `fetch`, `check` and `manifest`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from isoconv._extras import require
+from isoconv.cli.display import show, show_table, write_json
+from isoconv.cli.options import DataRoot, Json
+
+if TYPE_CHECKING:
+    import tyro
+
+    from isoconv.data import own
+else:
+    tyro = require("tyro", extra="study")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataList:
+    """List the data sets: 18 MedMNIST tasks and the embedded synthetic ones."""
+
+    as_json: Json = False
+
+    def run(self) -> None:
+        from isoconv.data import TASKS
+
+        if self.as_json:
+            names = ("name", "title", "kind", "dims", "channels", "labels", "counts", "sizes", "licence")
+            write_json([{name: getattr(task, name) for name in names} for task in TASKS.values()])
+        else:
+            show_table(
+                {
+                    "name": task.name,
+                    "images": f"{task.dims}D {'RGB' if task.channels == 3 else 'grey'}",
+                    "task": task.kind,
+                    "labels": len(task.labels),
+                    "train/val/test": "/".join(map(str, task.counts)),
+                }
+                for task in TASKS.values()
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFetch:
+    """Download MedMNIST files and check them; files that are there already are only checked."""
+
+    names: tyro.conf.Positional[tuple[str, ...]]
+    """Tasks, as `isoconv data list` names them."""
+    size: int = 28
+    """Image size: 28, 64, 128 or 224 (3D: 28 or 64)."""
+    data_root: DataRoot = None
+    as_json: Json = False
+
+    def run(self) -> None:
+        from isoconv.data import get_task, load
+
+        if not self.names:
+            raise ValueError("name the tasks to download; `isoconv data list` shows all")
+        tasks = [get_task(name) for name in self.names]
+        sources = {task.name: load(task.name, size=self.size, root=self.data_root).source for task in tasks}
+        show(sources, self.as_json, title="file")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCheck:
+    """Read all of a data set: what is wrong with it, and what training will do with it. Exit status 1 on errors.
+
+    isoconv data check my_images
+    """
+
+    data: tyro.conf.Positional[str]
+    """A task that `isoconv data list` names, or the path of your own: a folder with a folder per class, a .csv manifest
+    (columns path,label and optionally split,patient) or an .npz of MedMNIST's layout."""
+    size: int = 28
+    """Side in pixels that images are resized to."""
+    data_root: DataRoot = None
+    as_json: Json = False
+
+    def run(self) -> None:
+        from isoconv.data.check import check
+
+        report = check(self.data, self.size, self.data_root)
+        if self.as_json:
+            write_json(asdict(report))
+        else:
+            counts = report.facts.pop("images per class", {})
+            flat = {**report.facts, **{f"{label}, train/val/test": text for label, text in counts.items()}}
+            show(flat, as_json=False, title=self.data)
+            for kind, lines in (("error", report.errors), ("warning", report.warnings)):
+                sys.stdout.writelines(f"{kind}: {line}\n" for line in lines)
+        if report.errors:
+            raise ValueError(f"{self.data} has {len(report.errors)} errors; mend them before training")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataManifest:
+    """Write the CSV manifest of a folder with a folder per class: its images, labels, patients and splits, to keep.
+
+    isoconv data manifest my_images --out my_images.csv --patient 'p[0-9]+'
+    """
+
+    data: tyro.conf.Positional[Path]
+    """Folder, or a manifest without splits."""
+    out: Path
+    """File to write; what is there is not overwritten. Paths in it start at its folder."""
+    patient: str | None = None
+    """Regular expression whose first match in an image's path names the patient."""
+    as_json: Json = False
+
+    def run(self) -> None:
+        from isoconv.data import own
+        from isoconv.evaluation.prediction import check_output
+        from isoconv.runs import atomic_write
+
+        if self.out.suffix.lower() != ".csv":
+            raise ValueError(f"a manifest is a .csv file, got --out {self.out}; end its name so")
+        check_output(self.out)
+        found = own.assign([replace(item, patient=self._patient(item)) for item in own.items(self.data.absolute())])
+        text = _csv(found, self.out.absolute().parent)
+        atomic_write(self.out, lambda f: f.write(text.encode()))
+        sizes = Counter(item.split for item in found)
+        written = {
+            "images": len(found),
+            "patients": len({item.patient for item in found} - {""}) or None,
+            **{split: sizes[split] for split in own.SPLITS},
+        }
+        show(written, self.as_json, title=str(self.out))
+
+    def _patient(self, item: own.Item) -> str:
+        if self.patient is None:
+            return item.patient
+        try:
+            root = self.data if self.data.is_dir() else self.data.parent
+            match = re.search(self.patient, os.path.relpath(item.path, root))
+        except re.error as error:
+            raise ValueError(f"--patient {self.patient!r} is no regular expression: {error}") from None
+        if match is None:
+            raise ValueError(f"--patient {self.patient!r} matches nothing in {item.path}")
+        return match.group()
+
+
+def _csv(found: Sequence[own.Item], folder: Path) -> str:
+    from isoconv.data import own
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(own.COLUMNS)
+    for item in found:
+        if any(";" in label for label in item.labels):
+            raise ValueError(f"{item.path}: the semicolon in its label would make two in a manifest; rename the folder")
+        writer.writerow((os.path.relpath(item.path, folder), ";".join(item.labels), item.split, item.patient))
+    return text.getvalue()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """List data sets, download them, check them, or list your own in a manifest."""
+
+    command: (
+        Annotated[DataList, tyro.conf.subcommand("list")]
+        | Annotated[DataFetch, tyro.conf.subcommand("fetch")]
+        | Annotated[DataCheck, tyro.conf.subcommand("check")]
+        | Annotated[DataManifest, tyro.conf.subcommand("manifest")]
+    )
+
+    def run(self) -> None:
+        self.command.run()

@@ -1,0 +1,341 @@
+"""The command line: a dataclass per command, whose docstrings are its help and whose `run` does the work.
+
+Results go to stdout, as a table or with ``--json`` as nothing but JSON; everything else goes to stderr.
+Exit status: 0 done, 1 the job failed (one line says why), 2 wrong usage, 130 or 143 stopped by Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from isoconv._extras import require
+from isoconv.cli.data import Data
+from isoconv.cli.display import show, show_best_epoch, show_comparison, show_scores, show_table, write_json
+from isoconv.cli.options import Json, RunPath, check_plot
+from isoconv.cli.segment import Segment
+from isoconv.cli.serve import Serve
+from isoconv.cli.study import Study
+from isoconv.cli.tools import Doctor, Export
+from isoconv.runs.config import Device, Protocol, TrainConfig
+
+if TYPE_CHECKING:
+    import tyro
+else:
+    tyro = require("tyro", extra="study")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(TrainConfig):
+    """Train a network; the best epoch is chosen on the validation images.
+
+    It writes a run directory, for `isoconv evaluate`, `predict` and `compare`. Several processes share the work with
+    torchrun --nproc-per-node 2 -m isoconv train ...
+    """
+
+    resume: bool = False
+    """Continue the stopped run in --out; repeat the options that it was started with."""
+    as_json: Json = False
+
+    def run(self) -> None:
+        from isoconv.training.loop import is_first_process, train
+
+        run = train(TrainConfig(**{f.name: getattr(self, f.name) for f in fields(TrainConfig)}), self.resume)
+        if is_first_process():
+            show_best_epoch(run, self.as_json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure a trained network on the test images: upright, rotated and flipped."""
+
+    path: RunPath
+    protocol: Protocol = "standard"
+    """How images are rotated: standard (bilinear, inside a circle), official (as the paper's code), or disturbed (also
+    zoomed, shifted, noisy and blurred, inside a circle if the network was trained so)."""
+    batch_size: int | None = None
+    """Images per forward pass; None stands for 256 in 2D, 16 in 3D."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+    as_json: Json = False
+
+    def run(self) -> None:
+        from isoconv.evaluation.measuring import evaluate
+        from isoconv.runs import RunDir
+
+        result = evaluate(RunDir(self.path), self.protocol, self.batch_size, self.device)
+        if self.as_json:
+            write_json(result)
+        else:
+            show_scores(result, title=f"accuracy of {self.path}, protocol {self.protocol}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Let a trained network decide on your own images, and see whether turning an image changes its answer.
+
+    Images are PNG, JPEG, TIFF, npy or npz files, or folders of them; they are resized to the size of the training.
+    """
+
+    path: RunPath
+    images: tyro.conf.Positional[
+        Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGE [IMAGE ...]", help="Image files, or folders of them.")]
+    ]
+    out: Path | None = None
+    """File to write, FILE.csv or FILE.json; it must not exist yet."""
+    upright_only: bool = False
+    """Do not turn the images: some 35 times faster, but nothing is said about consistency under rotation."""
+    batch_size: int | None = None
+    """Images per forward pass; None stands for 256 in 2D, 16 in 3D."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+    as_json: Json = False
+
+    def run(self) -> None:
+        from isoconv.evaluation.prediction import check_output, predict, write_predictions
+
+        if self.out is not None:
+            check_output(self.out)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = lambda message, *_, **__: log.warning("warning: %s", message)
+            rows = predict(
+                self.path,
+                self.images,
+                batch_size=self.batch_size,
+                device=self.device,
+                rotations=not self.upright_only,
+            )
+        if self.out is not None:
+            write_predictions(rows, self.out)
+            log.info("%d predictions are in %s", len(rows), self.out)
+        if self.as_json:
+            write_json(rows)
+        elif self.out is None:
+            show_table(map(_prediction, rows))
+
+
+def _prediction(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `isoconv.prediction.predict` as one of a table: the label with its probability."""
+    labels = [row["label"]] if isinstance(row["label"], str) else row["label"]
+    table = {
+        "image": row["source"] if row["index"] is None else f"{row['source']}[{row['index']}]",
+        "label": ", ".join(labels) or None,
+        "probability": ", ".join(f"{100 * row['probabilities'][label]:.1f} %" for label in labels) or None,
+    }
+    if "consistency" in row:
+        table["same when turned"] = f"{100 * row['consistency']:.0f} %"
+    return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Set evaluated runs side by side, with paired tests between runs on the same test images."""
+
+    paths: tyro.conf.Positional[
+        Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN RUN ...", help="Runs that `isoconv evaluate` measured.")]
+    ]
+    protocol: Protocol | None = None
+    """Which results to take; None stands for the first protocol by which all runs were evaluated."""
+    plot: Path | None = None
+    """PNG file to draw accuracy against the angle into; runs that differ in nothing but the seed make one line."""
+    as_json: Json = False
+
+    def run(self) -> None:
+        from isoconv.evaluation.comparison import compare
+        from isoconv.runs import RunDir
+
+        check_plot(self.plot)
+        runs = [RunDir(path) for path in self.paths]
+        comparison = compare(runs, self.protocol)
+        if self.as_json:
+            write_json(comparison)
+        else:
+            show_comparison(comparison)
+        if self.plot is not None:
+            from isoconv.figures.drawing import rotation_accuracy
+
+            rotation_accuracy(runs, comparison["protocol"]).savefig(self.plot)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Train an isotropic network and its plain twin on embedded upright images, and turn the test images.
+
+    Takes minutes and needs no download. A second call shows the results again without training.
+    """
+
+    out: Path = Path("runs/demo")
+    """Folder for the two run directories and the figures."""
+    threads: int | None = None
+    """CPU threads; None leaves it to torch."""
+    as_json: Json = False
+
+    def run(self) -> None:
+        from isoconv.demo import demo
+
+        comparison, figures = demo(self.out, threads=self.threads)
+        if self.as_json:
+            write_json({**comparison, "figures": [str(path) for path in figures]})
+        else:
+            show_comparison(comparison)
+            sys.stdout.write("".join(f"figure: {path}\n" for path in figures))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """List the networks and their parameters for RGB images and 10 classes.
+
+    ResNets are for `isoconv train --model`, U-Nets for `isoconv segment train --model`.
+    """
+
+    pattern: tyro.conf.Positional[str] = "*"
+    """Only names that match, such as 'sre_*' or '*_3d'."""
+    width: int = 64
+    """Channels of the first stage."""
+    as_json: Json = False
+
+    def run(self) -> None:
+        import torch
+
+        from isoconv.models import create_model, list_models
+
+        with torch.device("meta"):
+            networks = {name: create_model(name, width=self.width) for name in list_models(self.pattern)}
+        if not networks:
+            raise ValueError(f"no network matches {self.pattern!r}; see them all with: isoconv models")
+        show(
+            {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()},
+            self.as_json,
+            title="parameters",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """What both benchmarks ask for."""
+
+    rounds: int = 7
+    """How often every contestant has its turn."""
+    threads: int | None = None
+    """CPU threads; None leaves it to torch."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to compute."""
+    plot: Path | None = None
+    """PNG file to draw the ratios into."""
+    as_json: Json = False
+
+    def measure(self, bench: Callable[..., dict[str, Any]]) -> None:
+        import torch
+
+        from isoconv.bench import markdown
+        from isoconv.runs import resolve_device
+
+        check_plot(self.plot)
+        resolve_device(self.device)  # refuses a GPU that is not there
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        result = bench(rounds=self.rounds, device=self.device)
+        if self.as_json:
+            write_json(result)
+        else:
+            sys.stdout.write(markdown(result))
+        if self.plot is not None:
+            from isoconv.figures.drawing import speed_ratios
+
+            speed_ratios(result).savefig(self.plot)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOps(BenchOptions):
+    """Time layers: every engine against plain convolutions, in turn, once their results agree. Takes minutes."""
+
+    def run(self) -> None:
+        from isoconv.bench import bench_ops
+
+        self.measure(bench_ops)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchModels(BenchOptions):
+    """Time training steps of whole networks: every engine, and the plain twin. Takes minutes."""
+
+    def run(self) -> None:
+        from isoconv.bench import bench_models
+
+        self.measure(bench_models)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Measure on this machine how fast layers and networks are."""
+
+    command: Annotated[BenchOps, tyro.conf.subcommand("ops")] | Annotated[BenchModels, tyro.conf.subcommand("models")]
+
+    def run(self) -> None:
+        self.command.run()
+
+
+Command = (
+    Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Data, tyro.conf.subcommand("data")]
+    | Annotated[Models, tyro.conf.subcommand("models")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Segment, tyro.conf.subcommand("segment")]
+    | Annotated[Serve, tyro.conf.subcommand("serve")]
+    | Annotated[Study, tyro.conf.subcommand("study")]
+)
+
+DESCRIPTION = """Train and measure networks whose answer does not change when the image is turned.
+
+A first try, in minutes and without a download: isoconv demo. Help on a command: isoconv train --help.
+Anywhere on the line, --debug shows the whole traceback of an error. isoconv --version prints the version."""
+
+
+class _Stderr(logging.Handler):
+    """Looks sys.stderr up at each line: a progress bar puts itself there, to keep lines and bar apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    argv = list(sys.argv[1:] if args is None else args)
+    if argv == ["--version"]:
+        from isoconv import __version__
+
+        sys.stdout.write(f"isoconv {__version__}\n")
+        return 0
+    debug = "--debug" in argv
+    config = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
+    logging.getLogger("isoconv").setLevel(logging.INFO)
+    logging.getLogger("isoconv").handlers = [_Stderr()]
+    try:
+        # constructing a command checks its values, so it may fail like running it
+        tyro.cli(
+            Command, prog="isoconv", description=DESCRIPTION, args=[a for a in argv if a != "--debug"], config=config
+        ).run()
+    except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
+        if debug:
+            raise
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        return 128 + signal.SIGINT
+    return 0

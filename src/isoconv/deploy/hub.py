@@ -1,0 +1,237 @@
+"""Networks in a folder, or a repository of the Hugging Face Hub: ``config.json``, which rebuilds the network, and its
+weights in ``model.safetensors``. Nothing in them is code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor, nn
+
+from isoconv._checks import did_you_mean
+from isoconv._extras import require
+from isoconv.models import create_model, model_config
+from isoconv.runs import OnImages, RunDir, write_json
+
+__all__ = ["from_pretrained", "push_to_hub", "save_pretrained"]
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+VERSION = 1
+KEYS = ("version", "isoconv", "model", "images", "task")
+_OLD = "it was written by something else, or has been edited; save the network again with isoconv.save_pretrained"
+
+
+def save_pretrained(net: nn.Module | RunDir, folder: str | os.PathLike[str]) -> Path:
+    """Write a network to a new folder, from which :func:`from_pretrained` rebuilds it.
+
+    Args:
+        net: what :func:`isoconv.create_model` built; or a run, then its best network with the labels of its task and a
+            model card, ``README.md``; or what :meth:`isoconv.runs.RunDir.load_model` gives. What torch.compile made of
+            a network is saved as that network.
+        folder: must not exist, or be empty. It is written whole or not at all.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: the folder is not empty.
+        FileNotFoundError: there is no folder to make it in.
+        ValueError: ``net`` was built otherwise, or changed since, so that it could not be rebuilt; or it has no weights
+            yet.
+    """
+    from isoconv import __version__
+
+    folder = Path(folder).absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is not empty; choose another folder, or delete it")
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder.parent} to make {folder.name} in; make it first")
+    run = net if isinstance(net, RunDir) else None
+    module = net.load_model() if isinstance(net, RunDir) else getattr(net, "_orig_mod", net)  # without torch.compile
+    inner: Any = module.net if isinstance(module, OnImages) else module
+    model = model_config(inner)
+    config = {
+        "version": VERSION,
+        "isoconv": __version__,
+        "model": model,
+        "images": {"masked": module.masked} if isinstance(module, OnImages) else None,
+        "task": None if run is None else {**run.model_info["task"], "size": run.model_info["input_size"]},
+    }
+    state = inner.state_dict()
+    built, changed = _build(model), "the network was changed after create_model built it"
+    _check_state(state, built.state_dict(), changed)
+    owners: dict[int, str] = {}
+    for name, value in state.items():
+        if value.is_meta:
+            raise ValueError(f"{name} is on the meta device, without values; load the network's weights first")
+        if (owner := owners.setdefault(value.untyped_storage().data_ptr(), name)) != name:
+            raise ValueError(f"{changed}: {owner} and {name} share their values; build it anew")
+    for got, expected in zip(str(inner).splitlines(), str(built).splitlines(), strict=False):
+        if got != expected:
+            raise ValueError(f"{changed}: it has {got.strip()}, expected {expected.strip()}; build it anew")
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        made = Path(temporary) / folder.name
+        made.mkdir()
+        safetensors.save_file({name: value.cpu().contiguous() for name, value in state.items()}, made / WEIGHTS)
+        write_json(made / CONFIG, config)
+        if run is not None:
+            (made / CARD).write_text(_card(run, module, folder.name), encoding="utf-8")
+        os.replace(made, folder)
+    return folder
+
+
+def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = None) -> nn.Module:
+    """The network in a folder that :func:`save_pretrained` wrote, or in such a repository of the Hugging Face Hub.
+
+    Args:
+        source: a folder; or, where there is no such folder, ``"owner/name"`` of a repository, which needs the extra
+            ``hub`` and is downloaded once.
+        revision: of the repository: branch, tag or commit.
+
+    Returns:
+        The network in eval mode, on the CPU, its dtype that of the weights. One that was saved from a run takes images
+        in [0, 1], shape (N, C, *spatial).
+
+    Raises:
+        FileNotFoundError: there is no such folder or repository, or a file is missing.
+        ValueError: the files are cut short, of a newer version, or do not belong together.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = _download(str(source), revision)
+    config = _config(folder / CONFIG)
+    try:
+        net = _build(config["model"])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{folder / CONFIG} does not describe a network of this version of isoconv: {error}") from None
+    path = folder / WEIGHTS
+    try:
+        state = {name: value.clone() for name, value in safetensors.load_file(path).items()}  # else mapped to the file
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist; copy the whole folder again") from None
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a complete weights file ({error}); copy or download it again") from None
+    _check_state(state, net.state_dict(), f"{path} does not fit {CONFIG} beside it")
+    net.load_state_dict(state, assign=True)
+    images = config["images"]
+    return (net if images is None else OnImages(net, images["masked"])).eval()
+
+
+def push_to_hub(
+    folder: str | os.PathLike[str], repository: str, *, private: bool = True, message: str = "Upload network"
+) -> str:
+    """Upload a folder that :func:`save_pretrained` wrote to the Hugging Face Hub, as you are logged in there.
+
+    Args:
+        folder: with a model card in it, ``README.md``.
+        repository: ``"owner/name"``; made if it does not exist.
+        private: whether a repository that is made is private.
+        message: of the commit.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        FileNotFoundError: the folder has no network or no card.
+        ValueError: :func:`from_pretrained` cannot load it, or the repository is not named ``"owner/name"``.
+        ModuleNotFoundError: without the extra ``hub``.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}; write it with isoconv.save_pretrained")
+    if not _is_repository(repository):
+        raise ValueError(f"a repository is named 'owner/name', got {repository!r}")
+    from_pretrained(folder)
+    if not (folder / CARD).is_file():
+        raise FileNotFoundError(
+            f"{folder / CARD} does not exist; write a model card: what the network is for, its data, scores and limits"
+        )
+    api = require("huggingface_hub", extra="hub").HfApi()
+    url = api.create_repo(repository, private=private, exist_ok=True)
+    api.upload_folder(
+        repo_id=repository, folder_path=folder, allow_patterns=[CONFIG, WEIGHTS, CARD], commit_message=message
+    )
+    return str(url)
+
+
+def _download(repository: str, revision: str | None) -> Path:
+    path = Path(repository)
+    siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+    missing = f"there is no folder {repository!r}{did_you_mean(path.name, siblings)}"
+    if not _is_repository(repository):
+        raise FileNotFoundError(f"{missing} (a repository of the Hugging Face Hub is named 'owner/name')")
+    try:
+        hub, kinds = (require(name, extra="hub") for name in ("huggingface_hub", "huggingface_hub.errors"))
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{missing}; to look for that repository {error}", name=error.name) from None
+    errors = (kinds.HfHubHTTPError, kinds.LocalEntryNotFoundError, kinds.OfflineModeIsEnabled, OSError)
+    try:
+        return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=[CONFIG, WEIGHTS, CARD]))
+    except errors as error:
+        first = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(f"{missing}, and no such repository can be downloaded: {first}") from error
+
+
+def _is_repository(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
+
+
+def _build(model: Mapping[str, Any]) -> nn.Module:
+    with torch.device("meta"):  # weights follow
+        return create_model(**model)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist; was the folder written by save_pretrained?") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); copy or download it again") from None
+    version = config.get("version") if isinstance(config, dict) else None
+    if isinstance(version, int) and version > VERSION:
+        written = config.get("isoconv")
+        raise ValueError(
+            f"{path} has format version {version}, this isoconv reads {VERSION}; install isoconv {written}"
+        )
+    if version != VERSION:
+        raise ValueError(f"{path} has no version of the format: {_OLD}")
+    for key in [*config, *KEYS]:
+        if key not in KEYS:
+            raise ValueError(f"{path} has an unknown entry {key!r}{did_you_mean(key, KEYS)}; {_OLD}")
+        if key not in config:
+            raise ValueError(f"{path} lacks the entry {key!r}; {_OLD}")
+    images = config["images"]
+    if not isinstance(config["model"], dict) or "name" not in config["model"]:
+        raise ValueError(f"{path}: 'model' must be the arguments of isoconv.create_model; {_OLD}")
+    if images is not None and not (isinstance(images, dict) and isinstance(images.get("masked"), bool)):
+        raise ValueError(f"{path}: 'images' must be null or say whether they are 'masked'; {_OLD}")
+    return config
+
+
+def _check_state(got: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    for name in [*expected, *got]:
+        if name not in got:
+            raise ValueError(f"{what}: {name} is missing{did_you_mean(name, got.keys() - expected.keys())}")
+        if name not in expected:
+            raise ValueError(f"{what}: {name} is unknown{did_you_mean(name, expected)}")
+        if got[name].shape != expected[name].shape:
+            shapes = f"{tuple(got[name].shape)}, expected {tuple(expected[name].shape)}"
+            raise ValueError(f"{what}: {name} has shape {shapes}")
+
+
+def _card(run: RunDir, module: nn.Module, folder: str) -> str:
+    from isoconv.deploy.export import smallest_size
+    from isoconv.deploy.model_card import Usage, model_card
+
+    does = "segmentation" if run.segments else "classification"
+    head = f"---\nlibrary_name: isoconv\ntags:\n- image-{does}\n- rotation-equivariance\n---\n\n"
+    return head + model_card(run, Usage(folder, "pretrained", smallest_size(module, run.model_info)))

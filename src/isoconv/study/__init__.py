@@ -1,0 +1,8 @@
+"""Studies: many trainings, their state, and how they are run."""
+
+from isoconv.study.plan import Study as Study
+from isoconv.study.plan import load_study as load_study
+from isoconv.study.running import run_study as run_study
+from isoconv.study.running import study_status as study_status
+
+__all__ = ["Study", "load_study", "run_study", "study_status"]

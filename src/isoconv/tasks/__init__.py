@@ -1,0 +1,1 @@
+"""Kinds of work that networks are trained for, and their scores."""

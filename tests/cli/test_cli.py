@@ -1,0 +1,375 @@
+"""The command line: help that explains, results alone on stdout, exit codes, and errors of one line."""
+
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+import isoconv
+from isoconv import __main__ as program
+from isoconv import bench
+from isoconv.cli.display import show, show_best_epoch
+from isoconv.cli.main import main
+from isoconv.data import TASKS
+from isoconv.models import list_models
+from isoconv.runs import RunDir
+
+Evaluated = Callable[[str], RunDir]
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Result]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Run a command line in this process, in a wide terminal."""
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def run(*args: object) -> Result:
+        capsys.readouterr()
+        try:
+            code = main(list(map(str, args)))
+        except SystemExit as stop:
+            code = stop.code
+        return Result(code, *capsys.readouterr())
+
+    return run
+
+
+def failure(result: Result) -> str:
+    """The one line of a job that failed."""
+    assert result.code == 1
+    assert result.out == ""
+    *log, error = result.err.splitlines()
+    assert error.startswith("error: ")
+    assert not any(line.startswith(("error", "Traceback")) for line in log)
+    return error
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A stack of two RGB images."""
+    np.save(tmp_path / "two.npy", np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8))
+    return tmp_path / "two.npy"
+
+
+# Help
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("", ["does not change when the image is turned", "isoconv demo", "train", "evaluate", "predict", "compare"]),
+        ("train", ["--data", "isoconv data list", "--model", "isoconv models", "--out", "--resume", "torchrun"]),
+        ("evaluate", ["RUN", "isoconv train", "--protocol", "official", "--device", "--json"]),
+        ("predict", ["IMAGE", "PNG, JPEG, TIFF, npy or npz", "folder", "FILE.csv or FILE.json", "--upright-only"]),
+        ("compare", ["RUN", "isoconv evaluate", "paired", "--json"]),
+        ("segment compare", ["RUN", "isoconv segment evaluate", "paired", "--plot", "--json"]),
+        ("demo", ["no download", "minutes", "--out", "--threads"]),
+        ("data", ["list", "fetch"]),
+        ("data list", ["18 MedMNIST tasks", "synthetic", "--json"]),
+        ("data fetch", ["isoconv data list", "28, 64, 128 or 224", "$ISOCONV_DATA", "~/.medmnist"]),
+        ("models", ["isoconv train --model", "'sre_*'", "--width"]),
+    ],
+)
+def test_help(call: Call, command: str, words: list[str]) -> None:
+    result = call(*command.split(), "--help")
+    text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", result.out).split())
+    assert (result.code, result.err) == (0, "")
+    assert [word for word in words if word not in text] == []
+
+
+def test_every_option_is_explained(call: Call) -> None:
+    commands = ["train", "evaluate", "predict", "compare", "demo", "models", "doctor", "export", "serve", "bench ops"]
+    commands += [f"data {name}" for name in ("list", "fetch", "check", "manifest")]
+    commands += [f"segment {name}" for name in ("train", "evaluate", "compare", "predict")]
+    commands += [f"study {name}" for name in ("run", "status", "report")]
+    for command in commands:
+        text = re.sub(r"[│╭╮╰╯─]", " ", call(*command.split(), "--help").out)
+        options = [re.split(r"\n\s*\n", part)[0] for part in re.split(r"^ +(?=--[a-z])", text, flags=re.MULTILINE)[1:]]
+        assert options, command
+        for option in options:
+            words = re.sub(r"\((default|required).*", "", option, flags=re.DOTALL)
+            _, *explained = re.split(r" {2,}|\n", words.strip(), maxsplit=1)
+            assert len(" ".join(explained)) > 10, f"{command}: {option}"
+
+
+def test_version(call: Call) -> None:
+    assert call("--version") == (0, f"isoconv {isoconv.__version__}\n", "")
+
+
+# Results
+
+
+def test_train_evaluate_and_compare(call: Call, few_cells: None, tmp_path: Path, no_figures: None) -> None:
+    options = ["--data", "cells", "--width", 2, "--size", 16, "--epochs", 1, "--device", "cpu", "--json"]
+    for model in ("sre_resnet18", "resnet18"):
+        result = call("train", "--model", model, "--out", tmp_path / model, *options)
+        assert result.code == 0, result.err
+        assert json.loads(result.out)["epoch"] == 0
+        assert "epoch 1/1: train loss" in result.err
+        result = call("evaluate", tmp_path / model, "--device", "cpu", "--json")
+        assert json.loads(result.out) == RunDir(tmp_path / model).results()["standard"]
+    result = call("compare", tmp_path / "sre_resnet18", tmp_path / "resnet18", "--json")
+    assert (result.code, result.err) == (0, "")
+    assert [row["network"] for row in json.loads(result.out)["groups"]] == ["sre_resnet18", "resnet18"]
+
+
+def test_tables_for_people(call: Call, evaluated: Evaluated, no_figures: None, tmp_path: Path) -> None:
+    sre, plain = evaluated("sre"), evaluated("plain")
+    result = call("evaluate", sre.path, "--protocol", "official", "--batch-size", 16)
+    summary = sre.results()["official"]["summary"]
+    assert result.code == 0
+    assert f"{100 * summary['upright']:.1f} %" in result.out
+    assert f"{100 * summary['rotated_worst']:.1f} %" in result.out
+    assert re.search(r"multiply-adds, one per tap +│ [\d,]+ ", result.out)
+    result = call("compare", sre.path, plain.path, "--protocol", "official", "--plot", tmp_path / "angles.png")
+    assert all(word in result.out for word in ("sre_resnet18", "resnet18", "upright", "flips", "parameters"))
+    assert (tmp_path / "angles.png").read_bytes().startswith(b"\x89PNG")
+    namesake = shutil.copytree(plain.path, tmp_path / "other" / "sre")
+    result = call("compare", sre.path, namesake)
+    assert all(str(path) in result.out for path in (sre.path, namesake))
+    result = call("compare", plain.path, evaluated("plain1").path)
+    assert (result.code, result.err) == (0, "")
+    assert "2 seeds" in result.out
+    assert "McNemar" not in result.out  # seeds of one network are no pair
+
+
+def test_epochs_are_counted_from_1_for_people(evaluated: Evaluated, capsys: pytest.CaptureFixture[str]) -> None:
+    run = evaluated("sre")
+    show_best_epoch(run, as_json=False)
+    assert re.search(rf"│ epoch +│ {run.model_info['epoch'] + 1} ", capsys.readouterr().out)
+
+
+def test_note_on_a_network_that_decides_all_alike(call: Call, evaluated: Evaluated, no_figures: None) -> None:
+    result = call("evaluate", evaluated("volumes").path)
+    assert "note: every image is decided as" in result.err
+    assert "decided" not in result.out
+
+
+def test_predict_table(call: Call, evaluated: Evaluated, picture: Path) -> None:
+    result = call("predict", evaluated("plain").path, picture)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.count("two.npy[") == 2
+    assert "same when turned" in result.out
+    result = call("predict", evaluated("sre").path, picture, "--upright-only", "--device", "cpu", "--batch-size", 1)
+    assert "same when turned" not in result.out
+
+
+def test_predict_json_and_files(call: Call, evaluated: Evaluated, picture: Path, tmp_path: Path) -> None:
+    run = evaluated("plain").path
+    rows = json.loads(call("predict", run, picture, "--json").out)
+    assert [row["index"] for row in rows] == [0, 1]
+    result = call("predict", run, picture, "--out", tmp_path / "rows.json")
+    assert (result.code, result.out) == (0, "")
+    assert result.err == f"2 predictions are in {tmp_path / 'rows.json'}\n"
+    assert json.loads((tmp_path / "rows.json").read_text()) == rows
+    call("predict", run, picture, "--out", tmp_path / "rows.csv")
+    assert (tmp_path / "rows.csv").read_text().count("\n") == 3
+
+
+def test_predict_names_what_it_leaves_out_of_a_folder(call: Call, evaluated: Evaluated, picture: Path) -> None:
+    folder = picture.parent / "folder"
+    folder.mkdir()
+    picture.rename(folder / "two.npy")
+    (folder / "notes.txt").touch()
+    result = call("predict", evaluated("plain").path, folder, "--json")
+    assert result.err == f"warning: left out of {folder}, not images: notes.txt\n"
+    assert len(json.loads(result.out)) == 2
+
+
+def test_data_list(call: Call) -> None:
+    tasks = json.loads(call("data", "list", "--json").out)
+    assert [task["name"] for task in tasks] == list(TASKS)
+    table = call("data", "list")
+    assert (table.code, table.err) == (0, "")
+    assert all(name in table.out for name in TASKS)
+
+
+def test_data_fetch(call: Call, few_cells: None) -> None:
+    assert json.loads(call("data", "fetch", "cells", "--json").out) == {"cells": "synthetic seed=0"}
+
+
+def test_data_fetch_of_real_files(call: Call, medmnist_dir: Path) -> None:
+    result = call("data", "fetch", "breastmnist", "--data-root", medmnist_dir, "--json")
+    assert json.loads(result.out) == {"breastmnist": str(medmnist_dir / "breastmnist.npz")}
+
+
+def test_models(call: Call) -> None:
+    counts = json.loads(call("models", "--json").out)
+    assert list(counts) == list_models()
+    assert counts["sre_resnet18"] < counts["resnet18"]
+    assert list(json.loads(call("models", "sre_*_3d", "--width", "8", "--json").out)) == list_models("sre_*_3d")
+
+
+def test_bench(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = functools.partial(bench.bench_ops, [bench.Layer(4, (8, 8), 3, 1)])
+    monkeypatch.setattr(bench, "bench_ops", one)
+    (row,) = json.loads(call("bench", "ops", "--rounds", 2, "--json").out)["rows"]
+    assert row["case"] == "2D 4x8x8 k=3"
+    assert "| 2D 4x8x8 k=3" in call("bench", "ops", "--rounds", 2).out
+    assert "rounds must be at least 2" in failure(call("bench", "ops", "--rounds", 1))
+
+
+def test_demo(call: Call, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the demo prints; the trainings themselves are replaced by finished ones."""
+    names = {"sre_resnet18": "sre", "resnet18": "plain"}
+    monkeypatch.setattr("isoconv.demo.train", lambda config, resume: evaluated(names[config.model]))
+    monkeypatch.setattr("isoconv.demo.evaluate", lambda run: None)
+    result = call("demo", "--out", tmp_path / "demo")
+    assert result.code == 0, result.err
+    assert all(word in result.out for word in ("upright", "rotated, mean", "sre_resnet18", "resnet18"))
+    figures = [Path(line.removeprefix("figure: ")) for line in result.out.splitlines() if line.startswith("figure: ")]
+    assert figures
+    assert all(path.is_file() for path in figures)
+
+
+def test_json_is_all_there_is_on_stdout_of_a_process(evaluated: Evaluated, picture: Path) -> None:
+    """Through the door that users take, with warnings and progress bars as they are there."""
+    command = [sys.executable, "-m", "isoconv", "predict", evaluated("plain").path, picture, "--upright-only", "--json"]
+    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    result = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert len(json.loads(result.stdout)) == 2
+
+
+def test_large_numbers_are_readable(capsys: pytest.CaptureFixture[str]) -> None:
+    show({"seconds": 12345.678, "rate": 0.0123456, "parameters": 1234567}, as_json=False, title="run")
+    out = capsys.readouterr().out
+    assert all(text in out for text in ("12,346", "0.01235", "1,234,567"))
+
+
+# Wrong usage: exit status 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "Expected one of {train, evaluate"),
+        ("evalute x", "Available subcommands: train, evaluate"),
+        ("train --data cells --out x", "--model"),
+        ("evaluate", "RUN"),
+        ("evaluate x --devic cpu", "--device"),
+        ("evaluate x --protocol oficial", "'standard', 'official', 'disturbed'"),
+        ("predict x y --batch-size two", "--batch-size"),
+        ("train --data cells --model resnet18 --out x --lr -1", "lr must be finite and at least 1e-06"),
+        ("train --data cells --model resnet18 --out x --epochs 0", "epochs must be a whole number of at least 1"),
+    ],
+)
+def test_wrong_usage(call: Call, line: str, message: str) -> None:
+    result = call(*line.split())
+    assert result.code == 2
+    assert result.out == ""
+    assert message in " ".join(result.err.split())
+
+
+# Failed jobs: exit status 1 and one line
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("train --data breastmnst --model resnet18 --out x", "unknown data set 'breastmnst'; did you mean 'breastmni"),
+        ("train --data cells --model resnet81 --out x", "unknown model 'resnet81'.*did you mean 'resnet18'"),
+        ("train --data cells --model sre_resnet18 --profile linaer --out x", "did you mean 'linear'"),
+        ("train --data cells --model resnet18_3d --out x", "has 2D images, network 'resnet18_3d' does not"),
+        ("evaluate x", "no run at x .*isoconv train --out x"),
+        ("predict x y.png", "no run at x "),
+        ("predict x y.png --out rows.xlsx", r"written as \.csv or \.json, got rows\.xlsx"),
+        ("compare x y", "no run at x "),
+        ("compare", "at least two run directories, got 0"),
+        ("compare x y --plot angles.pdf", "--plot must be a .png file"),
+        (
+            "train --data vessels --model sre_unet --out x",
+            "with a label per image: it has one per pixel, see isoc",
+        ),
+        ("data fetch cels", "unknown data set 'cels'; did you mean 'cells'"),
+        ("data fetch", "name the tasks to download; `isoconv data list` shows all"),
+        ("data check cels", "unknown data set 'cels'; did you mean 'cells'"),
+        ("data fetch breastmnist --size 30", "published in 28, 64, 128, 224 pixels a side, got size=30"),
+        pytest.param(
+            "bench ops --device cuda",
+            "device cuda was asked for, but torch finds no GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+        ("models vgg*", r"no network matches 'vgg\*'; see them all with: isoconv models"),
+    ],
+)
+def test_failed_job(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert re.search(message, failure(call(*line.split())))
+    assert not list(tmp_path.iterdir())
+
+
+def test_existing_files_are_kept(call: Call, evaluated: Evaluated, picture: Path, tmp_path: Path) -> None:
+    run = evaluated("plain")
+    train = ["train", "--data", "cells", "--model", "resnet18", "--size", "16", "--out"]
+    assert "choose another --out, or continue a stopped run with --resume" in failure(call(*train, run.path))
+    (tmp_path / "rows.csv").write_text("mine")
+    error = failure(call("predict", run.path, picture, "--out", tmp_path / "rows.csv"))
+    assert "rows.csv exists and is not overwritten" in error
+    assert (tmp_path / "rows.csv").read_text() == "mine"
+
+
+def test_output_is_checked_before_the_images_are_read(call: Call, evaluated: Evaluated, tmp_path: Path) -> None:
+    error = failure(call("predict", evaluated("plain").path, "nowhere.png", "--out", tmp_path / "nowhere" / "rows.csv"))
+    assert "make it first" in error
+
+
+def test_unsuitable_images(call: Call, evaluated: Evaluated, tmp_path: Path) -> None:
+    np.save(tmp_path / "nan.npy", np.full((16, 16, 3), np.nan))
+    run = evaluated("plain").path
+    assert "nan.npy holds NaN or infinity; replace them" in failure(call("predict", run, tmp_path / "nan.npy"))
+    assert "there is no file or folder nowhere.png" in failure(call("predict", run, "nowhere.png"))
+    (tmp_path / "empty").mkdir()
+    assert "holds no image" in failure(call("predict", run, tmp_path / "empty"))
+    assert "got no path" in failure(call("predict", run))
+
+
+def test_damaged_run(call: Call, evaluated: Evaluated, picture: Path) -> None:
+    run = evaluated("plain")
+    (run.path / "results.json").unlink()
+    assert "evaluate it first: isoconv evaluate" in failure(call("compare", run.path, evaluated("sre").path))
+    (run.path / "model.safetensors").write_bytes(b"cut")
+    for command in (["evaluate", run.path], ["predict", run.path, picture]):
+        assert "model.safetensors is not a complete weights file" in failure(call(*command))
+
+
+def test_a_missing_package_is_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("isoconv.cli")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tyro", None)  # as after a plain `pip install isoconv`
+    assert program.main() == 1
+    told = "error: this needs the package 'tyro'; install it with: pip install 'isoconv[study]'\n"
+    assert capsys.readouterr().err == told
+
+
+def test_stopped_by_hand(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("isoconv.models.list_models", stop)
+    assert call("models") == (130, "", "stopped\n")
+
+
+def test_debug_shows_the_traceback(call: Call) -> None:
+    with pytest.raises(FileNotFoundError, match="no run at x"):
+        call("evaluate", "--debug", "x")

@@ -1,0 +1,379 @@
+"""Exported networks: they compute what the run computes, for any batch and size, without isoconv; their model cards."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import isoconv
+from isoconv import fuse
+from isoconv import nn as iso
+from isoconv.cli.main import main
+from isoconv.deploy import export
+from isoconv.deploy.export import export_run
+from isoconv.deploy.model_card import Usage, model_card
+from isoconv.models import create_model, model_config
+from isoconv.runs import OnImages, RunDir, write_json
+
+Evaluated = Callable[[str], RunDir]
+Exported = Callable[[str, str], tuple[RunDir, Path]]
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "deploy.md"
+
+
+def onnxruntime() -> ModuleType:
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'isoconv[onnx]'")
+    return pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'isoconv[onnx]'")
+
+
+def images(run: RunDir, batch: int, *size: int) -> Tensor:
+    return torch.rand(batch, run.model_info["task"]["channels"], *size)
+
+
+@pytest.fixture(scope="module")
+def exported(_evaluated_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A run and its file in a format, each exported once: ``sre``, ``plain``, ``volumes``, or ``sre_strided`` and
+    ``plain_strided``, whose last map is a single pixel."""
+    folder = tmp_path_factory.mktemp("exported")
+    for name in ("sre", "plain", "volumes"):
+        shutil.copytree(_evaluated_once / name, folder / name)
+    for name in ("sre", "plain"):
+        strided = RunDir(shutil.copytree(folder / name, folder / f"{name}_strided"))
+        net = create_model(**strided.model_info["model"], stem_stride=2)
+        strided.save_model(net, {**strided.model_info, "model": model_config(net)})
+
+    def export(name: str, format: str) -> tuple[RunDir, Path]:
+        path = folder / name / "export" / f"model.{format}"
+        if not path.exists():
+            export_run(folder / name, format)
+        return RunDir(folder / name), path
+
+    return export
+
+
+# What is written
+
+
+SIZES = {"sre": [(16, 16), (17, 22), (34, 21)], "volumes": [(16, 16, 16), (17, 24, 20)]}
+
+
+@pytest.mark.parametrize("name", ["sre", pytest.param("volumes", marks=pytest.mark.slow)])
+def test_pt2_takes_any_batch_and_size(exported: Exported, name: str) -> None:
+    run, path = exported(name, "pt2")
+    program, network = torch.export.load(path).module(), run.load_model()
+    for batch, size in enumerate(SIZES[name], 1):
+        x = images(run, batch, *size)
+        torch.testing.assert_close(program(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["plain_strided", pytest.param("sre_strided", marks=pytest.mark.slow)])
+def test_where_a_map_shrinks_to_a_pixel_the_size_is_fixed(exported: Exported, name: str) -> None:
+    run, path = exported(name, "pt2")
+    program, network = torch.export.load(path).module(), run.load_model()
+    for batch in (1, 3):
+        x = images(run, batch, 16, 16)
+        torch.testing.assert_close(program(x), network(x), rtol=1e-4, atol=1e-5)
+    assert "16x16 pixels, as trained and tested; no other" in Path(f"{path}.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_fixed_size_of_onnx(exported: Exported) -> None:
+    ort = onnxruntime()
+    _, path = exported("plain_strided", "onnx")
+    assert ort.InferenceSession(path, providers=["CPUExecutionProvider"]).get_inputs()[0].shape[2:] == [16, 16]
+    assert "16x16 pixels, as trained and tested; no other" in Path(f"{path}.md").read_text()
+
+
+WITHOUT_ISOCONV = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("isoconv", "numba", "lightning"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocked())
+import torch
+from safetensors.torch import load_file
+cases = load_file(sys.argv[2])
+program = torch.export.load(sys.argv[1]).module()
+torch.testing.assert_close(program(cases["x"]), cases["y"], rtol=1e-4, atol=1e-5)
+sys.stdout.write("the same")
+"""
+
+
+def test_pt2_runs_where_isoconv_is_not(exported: Exported, tmp_path: Path) -> None:
+    run, path = exported("sre", "pt2")
+    x = images(run, 3, 18, 18)
+    save_file({"x": x, "y": run.load_model()(x).detach()}, tmp_path / "cases.safetensors")
+    command = [sys.executable, "-c", WITHOUT_ISOCONV, path, tmp_path / "cases.safetensors"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.stdout == "the same", done.stderr
+
+
+@pytest.mark.parametrize("name", ["plain", pytest.param("sre", marks=pytest.mark.slow)])
+def test_onnx_takes_any_batch_and_size(exported: Exported, name: str) -> None:
+    ort = onnxruntime()
+    run, path = exported(name, "onnx")
+    session, network = ort.InferenceSession(path, providers=["CPUExecutionProvider"]), run.load_model()
+    for x in (images(run, 1, 16, 16), images(run, 4, 19, 16)):
+        (logits,) = session.run(["logits"], {"images": x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), network(x).detach(), rtol=1e-4, atol=1e-5)
+    assert json.loads(session.get_modelmeta().custom_metadata_map["isoconv.json"])["input_size"] == 16
+
+
+def test_safetensors_are_the_weights_of_the_plain_network(exported: Exported) -> None:
+    run, path = exported("sre", "safetensors")
+    net = isoconv.fuse(create_model(**run.model_info["model"]))
+    net.load_state_dict(load_file(path))
+    x = images(run, 2, 16, 16)
+    torch.testing.assert_close(OnImages(net, True).eval()(x), run.load_model()(x))
+    assert load_file(path)["layer1.0.conv1.weight"].shape[2:] == (5, 5)
+
+
+def test_every_file_says_what_it_is_and_nothing_of_this_machine(exported: Exported) -> None:
+    kept = {"isoconv.json": ""}
+    run, pt2 = exported("plain_strided", "pt2")
+    expected = {name: run.model_info[name] for name in ("task", "model", "input_size", "masked")}
+    expected["logits"] = f"(N, {len(run.model_info['task']['labels'])})"
+    torch.export.load(pt2, extra_files=kept)
+    assert json.loads(kept["isoconv.json"]) == expected
+    _, weights = exported("plain_strided", "safetensors")
+    with safe_open(weights, "pt") as file:
+        assert json.loads(file.metadata()["isoconv.json"]) == expected
+    places = [os.fsencode(place) for place in (Path(isoconv.__file__).parent, run.path.parent)]
+    for path in pt2.parent.iterdir():
+        assert not any(place in path.read_bytes() for place in places), path
+
+
+def test_what_export_returns(evaluated: Evaluated) -> None:
+    run = evaluated("plain")
+    done = export_run(run, "safetensors")
+    assert done.path == run.path / "export" / "model.safetensors"
+    assert done.card == run.path / "export" / "model.safetensors.md"
+    assert done.difference < 1e-5
+    assert 1 <= done.smallest <= 16
+
+
+def test_sizes_that_are_not_free() -> None:
+    info = {"input_size": 8, "task": {"dims": 2, "channels": 1}}
+    fixed = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    assert export.smallest_size(fixed, info) is None
+    assert export.smallest_size(torch.nn.Conv2d(1, 1, 3), info) == 3
+
+
+RESAMPLING = [*(getattr(iso, f"Symmetric{kind}2d")() for kind in ("AvgPool", "MaxPool", "Upsample"))]
+RESAMPLING += [iso.CentreGrid((3, 3), (2, 2), (1, 1), (1, 1), mode) for mode in ("avg", "max")]
+
+
+@pytest.mark.parametrize("layer", RESAMPLING, ids=repr)
+@pytest.mark.parametrize("prepare", [fuse, lambda net: net], ids=["fused", "as it is"])
+def test_an_export_at_one_size_is_right_at_every_parity(layer: nn.Module, prepare: Callable) -> None:
+    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    program = torch.export.export(prepare(layer), (torch.rand(2, 1, 16, 18),), dynamic_shapes=(sizes,)).module()
+    for size in ((16, 16), (15, 13), (9, 14)):
+        x = torch.randn(3, 1, *size)
+        torch.testing.assert_close(program(x), layer(x))
+
+
+def test_onnx_at_one_size_is_right_at_every_parity() -> None:
+    """ONNX keeps no guard: what depended on the example's size would be wrong in silence."""
+    runtime = onnxruntime()
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, 2, 1), nn.MaxPool2d(2, ceil_mode=True), nn.Conv2d(2, 2, 3, padding=1))
+    net = nn.Sequential(isoconv.convert(net), iso.SymmetricUpsample2d(), iso.SymmetricAvgPool2d()).eval()
+    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
+        program = torch.export.export(fuse(net), (torch.rand(2, 1, 40, 42),), dynamic_shapes=(sizes,))
+        file = torch.onnx.export(program, input_names=["images"], dynamo=True, verbose=False).model_proto
+    session = runtime.InferenceSession(file.SerializeToString(), providers=["CPUExecutionProvider"])
+    for size in ((40, 40), (41, 43), (53, 36)):
+        x = torch.randn(3, 1, *size)
+        (got,) = session.run(None, {"images": x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(got), net(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (15, 15), (9, 14), (5, 6, 7)])
+@pytest.mark.parametrize("masked", [True, False])
+def test_preparation_is_that_of_the_training(size: tuple[int, ...], masked: bool) -> None:
+    prepared = OnImages(torch.nn.Identity(), masked).eval()
+    free = (dict.fromkeys(range(2, 2 + len(size)), torch.export.Dim.AUTO),)
+    program = torch.export.export(prepared, (torch.rand(2, 1, *[20] * len(size)),), dynamic_shapes=free)
+    x = torch.rand(2, 1, *size)
+    assert torch.equal(program.module()(x), prepared(x))
+
+
+# The card
+
+
+def test_the_card_has_task_labels_scores_limits(evaluated: Evaluated) -> None:
+    run = evaluated("sre")
+    card = export_run(run, "safetensors").card.read_text()
+    summary, task = run.results()["standard"]["summary"], run.model_info["task"]
+    assert f"# sre_resnet18 for {task['title']}" in card
+    for i, label in enumerate(task["labels"]):
+        assert f"{i}. {label}" in card
+    assert "## Scores, protocol standard" in card
+    assert "## Scores, protocol official" in card
+    assert f"| accuracy rotated, mean | {100 * summary['rotated_mean']:.1f} (" in card
+    for row in run.results()["standard"]["conditions"]:
+        assert re.search(rf"\| {row['name']} \| .* \| {100 * row['accuracy']:.1f} \(", card), row["name"]
+    assert "cannot tell an image from its mirror image" in card
+    assert "no medical device" in card
+    assert "black outside of the inscribed disc (ball), then (x - 0.5) / 0.5: yours to do" in card
+    assert "None" not in card
+
+
+def test_the_card_of_a_training_that_was_stopped(evaluated: Evaluated) -> None:
+    run, usage = evaluated("plain"), Usage("net.pt2", "pt2", 1)
+    assert "; of 4 epochs the best on the validation images, number" in model_card(run, usage)
+    run.write_metrics(run.metrics()[:3])
+    assert "; of 3 epochs (4 were planned) the best on the validation images, number" in model_card(run, usage)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (
+            {"name": "sre_resnet18"},
+            "the same for an image and its quarter turns and mirror images, to rounding, and",
+        ),
+        (
+            {"name": "sre_resnet18", "downsample": "strided"},
+            "are isotropic, but its strides are not: its answer can",
+        ),
+        (
+            {"name": "c4_resnet18"},
+            "the same for an image and its quarter turns, to rounding; otherwise its answer",
+        ),
+        ({"name": "d4_resnet18"}, "its quarter turns and mirror images, to rounding; otherwise its answer can change"),
+        ({"name": "resnet18"}, "It is an ordinary network: its answer can change when an image is turned"),
+    ],
+)
+def test_the_card_claims_the_symmetries_that_the_network_has(evaluated: Evaluated, model: dict, words: str) -> None:
+    run = evaluated("plain")
+    write_json(run.path / "model.json", {**run.model_info, "model": model})
+    assert words in model_card(run, Usage("net.pt2", "pt2", 1))
+
+
+def test_the_card_of_a_run_that_was_not_evaluated(evaluated: Evaluated) -> None:
+    run = evaluated("volumes")
+    (run.path / "results.json").unlink()
+    card = export_run(run, "safetensors").card.read_text()
+    assert "None, it was not evaluated: `isoconv evaluate volumes`." in card
+    assert "(N, 1, D, H, W)" in card
+    assert "16x16x16 pixels" in card
+
+
+@pytest.mark.parametrize(("name", "format"), [("plain_strided", "pt2"), ("plain", "onnx"), ("sre", "safetensors")])
+def test_the_code_of_the_card_runs(exported: Exported, name: str, format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if format == "onnx":
+        onnxruntime()
+    run, path = exported(name, format)
+    monkeypatch.chdir(path.parent)
+    (code,) = re.findall(r"```python\n(.*?)```", Path(f"{path}.md").read_text(), re.DOTALL)
+    names: dict = {"__name__": "card"}
+    exec(compile(code, "card", "exec"), names)
+    result = names["logits"] if format == "onnx" else names["probabilities"]
+    assert tuple(result.shape) == (1, len(run.model_info["task"]["labels"]))
+
+
+# What is refused
+
+
+def test_nothing_is_overwritten(evaluated: Evaluated, tmp_path: Path) -> None:
+    run = evaluated("plain")
+    file, card = tmp_path / "net.safetensors", tmp_path / "net.safetensors.md"
+    for there in (file, card):
+        there.write_text("mine")
+        with pytest.raises(FileExistsError, match=re.escape(str(there))):
+            export_run(run, "safetensors", file)
+        assert there.read_text() == "mine"
+        there.unlink()
+    export_run(run, "safetensors", file)
+    with pytest.raises(FileExistsError, match="is not overwritten; choose another --out"):
+        export_run(run, "safetensors", file)
+
+
+def test_bad_names(evaluated: Evaluated, tmp_path: Path) -> None:
+    run = evaluated("plain")
+    with pytest.raises(ValueError, match="one of pt2, onnx, safetensors, got 'onx'; did you mean 'onnx'"):
+        export_run(run, "onx")
+    with pytest.raises(ValueError, match=r"ends in \.pt2, got .*net\.pt"):
+        export_run(run, "pt2", tmp_path / "net.pt")
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
+        export_run(run, "pt2", tmp_path / "nowhere" / "net.pt2")
+    with pytest.raises(FileNotFoundError, match="no run at"):
+        export_run(tmp_path / "nowhere")
+    assert not (run.path / "export").exists()
+
+
+def test_a_file_that_computes_something_else_is_not_put_in_place(
+    evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = evaluated("plain")
+    write, read = export._FORMATS["safetensors"]
+    wrong = (write, lambda payload, info: lambda x: read(payload, info)(x) + 0.1)
+    monkeypatch.setitem(export._FORMATS, "safetensors", wrong)
+    with pytest.raises(ValueError, match=r"differs from the network by 0\.1.*nothing is written"):
+        export_run(run, "safetensors")
+    assert not (run.path / "export").exists()
+
+
+def test_a_disk_that_is_full_leaves_nothing(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, real = evaluated("plain"), export.atomic_write
+
+    def full(path: Path, write: Callable) -> None:
+        if path.suffix != ".md":
+            raise OSError(28, "cannot write: No space left on device")
+        real(path, write)
+
+    monkeypatch.setattr(export, "atomic_write", full)
+    with pytest.raises(OSError, match="No space left"):
+        export_run(run, "safetensors")
+    assert list((run.path / "export").iterdir()) == []
+
+
+def test_onnx_without_its_extra(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = evaluated("plain")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'isoconv\[onnx\]'"):
+        export_run(run, "onnx")
+
+
+# The command
+
+
+def test_command(evaluated: Evaluated, capsys: pytest.CaptureFixture[str]) -> None:
+    run = evaluated("plain")
+    assert main(["export", str(run.path), "--format", "safetensors", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["path"] == str(run.path / "export" / "model.safetensors")
+    assert Path(result["card"]).exists()
+    assert main(["export", str(run.path), "--format", "safetensors"]) == 1
+    result = capsys.readouterr()
+    assert result.out == ""
+    assert re.fullmatch(r"error: .*model\.safetensors exists and is not overwritten.*\n", result.err)
+
+
+def test_every_snippet_of_the_how_to_runs(
+    evaluated: Evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").mkdir()
+    evaluated("plain").path.rename(tmp_path / "runs" / "cells")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {"__name__": "how_to"}
+    for snippet in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        exec(compile(snippet, str(PAGE), "exec"), names)
+    assert names["labels"][0] in RunDir("runs/cells").model_info["task"]["labels"]
+    assert "model.pt2" in capsys.readouterr().out

@@ -1,0 +1,423 @@
+"""Evaluation: what it writes agrees with itself and with the network, and what is broken is refused before any work."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import isoconv
+import isoconv.evaluation.measuring as evaluation
+from isoconv.data import Split, Task, load
+from isoconv.evaluation.measuring import evaluate, measure, multiply_adds
+from isoconv.evaluation.protocols import DISTURBANCES, PROTOCOLS, conditions
+from isoconv.runs import RunDir
+from isoconv.symmetry import circular_mask
+from isoconv.tasks.metrics import classification_metrics, decide
+
+Evaluated = Callable[[str], RunDir]
+TASK = Task("tiny", "Tiny", "binary", 2, 1, ("dark", "bright"), (0, 0, 8), "MIT")
+EVERY_RUN = pytest.mark.parametrize("name", ["sre", "plain", "volumes"])
+EVERY_PROTOCOL = pytest.mark.parametrize("protocol", PROTOCOLS)
+
+
+class Mean(nn.Module):
+    """Sees nothing but brightness: the same in every position that keeps all pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        brightness = x.flatten(1).mean(1)
+        return torch.stack([0.2 - brightness, brightness - 0.2], 1)
+
+
+class TopHalf(nn.Module):
+    """Compares the top half of an image with the bottom half."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = x.shape[2] // 2
+        difference = (x[:, :, :half].flatten(1).mean(1) - x[:, :, half:].flatten(1).mean(1)) * 10
+        return torch.stack([-difference, difference], 1)
+
+
+def split(count: int = 8) -> Split:
+    """Images that are bright at the top where the label is 1, else at the bottom; a little noise."""
+    labels = torch.arange(count) % 2
+    images = torch.randint(0, 20, (count, 1, 9, 9))
+    images[labels == 1, :, :4] += 200
+    images[labels == 0, :, 5:] += 200
+    return Split(images.to(torch.uint8), labels)
+
+
+def files(run: RunDir) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+
+
+# What an evaluation writes
+
+
+@EVERY_RUN
+@EVERY_PROTOCOL
+def test_results_and_predictions_agree(evaluated: Evaluated, name: str, protocol: str) -> None:
+    run = evaluated(name)
+    entry = run.results()[protocol]
+    with np.load(run.path / "predictions.npz", allow_pickle=False) as archive:
+        logits, labels, names = (archive[f"{protocol}_{array}"] for array in ("logits", "labels", "conditions"))
+    test = load(run.config.data, size=16).test
+    assert np.array_equal(labels, test.labels.numpy())
+    positions = conditions(protocol, run.model_info["task"]["dims"])
+    assert [row["name"] for row in entry["conditions"]] == names.tolist() == [p.name for p in positions]
+    decisions = logits.argmax(-1)
+    for row, decided in zip(entry["conditions"], decisions, strict=True):
+        assert row["accuracy"] == pytest.approx((decided == labels).mean())
+        assert row["consistency"] == pytest.approx((decided == decisions[0]).mean())
+        assert row["recall"] == pytest.approx([(decided == c)[labels == c].mean() for c in range(labels.max() + 1)])
+        assert row["accuracy_ci"][0] <= row["accuracy"] <= row["accuracy_ci"][1]
+    scores = classification_metrics("multiclass", torch.from_numpy(logits[0]), torch.from_numpy(labels))
+    assert entry["upright"] == {key: value for key, value in scores.items() if key != "notes"}
+
+
+@EVERY_RUN
+@EVERY_PROTOCOL
+def test_summary_follows_from_the_table(evaluated: Evaluated, name: str, protocol: str) -> None:
+    run = evaluated(name)
+    entry = run.results()[protocol]
+    table, summary = entry["conditions"], entry["summary"]
+    positions = conditions(protocol, run.model_info["task"]["dims"])
+    accuracy = {row["name"]: row["accuracy"] for row in table}
+    if protocol == "official":
+        accuracy = {key: round(100 * value, 2) / 100 for key, value in accuracy.items()}
+    rotated = [accuracy[p.name] for p in positions if p.group == "rotation"]
+    assert summary["upright"] == pytest.approx(accuracy[positions[0].name])
+    assert summary["rotated_mean"] == pytest.approx(mean(rotated))
+    assert summary["rotated_std"] == pytest.approx(np.std(rotated), abs=1e-9)
+    assert summary["drop"] == pytest.approx(summary["upright"] - summary["rotated_mean"], abs=1e-9)
+    assert summary["right_angles"] == pytest.approx(mean(accuracy[p.name] for p in positions if p.right_angle))
+    assert summary["flips"] == pytest.approx(mean(accuracy[p.name] for p in positions if p.group == "flip"))
+    assert summary["rotated_worst"] == min(accuracy[p.name] for p in positions if p.group in ("rotation", "cube"))
+    assert accuracy[summary["rotated_worst_at"]] == summary["rotated_worst"]
+    assert summary["rotated_mean_ci"][0] <= summary["rotated_mean"] <= summary["rotated_mean_ci"][1]
+    turned = [row for row, p in zip(table, positions, strict=True) if p.group == "rotation"]
+    assert summary["consistency"] == pytest.approx(mean(row["consistency"] for row in turned))
+    assert summary["rotated_auc"] == pytest.approx(mean(row["auc"] for row in turned))
+    assert summary["always_right"] <= summary["rotated_worst"] + 1e-9 or "cube" in summary["rotated_worst_at"]
+    assert summary["constant"] <= min(row["consistency"] for row in turned)
+    for group in DISTURBANCES if protocol == "disturbed" else ():
+        rows = [row for row in table if row["group"] == group]
+        assert summary[group] == pytest.approx(mean(row["accuracy"] for row in rows))
+        for score in ("auc", "balanced_accuracy", "consistency"):
+            assert summary[f"{group}_{score}"] == pytest.approx(mean(row[score] for row in rows))
+
+
+@EVERY_RUN
+def test_logits_are_those_of_the_saved_network(evaluated: Evaluated, name: str) -> None:
+    run = evaluated(name)
+    images = load(run.config.data, size=16).test.images.float() / 255
+    net = run.load_model()
+    with np.load(run.path / "predictions.npz", allow_pickle=False) as archive, torch.no_grad():
+        upright = torch.from_numpy(archive["official_logits"][0])
+        masked = torch.from_numpy(archive["standard_logits"][0])
+        torch.testing.assert_close(upright, net(images))
+        torch.testing.assert_close(masked, net(images * circular_mask(images.shape[2:])))
+
+
+def test_what_was_evaluated_is_recorded(evaluated: Evaluated) -> None:
+    run = evaluated("sre")
+    entry = run.results()["standard"]
+    labels = ["round", "elongated", "hollow", "clustered", "dense"]
+    assert entry["data"] == {"name": "cells", "size": 16, "test_images": 40, "labels": labels}
+    assert entry["model"]["name"] == "sre_resnet18"
+    assert entry["training"]["epochs"] == 4
+    assert entry["cost"]["parameters"] == sum(p.numel() for p in run.load_model().parameters())
+    assert entry["cost"]["training_seconds"] > 0
+    assert entry["cost"]["multiply_adds_banded"] < entry["cost"]["multiply_adds_dense"]
+
+
+@pytest.mark.parametrize(("masked", "lost"), [(True, ["standard", "disturbed"]), (False, ["standard"])])
+def test_the_mask_of_the_disturbed_protocol_follows_the_training(
+    evaluated: Evaluated, no_figures: None, masked: bool, lost: list[str]
+) -> None:
+    run = evaluated("plain")
+    info = run.model_info
+    (run.path / "model.json").write_text(json.dumps({**info, "masked": masked}))
+    shown: list[Tensor] = []
+
+    class Watch(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            shown.append(x)
+            return x.flatten(1).mean(1, keepdim=True).expand(-1, 5)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunDir, "load_model", lambda _: Watch())
+        results = {protocol: evaluate(run, protocol, limit=2) for protocol in PROTOCOLS}
+    assert [protocol for protocol, result in results.items() if result["masked"]] == lost
+    upright = load(run.config.data, size=16).test.images[:2].float() / 255
+    outside = ~circular_mask((16, 16))
+    names = [position["name"] for position in results["disturbed"]["conditions"]]
+    seen = dict(zip(names, shown[-len(names) - 1 : -1], strict=True))  # the last counts multiply-adds
+    assert torch.equal(seen["rot0"], upright * ~outside if masked else upright)
+    assert all(bool(x[..., outside].any()) != masked for x in seen.values())
+
+
+def test_each_protocol_keeps_what_the_other_found(evaluated: Evaluated, no_figures: None) -> None:
+    run = evaluated("plain")
+    before = run.results()
+    assert list(before) == [*PROTOCOLS]
+    evaluate(run, "official", limit=5)
+    after = run.results()
+    assert after["standard"] == before["standard"]
+    assert after["official"]["data"]["test_images"] == 5
+    with np.load(run.path / "predictions.npz", allow_pickle=False) as archive:
+        assert archive["standard_logits"].shape == (39, 40, 5)
+        assert archive["official_logits"].shape == (39, 5, 5)
+
+
+def test_evaluating_again_finds_the_same(evaluated: Evaluated, no_figures: None) -> None:
+    run = evaluated("sre")
+    before = files(run)
+    assert evaluate(run.path, "standard", batch_size=40) == run.results()["standard"]
+    assert files(run) == before
+    other = evaluate(run, "standard", batch_size=7)  # other batches, other rounding
+    assert other["summary"]["upright_auc"] == pytest.approx(run.results()["standard"]["summary"]["upright_auc"])
+
+
+# What it says about invariance
+
+
+@pytest.mark.parametrize("name", ["sre", "volumes"])
+@EVERY_PROTOCOL
+def test_isotropic_network_is_the_same_at_right_angles_and_flipped(
+    evaluated: Evaluated, name: str, protocol: str
+) -> None:
+    run = evaluated(name)
+    entry, (first, *others) = run.results()[protocol], conditions(protocol, run.model_info["task"]["dims"])
+    rows = {row["name"]: row for row in entry["conditions"]}
+    exact = [p.name for p in others if p.right_angle or p.group == "flip"]
+    assert {rows[each]["accuracy"] for each in exact} == {rows[first.name]["accuracy"]}
+    assert {rows[each]["consistency"] for each in exact} == {1.0}
+    assert entry["summary"]["right_angles"] == pytest.approx(entry["summary"]["upright"])
+    assert entry["summary"]["flips"] == pytest.approx(entry["summary"]["upright"])
+
+
+def test_plain_network_is_not(evaluated: Evaluated) -> None:
+    rows = evaluated("plain").results()["standard"]["conditions"]
+    assert min(row["consistency"] for row in rows if row["group"] == "flip") < 1
+
+
+def test_a_network_that_looks_up_is_lost_when_turned() -> None:
+    scores, logits = measure(TopHalf(), TASK, split(), "standard")
+    assert logits.shape == (39, 8, 2)
+    assert scores["summary"]["upright"] == 1
+    rows = {row["name"]: row for row in scores["conditions"]}
+    assert rows["rot180"]["accuracy"] == rows["flip_h"]["accuracy"] == 0
+    assert rows["flip_w"]["accuracy"] == 1
+    assert scores["summary"]["always_right"] == scores["summary"]["constant"] == 0
+    assert scores["summary"]["drop"] == pytest.approx(1 - scores["summary"]["rotated_mean"])
+
+
+def test_masked_and_unmasked_upright_are_told_apart() -> None:
+    """Brightness falls with the corners."""
+    images = torch.full((4, 1, 9, 9), 55, dtype=torch.uint8)
+    images[2:] = 20
+    scores, _ = measure(Mean(), TASK, Split(images, torch.tensor([1, 1, 0, 0])), "standard")
+    assert scores["summary"]["upright_unmasked"] == 1
+    assert scores["summary"]["upright"] == 0.5
+    assert scores["notes"] == [
+        "every image is decided as 'dark', whatever it shows: that this is invariant says nothing"
+    ]
+
+
+def test_several_labels_per_image() -> None:
+    task = replace(TASK, kind="multilabel")
+    images, labels = split().images, torch.stack([1 - split().labels, split().labels], 1)
+    scores, logits = measure(TopHalf(), task, Split(images, labels), "official")
+    assert scores["summary"]["upright"] == 1
+    assert scores["summary"]["rotated_worst"] == 0
+    decided = decide("multilabel", logits)
+    assert scores["conditions"][18]["angle"] == 180
+    assert scores["conditions"][18]["consistency"] == (decided[18] == decided[0]).all(-1).double().mean().item() == 0
+
+
+def test_class_absent_from_the_test_split() -> None:
+    """It is said, and whatever would need the class is left out."""
+    part = split()
+    scores, _ = measure(TopHalf(), TASK, Split(part.images[1::2], part.labels[1::2]), "standard")
+    assert scores["summary"]["upright"] == 1
+    assert scores["summary"]["upright_auc"] is None
+    assert scores["summary"]["rotated_auc"] is None
+    assert scores["conditions"][0]["recall"] == [None, 1.0]
+    assert scores["notes"] == [
+        "no image of the test set is labelled 'dark': without recall and AUC, left out of means over classes",
+        "every image of the test set is labelled 'bright': without AUC",
+    ]
+    json.dumps(scores, allow_nan=False)
+
+
+def test_images_are_resized_before_they_are_turned() -> None:
+    seen = []
+
+    class Watch(Mean):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.shape)
+            return super().forward(x)
+
+    measure(Watch(), TASK, split(), "official", size=12, batch_size=3)
+    assert {shape[2:] for shape in seen} == {(12, 12)}
+    assert [shape[0] for shape in seen[:: len(seen) // 3]] == [3, 3, 2]
+
+
+def test_mode_of_every_module_is_restored() -> None:
+    model = nn.Sequential(nn.Dropout(), Mean()).train()
+    model[1].eval()
+    images = split()
+    first, again = (measure(model, TASK, images, "official")[1] for _ in range(2))
+    assert torch.equal(first, again)
+    assert (model.training, model[0].training, model[1].training) == (True, True, False)
+
+
+# Cost
+
+
+def test_multiply_adds_by_hand() -> None:
+    net = nn.Sequential(
+        isoconv.SREConv2d(3, 4, 5, padding=2, bands=3),
+        nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 2),
+    )
+    plain = 6 * 5 * 5 * 2 * 9 + 2 * 6
+    assert multiply_adds(net, torch.zeros(1, 3, 10, 10)) == {
+        "multiply_adds_dense": 4 * 100 * 3 * 25 + plain,
+        "multiply_adds_banded": 4 * 100 * 3 * 3 + plain,
+    }
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+# Bad input
+
+
+def test_empty_test_split() -> None:
+    with pytest.raises(ValueError, match="the test split of tiny is empty; there is nothing to evaluate"):
+        measure(Mean(), TASK, Split(torch.zeros(0, 1, 9, 9, dtype=torch.uint8), torch.zeros(0).long()))
+
+
+def test_labels_out_of_range() -> None:
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.1, got 0\.\.7; check the data set"):
+        measure(Mean(), TASK, Split(split().images, torch.arange(8)))
+
+
+@pytest.mark.parametrize(
+    ("count", "dtype"), [(8, torch.float32), (7, torch.uint8)], ids=["floats", "one label too many"]
+)
+def test_images_that_would_be_shown_wrongly(count: int, dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match="expected uint8 images, 0 to 255, and as many labels, got .* and 8 labels"):
+        Split(torch.zeros(count, 1, 9, 9, dtype=dtype), torch.arange(8))
+
+
+def test_network_that_gives_no_finite_logits() -> None:
+    class Diverged(Mean):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * float("nan")
+
+    with pytest.raises(ValueError, match="8 of 8 images have logits that are not finite; .* lower --lr"):
+        measure(Diverged(), TASK, split())
+
+
+def test_network_of_another_number_of_classes() -> None:
+    with pytest.raises(ValueError, match="labels must lie in 0..1"):
+        measure(Mean(), replace(TASK, labels=("a", "b", "c")), Split(split().images, torch.arange(8) % 3))
+
+
+def _broken(evaluated: Evaluated, damage: Callable[[RunDir], object], message: str, error: type[Exception]) -> None:
+    """An evaluation of a damaged run fails, before any image is shown to the network, and changes no file."""
+    run = evaluated("sre")
+    damage(run)
+    before = files(run)
+    with pytest.raises(error, match=message):
+        evaluate(run.path)
+    assert files(run) == before
+
+
+def cut(name: str) -> Callable[[RunDir], object]:
+    return lambda run: (run.path / name).write_bytes((run.path / name).read_bytes()[:100])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message", "error"),
+    [
+        (lambda run: (run.path / "config.json").unlink(), "no run at .*train one with", FileNotFoundError),
+        (lambda run: (run.path / "model.json").unlink(), "not finished an epoch yet", FileNotFoundError),
+        (cut("config.json"), r"config\.json is not valid JSON", ValueError),
+        (cut("model.safetensors"), r"model\.safetensors is not a complete weights file", ValueError),
+        (cut("predictions.npz"), r"predictions\.npz is damaged .*; delete it and evaluate again", ValueError),
+        (cut("results.json"), r"results\.json is not valid JSON", ValueError),
+        (
+            lambda run: (run.path / "config.json").write_text('{"data": "cells"}'),
+            "config of another isoconv version",
+            ValueError,
+        ),
+    ],
+)
+def test_damaged_run(
+    evaluated: Evaluated,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[RunDir], object],
+    message: str,
+    error: type[Exception],
+) -> None:
+    monkeypatch.setattr(evaluation, "measure", lambda *_, **__: pytest.fail("it was evaluated"))
+    _broken(evaluated, damage, message, error)
+
+
+def test_weights_of_another_architecture(evaluated: Evaluated) -> None:
+    other = evaluated("plain").path / "model.safetensors"
+    _broken(
+        evaluated,
+        lambda run: (run.path / "model.safetensors").write_bytes(other.read_bytes()),
+        "model.safetensors does not fit the network: .* written by another architecture",
+        ValueError,
+    )
+
+
+def test_unknown_protocol(evaluated: Evaluated) -> None:
+    with pytest.raises(ValueError, match="unknown protocol 'oficial'.* did you mean 'official'"):
+        evaluate(evaluated("sre"), "oficial")
+
+
+@pytest.mark.parametrize("option", ["limit", "batch_size"])
+def test_numbers_below_one(evaluated: Evaluated, option: str) -> None:
+    with pytest.raises(ValueError, match=f"{option} must be at least 1, got 0"):
+        evaluate(evaluated("sre"), **{option: 0})
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_run_without_write_permission_is_refused_before_the_work(evaluated: Evaluated) -> None:
+    run = evaluated("sre")
+    run.path.chmod(0o500)
+    with pytest.raises(PermissionError, match="cannot be written and would lose the results"):
+        evaluate(run)
+
+
+def test_run_that_may_not_be_written(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, also where the tests run as root."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PermissionError, match="get permission or copy it"):
+        evaluate(evaluated("sre"))
+
+
+def test_full_disk_keeps_the_earlier_results(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = evaluated("sre")
+    before = files(run)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match=r"cannot write .*predictions\.npz .*; what was there before is intact"):
+        evaluate(run)
+    assert files(run) == before
