@@ -24,7 +24,7 @@ from isoconv.nn.conv import SREOptions, kept_symmetry
 from isoconv.ops.resampling import is_traced
 from isoconv.symmetry import GridGroup
 
-_LAYERS = {
+VARIANTS = {
     "resnet18": ("basic", (2, 2, 2, 2)),
     "resnet34": ("basic", (3, 4, 6, 3)),
     "resnet50": ("bottleneck", (3, 4, 6, 3)),
@@ -103,7 +103,7 @@ class ResNet(nn.Module):
         kernels = ntuple(kernel_sizes, 4, "kernel_sizes", per="stage")
         if any(k < 1 or k % 2 == 0 for k in (*kernels, stem_kernel)):
             raise ValueError(f"kernel_sizes and stem_kernel must be odd, got {kernels} and {stem_kernel}")
-        kind, depths = _LAYERS[variant]
+        kind, depths = VARIANTS[variant]
         block = _BLOCKS[kind]
         self.dims, self.in_channels = layers.dims, in_channels
         self.conv1 = layers.stem(in_channels, width, stem_kernel, stem_stride)
@@ -211,7 +211,7 @@ def _sre_symmetry(options: Mapping[str, Any]) -> GridGroup:
     return GridGroup.NONE if options["downsample"] == "strided" else kept_symmetry(options)
 
 
-for _variant in _LAYERS:
+for _variant in VARIANTS:
     for _name, _build, _symmetry in (("sre_", sre_resnet, _sre_symmetry), ("", plain_resnet, GridGroup.NONE)):
         register_family(f"{_name}{_variant}", partial(_build, _variant), task="classification", symmetry=_symmetry)
     for _group in ("c4", "d4"):

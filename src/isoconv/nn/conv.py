@@ -161,7 +161,7 @@ class _SREConv(_BandedConv):
                 dtype=dtype,
                 max_order=orders,
                 reflections=reflections,
-                **bands,
+                **(bands | {"profile": plan.profile}),
             )
 
     def kernel(self) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isoconv._checks import check_counts, ntuple
+from isoconv._checks import check_counts, ntuple, spells_out
 from isoconv.bands import band_plan
 from isoconv.harmonics import kernel_basis
 from isoconv.nn.fields import Fields, as_fields
@@ -28,6 +28,7 @@ class _SteerableConv(nn.Module):
     _inputs: Tensor
     _outputs: Tensor
 
+    @spells_out(band_plan)
     def __init__(
         self,
         in_fields: Fields | str | int,
@@ -42,13 +43,11 @@ class _SteerableConv(nn.Module):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
-        bands: int | None = None,
         profile: str = "gaussian",
-        circular: bool = True,
-        spacing: float | Sequence[float] | None = None,
         max_order: int = 3,
         reflections: bool = True,
         engine: str = "auto",
+        **bands: Any,
     ) -> None:
         super().__init__()
         check_counts(groups=groups)
@@ -59,7 +58,7 @@ class _SteerableConv(nn.Module):
             if any(count % groups for count in fields.counts.values()):
                 raise ValueError(f"{name} must have a multiple of groups={groups} of every order, got {fields}")
         size = ntuple(kernel_size, self.dims, "kernel_size")
-        plan = band_plan(size, bands=bands, profile=profile, circular=circular, spacing=spacing)
+        plan = band_plan(size, profile=profile, **bands)
         self.spec = conv_spec(
             plan, stride=stride, padding=padding, dilation=dilation, groups=groups, padding_mode=padding_mode
         )
