@@ -149,7 +149,9 @@ class SteerableLayers(PlainLayers):
 
     def _made(self, channels: int) -> Fields:
         """What convolutions give, before the magnitudes if these take the place of fields."""
-        directed = [channels * share // sum(self.shares) for share in self.shares[1:]]
+        directed = [max(channels * share // sum(self.shares), min(share, 1)) for share in self.shares[1:]]
+        if sum(directed) > channels:
+            raise ValueError(f"a width of {channels} is too small for a field of every order up to {len(directed)}")
         return Fields.of(dict(enumerate([channels - sum(directed), *directed])), self.dims)
 
     def _normed(self, channels: int) -> Fields:
