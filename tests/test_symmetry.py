@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 import isoconv
+from isoconv.models.group import RegularFields
 from isoconv.symmetry import (
     GridGroup,
     circular_mask,
     plane_rotation,
+    quarter_turn,
     random_rotations,
     resample,
     rotate,
@@ -73,7 +75,47 @@ def test_the_mask_stays_in_view() -> None:
     assert circular_mask((8, 8, 8)).sum() == pytest.approx(4 / 3 * math.pi * 4**3, rel=0.1)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("quarters", [-1, 0, 1, 2, 3, 5])
+def test_quarter_turns_are_those_of_rot90(dims: int, quarters: int) -> None:
+    x = torch.randn(2, *[4, 5, 6][:dims])
+    for plane in [(-2, -1), (-1, -2), (-dims, -1)]:
+        assert torch.equal(quarter_turn(dims, quarters, plane)(x), torch.rot90(x, quarters, plane))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_the_matrix_of_a_symmetry_moves_points_as_the_symmetry_moves_pixels(dims: int) -> None:
+    for g in symmetry_group(dims):
+        point = torch.tensor([1.0, -2.0, 3.0][:dims], dtype=torch.float64)
+        image = torch.zeros([7] * dims)
+        image[tuple((point + 3).int())] = 1
+        (found,) = g(image).nonzero()
+        assert torch.equal(found.double() - 3, g.matrix @ point)
+        assert torch.linalg.det(g.matrix).item() == (1 if g.proper else -1)
+
+
+class Turning(nn.Module):
+    """Fields over the four quarter turns."""
+
+    def __init__(self, **fields: RegularFields) -> None:
+        super().__init__()
+        vars(self).update(fields)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
 class TestEquivarianceError:
+    def test_what_does_not_act_on_the_input_is_left_out(self) -> None:
+        c4 = RegularFields("c4")
+        errors = isoconv.equivariance_error(Turning(in_fields=c4, out_fields=c4), torch.randn(1, 4, 5, 5), (90, 30))
+        assert errors == {"rot90": 0}
+
+    def test_what_acts_on_the_input_and_not_on_the_output_is_broken(self) -> None:
+        errors = isoconv.equivariance_error(Turning(out_fields=RegularFields("c4")), torch.randn(1, 4, 5, 5), (90, 30))
+        assert 0 < errors["rot90"] < math.inf
+        assert errors["rot30"] == errors["flip"] == math.inf
+
     def test_isotropic_convolution_is_exact_at_quarter_turns_and_flips(self) -> None:
         layer = isoconv.SREConv2d(2, 3, 5, padding=2, dtype=torch.float64)
         errors = isoconv.equivariance_error(layer, torch.randn(1, 2, 9, 12, dtype=torch.float64))

@@ -8,18 +8,25 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache, partial
+from functools import lru_cache
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = [
+    "Action",
     "GridGroup",
+    "Scalars",
     "Symmetry",
+    "acts",
+    "carries_fields",
     "circular_mask",
     "equivariance_error",
+    "fields_of",
     "plane_rotation",
+    "quarter_turn",
     "random_rotations",
     "resample",
     "rotate",
@@ -47,6 +54,12 @@ class Symmetry:
         """Whether this is a rotation, not a reflection."""
         inversions = sum(a > b for a, b in itertools.combinations(self.perm, 2))
         return (inversions + sum(self.flips)) % 2 == 0
+
+    @property
+    def matrix(self) -> Tensor:
+        """The same as an orthogonal matrix (dims, dims), float64, over the axes in their order."""
+        signs = torch.tensor([-1.0 if flipped else 1.0 for flipped in self.flips], dtype=torch.float64)
+        return signs[:, None] * torch.eye(len(self.perm), dtype=torch.float64)[list(self.perm)]
 
 
 @lru_cache
@@ -95,6 +108,13 @@ def plane_rotation(dims: int, degrees: float, plane: tuple[int, int] = (-2, -1))
     matrix[a, a] = matrix[b, b] = cos
     matrix[a, b], matrix[b, a] = -sin, sin
     return matrix
+
+
+@lru_cache
+def quarter_turn(dims: int, quarters: int = 1, plane: tuple[int, int] = (-2, -1)) -> Symmetry:
+    """What ``torch.rot90`` does."""
+    matrix = plane_rotation(dims, 90 * quarters, plane).round()
+    return next(g for g in symmetry_group(dims) if torch.equal(g.matrix, matrix))
 
 
 def random_rotations(count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -155,6 +175,52 @@ def rotate(
     )
 
 
+class Action(Protocol):
+    """How symmetries act on a feature map: pixels move, and channels mix where they are the components of a vector or
+    the like.
+
+    A layer that carries other fields than scalars has such an object as its attribute ``in_fields`` and another as
+    ``out_fields``. :func:`equivariance_error` and :func:`isoconv.doctor` turn its input and output by these, and
+    :func:`isoconv.convert` leaves the layer as it is. A method ``has(g) -> bool``, where there is one, says whether
+    ``g`` acts at all; without it every ``g`` does. A layer that keeps fewer of the grid's symmetries than act on its
+    fields says so with an attribute ``symmetry``, a :class:`GridGroup`."""
+
+    def act(self, g: Symmetry | Tensor, x: Tensor) -> Tensor:
+        """``x`` (N, C, *spatial), or (N, C) without a place, turned by a symmetry of the grid, or by an orthogonal
+        matrix (dims, dims) as :func:`resample` does.
+
+        Raises:
+            ValueError: for an ``x`` of other channels, or a ``g`` that does not act."""
+
+
+@dataclass(frozen=True)
+class Scalars:
+    """The :class:`Action` on channels that are images of their own, as those of an ordinary network: pixels move."""
+
+    def act(self, g: Symmetry | Tensor, x: Tensor) -> Tensor:
+        if x.dim() <= 2:
+            return x
+        if isinstance(g, Symmetry):
+            return g(x)
+        return resample(x if x.dtype == torch.float64 else x.float(), g).to(x.dtype)
+
+
+def acts(fields: Action, g: Symmetry | Tensor) -> bool:
+    """Whether ``g`` acts on ``fields``."""
+    has = getattr(fields, "has", None)
+    return has is None or has(g)
+
+
+def carries_fields(module: nn.Module) -> bool:
+    """Whether ``module`` says how its input or output transforms."""
+    return hasattr(module, "in_fields") or hasattr(module, "out_fields")
+
+
+def fields_of(module: nn.Module) -> tuple[Action, Action]:
+    """How the input and the output of ``module`` transform: as it says, otherwise as scalars."""
+    return getattr(module, "in_fields", Scalars()), getattr(module, "out_fields", Scalars())
+
+
 def circular_mask(shape: Sequence[int], *, device: torch.device | str | None = None) -> Tensor:
     """Boolean mask of the largest disc (ball) inside an image of ``shape``: the part that stays in view at every
     angle."""
@@ -175,8 +241,9 @@ def equivariance_error(
     in the 2-norm.
 
     The output may be a map with as many axes as the input (equivariance) or have lost its spatial axes, like logits
-    (invariance: ``g f(x) = f(x)``). Multiples of 90 degrees move samples exactly. Other angles resample input and
-    output bilinearly, and compare within the inscribed disc, outside of which the input is zero: what is then measured
+    (invariance: ``g f(x) = f(x)``). The channels of a layer that has ``in_fields`` and ``out_fields`` mix as these say,
+    see :class:`Action`. Multiples of 90 degrees move samples exactly. Other angles resample input and output
+    bilinearly, and compare within the inscribed disc, outside of which the input is zero: what is then measured
     includes the error of the resampling, so compare it with that of another module on the same input.
 
     Args:
@@ -187,7 +254,8 @@ def equivariance_error(
 
     Returns:
         ``{"rot90": error, ..., "flip": error}``: for each angle the worst over the planes, for ``"flip"`` the worst
-        over the reflections. 0 is exact, infinite where an output is no number.
+        over the reflections. 0 is exact; infinite where an output is no number, or where what acts on the input's
+        fields does not act on the output's. What does not act on the input's fields is left out.
 
     Raises:
         TypeError: if the arguments are something else, or the module does not return one tensor.
@@ -200,24 +268,26 @@ def equivariance_error(
     if dims not in (1, 2, 3):
         raise ValueError(f"expected an input (N, C, 1 to 3 spatial axes), got shape {tuple(x.shape)}")
     planes = list(itertools.combinations(range(-dims, 0), 2))
-    degrees = list(angles) if dims > 1 else []
+    turns: dict[str, list[Symmetry | Tensor]] = {}
+    for angle in angles if dims > 1 else ():
+        turns[f"rot{angle:g}"] = [_rotation(dims, angle, plane) for plane in planes]
+    if flips:
+        turns["flip"] = [g for g in symmetry_group(dims) if not g.proper]
     training = [m for m in module.modules() if m.training]
     module.eval()
     try:
         output = _output(module, x)
         if not output.any():
             raise ValueError("the output is zero everywhere, its equivariance cannot be measured; use another input")
+        upright = {True: (x, output)}
+        if any(isinstance(g, Tensor) for elements in turns.values() for g in elements):
+            masked = x * circular_mask(x.shape[2:], device=x.device)
+            upright[False] = masked, _output(module, masked)
         errors = {}
-        for angle in degrees:
-            exact = angle % 90 == 0
-            source = x if exact else x * circular_mask(x.shape[2:], device=x.device)
-            base = output if exact else _output(module, source)
-            errors[f"rot{angle:g}"] = max(_rotation_error(module, source, base, angle, plane) for plane in planes)
-        if flips:
-            reflections = (g for g in symmetry_group(dims) if not g.proper)
-            errors["flip"] = max(
-                distance(_output(module, g(x)), g(output) if output.dim() == x.dim() else output) for g in reflections
-            )
+        for name, elements in turns.items():
+            acting = [g for g in elements if acts(fields_of(module)[0], g)]
+            if known := [_error(module, g, *upright[isinstance(g, Symmetry)]) for g in acting]:
+                errors[name] = max(known)
         return errors
     finally:
         for m in training:
@@ -237,18 +307,18 @@ def _output(module: nn.Module, x: Tensor) -> Tensor:
     return y
 
 
-def _rotation_error(module: nn.Module, x: Tensor, output: Tensor, angle: float, plane: tuple[int, int]) -> float:
-    exact = (
-        angle % 90 == 0
-    )  # a quarter turn of a rectangle is a rectangle: rotate() would keep its shape and lose its ends
-    turn = (
-        partial(torch.rot90, k=round(angle / 90), dims=plane) if exact else partial(rotate, degrees=angle, plane=plane)
-    )
-    turned = _output(module, turn(x))
-    if output.dim() != x.dim():
-        return distance(turned, output)
-    expected = turn(output)
-    if not exact:
+def _rotation(dims: int, degrees: float, plane: tuple[int, int]) -> Symmetry | Tensor:
+    """An element of the grid's group if it is one: it moves samples exactly, those of rectangles too."""
+    exact = degrees % 90 == 0
+    return quarter_turn(dims, round(degrees / 90), plane) if exact else plane_rotation(dims, degrees, plane)
+
+
+def _error(module: nn.Module, g: Symmetry | Tensor, x: Tensor, output: Tensor) -> float:
+    inputs, outputs = fields_of(module)
+    if not acts(outputs, g):
+        return math.inf
+    turned, expected = _output(module, inputs.act(g, x)), outputs.act(g, output)
+    if isinstance(g, Tensor) and output.dim() == x.dim():
         mask = circular_mask(output.shape[2:], device=x.device)
         turned, expected = turned * mask, expected * mask
     return distance(turned, expected)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from isoconv.convert import rules
+from isoconv.convert import windows
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "convert.md"
 
@@ -24,11 +24,12 @@ def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
 def test_every_status_is_explained() -> None:
     explained = set(re.findall(r"^\| `([a-z ]+)` \|", PAGE.read_text(), re.MULTILINE))
     assert explained == {
-        rules.ISOTROPIC,
-        rules.CONVERTIBLE,
-        rules.UNAFFECTED,
-        rules.DEPENDS,
-        rules.LEFT,
-        rules.BREAKS,
-        rules.UNKNOWN,
+        windows.ISOTROPIC,
+        windows.EQUIVARIANT,
+        windows.CONVERTIBLE,
+        windows.UNAFFECTED,
+        windows.DEPENDS,
+        windows.LEFT,
+        windows.BREAKS,
+        windows.UNKNOWN,
     }

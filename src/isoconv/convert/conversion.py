@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from isoconv._checks import spells_out
 from isoconv.bands import BandOptions, BandPlan, band_plan
-from isoconv.convert.rules import (
+from isoconv.convert.rules import Layer, kind, layers
+from isoconv.convert.windows import (
     AVG_POOLS,
     CONVERTIBLE,
     CONVS,
@@ -21,9 +22,6 @@ from isoconv.convert.rules import (
     MAX_POOLS,
     SYMMETRIC,
     TRANSPOSED,
-    Layer,
-    kind,
-    layers,
     recentred,
     window,
 )

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from isoconv.convert.conversion import check_module
-from isoconv.convert.rules import BANDED, Module
+from isoconv.convert.windows import BANDED, Module
 
 _INDEX = "weight_index_mat"  # the basis, which the official layers keep in their state dict
 _WRAPPERS = ("state_dict", "model", "model_state_dict")

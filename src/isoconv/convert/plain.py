@@ -9,28 +9,28 @@ from itertools import chain
 from typing import Any
 
 import torch.fx
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from isoconv.convert.conversion import check_module, detached, drop_hooks
-from isoconv.convert.rules import CONVS, TRANSPOSED, Kinds, Module, kind
+from isoconv.convert.windows import Module
 
 log = logging.getLogger(__name__)
 
 _COMPUTING = (BasePruningMethod, SpectralNorm, WeightNorm)
-_PLAIN: Kinds = {banded: plain for plain, banded in (CONVS | TRANSPOSED).items()}
 
 
 def fuse(net: nn.Module) -> nn.Module:
     """A copy of ``net`` that gives the same outputs and needs no isoconv to be loaded and run; ``net`` stays as it is.
 
     Every ``SREConvNd`` becomes the ``nn.ConvNd`` of its dense kernel, with which the reference engine's outputs are
-    equal to the last bit. Every other module whose class is isoconv's (symmetric pooling, a whole ResNet) becomes a
-    :class:`torch.fx.GraphModule` of the same parameter names, good for every input size, its resampling equal to
-    rounding. Mode, device, dtype, ``requires_grad`` and what is shared are kept; hooks on the modules replaced are not,
-    nor are methods beside ``forward`` and optional arguments of its (``size`` of ``SymmetricUpsample``).
+    equal to the last bit; every other layer of isoconv that has a method ``plain()`` becomes what that returns. Every
+    other module whose class is isoconv's (symmetric pooling, a whole ResNet) becomes a :class:`torch.fx.GraphModule` of
+    the same parameter names, good for every input size, its resampling equal to rounding. Mode, device, dtype,
+    ``requires_grad`` and what is shared are kept; hooks on the modules replaced are not, nor are methods beside
+    ``forward`` and optional arguments of its (``size`` of ``SymmetricUpsample``).
 
     A module of a class derived from isoconv's that torch.fx cannot trace stays, which is logged as a warning.
 
@@ -39,7 +39,7 @@ def fuse(net: nn.Module) -> nn.Module:
     """
     memo = detached(check_module(net))
     for module in net.modules():
-        if kind(module) in _PLAIN:
+        if _has_plain(module):
             memo[id(module)] = _plain(module, memo)
     fused = copy.deepcopy(net, memo)
     ours = [m for m in fused.modules() if _is_ours(m)]
@@ -54,37 +54,30 @@ def fuse(net: nn.Module) -> nn.Module:
     return result
 
 
+def _has_plain(module: nn.Module) -> bool:
+    """Whether ``module`` says which plain layer computes the same, and computes what the class that says so does."""
+    owner = next((c for c in type(module).__mro__ if "plain" in vars(c)), None)
+    same = owner is not None and getattr(type(module), "forward", None) is getattr(owner, "forward", None)
+    return same and _is_ours(module) and "forward" not in vars(module)
+
+
 def _plain(module: Module, memo: dict[Any, Any]) -> nn.Module:
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, _COMPUTING):  # what it made for the last call may be out of date
             hook(module, None)
-    spec, padding = module.spec, tuple(before for before, _ in module.spec.padding)
-    lopsided = padding != tuple(after for _, after in spec.padding)
-    extra = {"output_padding": spec.output_padding} if spec.transposed else {}
-    plain = _PLAIN[kind(module) or type(module)](
-        module.in_channels,
-        module.out_channels,
-        module.kernel_size,
-        spec.stride,
-        "same" if lopsided else padding,
-        dilation=spec.dilation,
-        groups=spec.groups,
-        bias=module.bias is not None,
-        padding_mode=spec.padding_mode,
-        device="meta",
-        dtype=module.weight.dtype,
-        **extra,
-    )
+    plain = module.plain()
     # a weight that is computed (parametrised, pruned) is another tensor each time, and nobody else's
-    tied = id(module._parameters.get("weight", module)), module.plan
-    if tied not in memo:
-        memo[tied] = nn.Parameter(module.kernel().detach(), module.weight.requires_grad)
-    plain.weight = memo[tied]
-    if "bias" in module._parameters:
+    if (weight := module._parameters.get("weight")) is not None:
+        tied = memo.setdefault((id(weight), "kernels"), [])
+        plain.weight = next((kernel for kernel in tied if _equal(kernel, plain.weight)), plain.weight)
+        tied.append(plain.weight)
+    if module._parameters.get("bias") is not None:
         plain.bias = copy.deepcopy(module.bias, memo)
-    else:
-        plain.bias = nn.Parameter(module.bias.detach().clone(), module.bias.requires_grad)
-    return plain.train(module.training)
+    return plain
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and (a.is_meta or torch.equal(a, b))
 
 
 def _is_ours(module: nn.Module) -> bool:

@@ -14,7 +14,8 @@ from torch.nn.parameter import is_lazy
 from isoconv._checks import spells_out
 from isoconv.bands import BandOptions, band_plan
 from isoconv.convert.conversion import check_module, plan_for, retained_energy
-from isoconv.convert.rules import BANDED, Layer, kind, layers, own_parameters
+from isoconv.convert.rules import Layer, kind, layers, own_parameters
+from isoconv.convert.windows import BANDED
 
 __all__ = ["ConversionReport", "Row", "conversion_report"]
 
@@ -28,8 +29,10 @@ class Row:
     Attributes:
         name: its place in the network, as in ``named_modules``; of its first place if it is shared.
         type: name of its class.
-        status: ``"isotropic"``, ``"convertible"`` (by :func:`isoconv.convert`), ``"unaffected"`` (keeps the symmetry as
-            it is), ``"depends"``, ``"left"`` (convert does not touch it), ``"breaks symmetry"`` or ``"unknown"``.
+        status: ``"isotropic"``, ``"equivariant"`` (by its own ``in_fields`` and ``out_fields``, see
+            :class:`isoconv.symmetry.Action`), ``"convertible"`` (by :func:`isoconv.convert`), ``"unaffected"``
+            (keeps the symmetry as it is), ``"depends"``, ``"left"`` (convert does not touch it), ``"breaks symmetry"``
+            or ``"unknown"``.
         reason, remedy: why, and what can be done; empty if there is nothing to say.
         parameters: numbers in its own parameters.
         dense_weights, banded_weights: weights of the convolution with one per tap and with one per band; 0 if it has no

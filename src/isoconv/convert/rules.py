@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -12,70 +12,30 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from isoconv import nn as iso
-from isoconv._checks import ntuple
-
-ISOTROPIC, CONVERTIBLE, UNAFFECTED = "isotropic", "convertible", "unaffected"
-DEPENDS, LEFT, BREAKS, UNKNOWN = "depends", "left", "breaks symmetry", "unknown"
-
-Module: TypeAlias = Any  # an nn.Module whose attributes are known from its type
-Kinds: TypeAlias = dict[type[nn.Module], Any]
-
-CONVS: Kinds = {nn.Conv1d: iso.SREConv1d, nn.Conv2d: iso.SREConv2d, nn.Conv3d: iso.SREConv3d}
-TRANSPOSED: Kinds = {
-    nn.ConvTranspose1d: iso.SREConvTranspose1d,
-    nn.ConvTranspose2d: iso.SREConvTranspose2d,
-    nn.ConvTranspose3d: iso.SREConvTranspose3d,
-}
-MAX_POOLS: Kinds = {
-    nn.MaxPool1d: iso.SymmetricMaxPool1d,
-    nn.MaxPool2d: iso.SymmetricMaxPool2d,
-    nn.MaxPool3d: iso.SymmetricMaxPool3d,
-}
-AVG_POOLS: Kinds = {
-    nn.AvgPool1d: iso.SymmetricAvgPool1d,
-    nn.AvgPool2d: iso.SymmetricAvgPool2d,
-    nn.AvgPool3d: iso.SymmetricAvgPool3d,
-}
-SYMMETRIC: Kinds = {**CONVS, **TRANSPOSED, **MAX_POOLS, **AVG_POOLS}  # the counterpart of each layer of torch.nn
-BANDED = (*CONVS.values(), *TRANSPOSED.values())
-DIMS = {layer: counterpart.dims for layer, counterpart in SYMMETRIC.items()} | {conv: conv.dims for conv in BANDED}
-
-
-class Verdict(NamedTuple):
-    """The status of a layer, the reason for it, and what can be done."""
-
-    status: str
-    reason: str = ""
-    remedy: str = ""
-
-
-class Window(NamedTuple):
-    """The sliding window of a layer, one entry per axis; padding is a (before, after) pair."""
-
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    dilation: tuple[int, ...]
-
-    @property
-    def pointwise(self) -> bool:
-        return max(self.kernel_size) == 1
-
-    @property
-    def strided(self) -> bool:
-        return max(self.stride) > 1
-
-    def grid(self, mode: str) -> iso.CentreGrid:
-        """What centres this window at every size."""
-        return iso.CentreGrid(
-            self.kernel_size, self.stride, [before for before, _ in self.padding], self.dilation, mode
-        )
-
-    def flaw(self) -> Verdict | None:
-        """Why the window is not symmetric, however it is centred."""
-        if any(before != after for before, after in self.padding):
-            return Verdict(BREAKS, "padding='same' of an even window pads one side more", "use an odd kernel size")
-        return _uneven(**self._asdict())
+from isoconv.convert.windows import (
+    AVG_POOLS,
+    BANDED,
+    BREAKS,
+    CONVERTIBLE,
+    CONVS,
+    DEPENDS,
+    DIMS,
+    EQUIVARIANT,
+    ISOTROPIC,
+    LEFT,
+    MAX_POOLS,
+    TRANSPOSED,
+    UNAFFECTED,
+    UNKNOWN,
+    Module,
+    Verdict,
+    Window,
+    has_spec,
+    recentred,
+    uneven,
+    window,
+)
+from isoconv.symmetry import GridGroup, acts, carries_fields, fields_of
 
 
 class Layer(NamedTuple):
@@ -136,6 +96,8 @@ def children(module: nn.Module) -> dict[str, nn.Module]:
     """The modules in ``module`` that are layers of their own, not its implementation."""
     if isinstance(module, nn.MultiheadAttention | torch.jit.ScriptModule):
         return {}
+    if carries_fields(module) and not any(map(carries_fields, list(module.modules())[1:])):
+        return {}
     parametrized = is_parametrized(module)
     return {
         name: child
@@ -158,6 +120,8 @@ def kind(module: nn.Module) -> type[nn.Module] | None:
 
 def judge(module: Module, centred: bool = False) -> Verdict:
     """What ``module`` does to the symmetry, and whether :func:`isoconv.convert` can change it."""
+    if carries_fields(module):
+        return _carrying(module, centred)
     base = kind(module)
     if base is not None:
         return RULES[base](module, centred)
@@ -167,35 +131,6 @@ def judge(module: Module, centred: bool = False) -> Verdict:
         return Verdict(LEFT, "a quantised layer", "convert the network before quantising it")
     reason = "holds parameters, whose use cannot be seen" if module._modules else "no rule for layers of this type"
     return Verdict(UNKNOWN, reason, "measure with isoconv.equivariance_error")
-
-
-def window(module: Module) -> Window:
-    """The window of a convolution or pooling layer of torch.nn or isoconv."""
-    n = DIMS[kind(module) or type(module)]
-    if isinstance(module, BANDED):
-        return Window(module.kernel_size, module.spec.stride, module.spec.padding, module.spec.dilation)
-    size, stride, dilation = (
-        ntuple(value, n, "window") for value in (module.kernel_size, module.stride, getattr(module, "dilation", 1))
-    )
-    if module.padding == "same":
-        total = [d * (k - 1) for k, d in zip(size, dilation, strict=True)]
-        return Window(size, stride, tuple((t // 2, t - t // 2) for t in total), dilation)
-    padding = ntuple(0 if module.padding == "valid" else module.padding, n, "padding")
-    return Window(size, stride, tuple((p, p) for p in padding), dilation)
-
-
-def recentred(module: Module) -> tuple[int, ...]:
-    """Padding that, without ``output_padding``, makes the output of a transposed convolution as large, or larger by 1
-    where that is odd."""
-    return tuple(p - (e + 1) // 2 for p, e in zip(module.padding, module.output_padding, strict=True))
-
-
-def _uneven(**values: tuple) -> Verdict | None:
-    uneven = [f"{name}={v}" for name, v in values.items() if len(set(v)) > 1]
-    if not uneven:
-        return None
-    reason = f"{', '.join(uneven)} differs between the axes: symmetric to flips, not to rotations that swap those axes"
-    return Verdict(BREAKS, reason, "use the same along every axis, if the axes of your images are alike")
 
 
 def _conv(module: Module, centred: bool) -> Verdict:
@@ -215,12 +150,34 @@ def _transposed(module: Module, centred: bool) -> Verdict:  # noqa: ARG001 - the
 
 
 def _sre(module: Module, centred: bool) -> Verdict:
+    return _placement(module, centred) or Verdict(ISOTROPIC)
+
+
+def _carrying(module: Module, centred: bool) -> Verdict:
+    """Of a layer that says how it transforms."""
+    if has_spec(module):
+        flaw = _placement(module, centred)
+    elif isinstance(module, tuple(CONVS)):
+        flaw = _centring(window(module), centred) or window(module).flaw()
+    else:
+        flaw = None
+    if flaw is not None:
+        return flaw
+    own = getattr(module, "symmetry", GridGroup.FULL)
+    mirrors = (g for g in GridGroup.FULL.elements(2) if not g.proper)
+    if all(own.has(g) and all(acts(fields, g) for fields in fields_of(module)) for g in mirrors):
+        return Verdict(EQUIVARIANT)
+    return Verdict(EQUIVARIANT, "keeps rotations, not mirror images", "use layers that keep both, if both count alike")
+
+
+def _placement(module: Module, centred: bool) -> Verdict | None:
+    """What is wrong beside the kernel of a layer with a spec."""
     view = window(module)
     if module.spec.transposed:
         off_centre = _LOPSIDED if max(module.spec.output_padding) > 0 else None
     else:
         off_centre = _centring(view, centred)
-    return off_centre or view.flaw() or _uneven(spacing=module.plan.spacing) or Verdict(ISOTROPIC)
+    return off_centre or view.flaw() or uneven(spacing=module.spec.plan.spacing)
 
 
 def _projection(flaw: Verdict | None) -> Verdict:
@@ -279,20 +236,20 @@ def halves(module: Module) -> bool:
 
 def _adaptive_pool(module: Module, _: bool) -> Verdict:
     size = module.output_size
-    return (_uneven(output_size=tuple(size)) if isinstance(size, tuple | list) else None) or Verdict(UNAFFECTED)
+    return (uneven(output_size=tuple(size)) if isinstance(size, tuple | list) else None) or Verdict(UNAFFECTED)
 
 
 def _upsample(module: Module, _: bool) -> Verdict:
     size, scale, nearest = module.size, module.scale_factor, module.mode.startswith("nearest")
     given = size if size is not None else scale
-    uneven = _uneven(size=tuple(given)) if isinstance(given, tuple | list) else None
+    differing = uneven(size=tuple(given)) if isinstance(given, tuple | list) else None
     factors = scale if isinstance(scale, tuple | list) else (scale or 0.5,)
     whole = size is None and all(f == math.floor(f) for f in factors)
     centred = not nearest and (
         module.align_corners or size is not None or module.recompute_scale_factor or module.mode == "area"
     )
-    if uneven or whole or centred:
-        return uneven or Verdict(UNAFFECTED)
+    if differing or whole or centred:
+        return differing or Verdict(UNAFFECTED)
     if nearest and size is None:
         return Verdict(BREAKS, "repeats samples unevenly", "use a whole scale_factor or mode='bilinear'")
     condition = (
@@ -305,7 +262,7 @@ def _pad(module: Module, _: bool) -> Verdict:
     pairs = tuple(zip(module.padding[::2], module.padding[1::2], strict=True))
     if any(before != after for before, after in pairs):
         return Verdict(BREAKS, "pads one side more than the other", "pad both sides alike")
-    return _uneven(padding=pairs) or Verdict(UNAFFECTED)
+    return uneven(padding=pairs) or Verdict(UNAFFECTED)
 
 
 def _along_axis(module: Module, _: bool) -> Verdict:

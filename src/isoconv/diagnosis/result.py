@@ -14,6 +14,7 @@ __all__ = ["Diagnosis", "Finding", "LayerDiagnosis"]
 
 Size = tuple[int, ...]
 NOTE = "Multiply-adds: of convolutions and linear layers; an isotropic layer has one per band, not per tap."
+INFINITE = "inf: an output of another shape, one that is no number, or fields that the symmetry does not act on."
 _STYLE = """body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .2rem .6rem; text-align: left }
 tr { border-bottom: 1px solid #ddd } td.n { text-align: right; font-variant-numeric: tabular-nums }
@@ -128,7 +129,7 @@ class Diagnosis:
         ]
         notes = [f"{mark:>2} {_sentence(*remark)}" for remark, mark in remarks.items()]
         found = [_verdict(self, finding) for finding in self.findings]
-        wrapped = [textwrap.fill(text, 110, subsequent_indent="   ") for text in (*found, *self.notes, NOTE)]
+        wrapped = [textwrap.fill(text, 110, subsequent_indent="   ") for text in (*found, *_footnotes(self))]
         notes = [textwrap.fill(text, 110, subsequent_indent="   ") for text in notes]
         parts = (_columns([*head, *rows]), *([notes] if notes else []), _columns(_totals(self)), wrapped)
         return "\n\n".join("\n".join(part) for part in parts)
@@ -137,7 +138,7 @@ class Diagnosis:
         """A page that needs no file beside it."""
         symmetries = [finding.symmetry for finding in self.findings]
         found = "".join(f"<li>{html.escape(_verdict(self, finding))}</li>" for finding in self.findings)
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in (*self.notes, NOTE))
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in _footnotes(self))
         totals = "".join(
             f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in _totals(self)
         )
@@ -168,6 +169,12 @@ def _verdict(diagnosis: Diagnosis, finding: Finding) -> str:
         return f"{name}: kept" + f" approximately, error {_error(finding.error)}" * approximate
     at = "" if set(finding.sizes) == set(diagnosis.sizes) else f", at {' and '.join(map(_size, finding.sizes))} only"
     return f"{name}: lost first {finding.where}{at}: {_sentence(finding.reason, finding.remedy)}"
+
+
+def _footnotes(diagnosis: Diagnosis) -> list[str]:
+    errors = [error for layer in diagnosis.layers for error in (*layer.own.values(), *layer.total.values())]
+    errors += [error for finding in diagnosis.findings for error in (finding.error, finding.converted)]
+    return [*diagnosis.notes, *([INFINITE] if math.inf in errors else []), NOTE]
 
 
 def _sentence(reason: str, remedy: str) -> str:

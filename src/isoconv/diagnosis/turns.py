@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,61 +12,85 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from isoconv._checks import ntuple
-from isoconv.symmetry import circular_mask, distance, rotate
+from isoconv.symmetry import Action, Scalars, Symmetry, circular_mask, distance, plane_rotation, quarter_turn
 
-__all__ = ["Turn", "images_for", "tensors", "turns_of", "worst"]
+__all__ = ["CHANNELS_FIRST", "CHANNELS_LAST", "Turn", "View", "images_for", "tensors", "turns_of", "worst"]
+
+
+class View(NamedTuple):
+    """How a tensor is seen: what its channels hold, and whether they are axis 1 or -1."""
+
+    fields: Action = Scalars()
+    channels: int = 1
+
+
+CHANNELS_FIRST, CHANNELS_LAST = View(), View(channels=-1)
 
 
 class Turn(NamedTuple):
-    """An element of a symmetry, which acts on tensors (N, C, *spatial)."""
+    """An element ``g`` of a symmetry."""
 
     symmetry: str
-    act: Callable[[Tensor], Tensor]
-    exact: bool
-    dims: int
+    g: Symmetry | Tensor
+
+    @property
+    def exact(self) -> bool:
+        """Whether it moves samples onto samples."""
+        return isinstance(self.g, Symmetry)
+
+    @property
+    def dims(self) -> int:
+        return len(self.g.perm) if isinstance(self.g, Symmetry) else len(self.g)
 
     def source(self, x: Tensor) -> Tensor:
         """``x``, or what of it stays in view at every angle."""
         return x if self.exact else x * circular_mask(x.shape[2:], device=x.device)
 
-    def match(self, turned: Tensor, upright: Tensor, layouts: Sequence[int] = (1, -1)) -> tuple[float | None, Tensor]:
-        """The error of ``turned`` as ``upright`` turned, and the latter.
+    def match(self, turned: Tensor, upright: Tensor, views: Sequence[View]) -> tuple[float | None, Tensor]:
+        """The error of ``turned`` as ``upright`` turned, and the latter: in that view of a map (N, C, *spatial), or of
+        features (N, C), in which it fits best.
 
-        Maps have their channels at axis 1 or -1 (``layouts``), whichever fits better; what has no spatial axes stays as
-        it is. The error is None where nothing is known of the axes, or pixels are too few to tell a free angle."""
-        if upright.dim() <= 2:
-            return distance(turned, upright), upright
-        if upright.dim() != self.dims + 2:
-            return None, upright
+        The error is None where nothing is known of the axes, no view is possible, or pixels are too few to tell a free
+        angle."""
+        if upright.dim() not in (2, self.dims + 2):
+            return (distance(turned, upright) if upright.dim() < 2 else None), upright
         if turned.dim() != upright.dim():
             return math.inf, upright
-        fits = []
-        for channels in layouts:
-            expected = self.act(upright.movedim(channels, 1))
-            got = turned.movedim(channels, 1)
-            mask = 1 if self.exact else circular_mask(expected.shape[2:], device=expected.device)
-            error = distance(got * mask, expected * mask) if got.shape == expected.shape else math.inf
-            fits.append((error, 1 < min(expected.shape[2:]) < 4, expected.movedim(1, channels)))
-        error, small, expected = min(fits, key=lambda fit: fit[0])
-        return (error if self.exact or not small else None), expected
+        fits = [fit for view in views if (fit := self._fit(turned, upright, view)) is not None]
+        return min(fits, key=lambda fit: math.inf if fit[0] is None else fit[0], default=(None, upright))
 
-    def error(self, turned: Any, upright: Any, layouts: Sequence[int] = (1, -1)) -> float | None:
+    def _fit(self, turned: Tensor, upright: Tensor, view: View) -> tuple[float | None, Tensor] | None:
+        got = turned.movedim(view.channels, 1)
+        try:
+            expected = view.fields.act(self.g, upright.movedim(view.channels, 1))
+        except ValueError:  # other channels, or no such action
+            return None
+        back = expected.movedim(1, view.channels)
+        if got.shape != expected.shape:
+            return math.inf, back
+        if self.exact or upright.dim() == 2:
+            return distance(got, expected), back
+        if 1 < min(expected.shape[2:]) < 4:
+            return None, back
+        mask = circular_mask(expected.shape[2:], device=expected.device)
+        return distance(got * mask, expected * mask), back
+
+    def error(self, turned: Any, upright: Any, views: Sequence[View]) -> float | None:
         """The worst error among all tensors of two nested structures."""
         pairs = zip(tensors(turned), tensors(upright), strict=False)
-        return worst(self.match(*pair, layouts)[0] for pair in pairs)
+        return worst(self.match(*pair, views)[0] for pair in pairs)
 
 
 def turns_of(dims: int, angle: float) -> list[Turn]:
     """Generators of the square's or cube's symmetries, and the free rotations."""
     planes = list(itertools.combinations(range(-dims, 0), 2))
-    quarter = [Turn("rot90", partial(torch.rot90, k=1, dims=plane), True, dims) for plane in planes]
-    flips = [Turn("flip", partial(torch.flip, dims=(axis,)), True, dims) for axis in range(-dims, 0)]
-    free = [Turn(f"rot{angle:g}", partial(_rotate, angle, plane), False, dims) for plane in planes]
-    return [*quarter, *flips, *free]
-
-
-def _rotate(angle: float, plane: tuple[int, int], x: Tensor) -> Tensor:
-    return rotate(x if x.dtype == torch.float64 else x.float(), angle, plane).to(x.dtype)
+    straight = tuple(range(dims))
+    mirrors = [Symmetry(straight, tuple(i == axis for i in straight)) for axis in straight]
+    return [
+        *(Turn("rot90", quarter_turn(dims, 1, plane)) for plane in planes),
+        *(Turn("flip", mirror) for mirror in mirrors),
+        *(Turn(f"rot{angle:g}", plane_rotation(dims, angle, plane)) for plane in planes),
+    ]
 
 
 def worst(errors: Iterable[float | None]) -> float | None:

@@ -20,6 +20,9 @@ from isoconv.ops import ConvSpec, check_engine, conv_spec, sre_conv
 from isoconv.ops.reference import expand_kernel
 from isoconv.symmetry import GridGroup
 
+_PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_PLAIN_TRANSPOSE = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+
 
 class SREOptions(BandOptions, total=False):
     """The keyword-only arguments of every isotropic layer, which networks take too and hand on."""
@@ -84,6 +87,27 @@ class _BandedConv(nn.Module):
     def kernel(self) -> Tensor:
         """The dense kernel, shaped as the weight of the ``torch.nn`` layer of the same arguments; differentiable."""
         return expand_kernel(self.weight, self.plan)
+
+    def _plain(self, kind: type[nn.Module], **extra: Any) -> nn.Module:
+        spec, padding = self.spec, tuple(before for before, _ in self.spec.padding)
+        lopsided = padding != tuple(after for _, after in spec.padding)
+        plain = kind(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            spec.stride,
+            "same" if lopsided else padding,
+            dilation=spec.dilation,
+            groups=spec.groups,
+            bias=self.bias is not None,
+            padding_mode=spec.padding_mode,
+            device="meta",
+            **extra,
+        )
+        plain.weight = nn.Parameter(self.kernel().detach(), self.weight.requires_grad)
+        if self.bias is not None:
+            plain.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
+        return plain.train(self.training)
 
     @property
     def kernel_size(self) -> tuple[int, ...]:
@@ -195,6 +219,10 @@ def _shares(channels: int, orders: int, reflections: bool, dims: int, groups: in
     counts = {order: (directed + order - 1) // orders for order in range(1, orders + 1)}
     return {0: channels - directed} | counts
 
+    def plain(self) -> nn.Module:
+        """The ``torch.nn.ConvNd`` of the dense kernel, which gives the same outputs."""
+        return self._plain(_PLAIN[self.dims])
+
 
 class _SREConvTranspose(_BandedConv):
     @spells_out(band_plan)
@@ -233,6 +261,10 @@ class _SREConvTranspose(_BandedConv):
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         spec = self.spec if output_size is None else self.spec.for_output(input.shape[-self.dims :], output_size)
         return sre_conv(input, self.weight, self.bias, spec, engine=self.engine)
+
+    def plain(self) -> nn.Module:
+        """The ``torch.nn.ConvTransposeNd`` of the dense kernel, which gives the same outputs."""
+        return self._plain(_PLAIN_TRANSPOSE[self.dims], output_padding=self.spec.output_padding)
 
 
 _CONV_DOC = """Isotropic convolution: ``torch.nn.Conv{n}d`` with one weight per band of taps instead of one per tap.
