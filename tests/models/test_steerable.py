@@ -80,6 +80,44 @@ def test_without_reflections_mirror_images_differ(name: str) -> None:
     assert model_info(name).symmetry_with(model_config(net)) is GridGroup.ROTATIONS
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("steerable_resnet18", {}),
+        ("steerable_resnet18", {"form": "dropped", "stem_stride": 2}),
+        ("steerable_unet", {"reflections": False}),
+        ("steerable_unet_3d", {}),
+        ("sre_resnet18", {"orders": 2, "kernel_sizes": 5}),
+    ],
+)
+def test_fused_it_needs_no_isoconv(name: str, options: dict) -> None:
+    net = trained(create_model(name, 1, 3, width=8, **options), 10, steps=1)
+    fused = isoconv.fuse(net)
+    assert not any(type(m).__module__.startswith("isoconv") for m in fused.modules())
+    for size in (9, 10):
+        x = torch.randn(2, 1, *[size] * net.dims)
+        torch.testing.assert_close(fused(x), net(x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["steerable_resnet18", "steerable_unet"])
+def test_the_doctor_finds_every_layer_exact_by_its_own_action(name: str) -> None:
+    net = trained(create_model(name, 1, 3, width=8), 12, steps=1)
+    result = isoconv.doctor(net, torch.randn(2, 1, 13, 13))
+    assert {finding.symmetry: finding.holds for finding in result.findings if finding.symmetry != "rot30"} == {
+        "rot90": True,
+        "flip": True,
+    }
+    assert not any({"rot90", "flip"} & set(layer.breaks) for layer in result.layers)
+
+
+def test_the_doctor_finds_a_layer_whose_kernels_do_not_turn() -> None:
+    net = create_model("steerable_resnet18", 1, 3, width=8).eval()
+    layer = net.layer1[0].conv1
+    layer._basis_1_1 += torch.randn_like(layer._basis_1_1)
+    result = isoconv.doctor(net, torch.randn(2, 1, 13, 13))
+    assert [row.name for row in result.layers if "rot90" in row.breaks] == ["layer1.0.conv1"]
+
+
 def test_no_orders_is_an_isotropic_network() -> None:
     net = create_model("steerable_resnet18", 3, 5, width=4, orders=0, kernel_sizes=3, profile="hard")
     sre = create_model("sre_resnet18", 3, 5, width=4, kernel_sizes=3)

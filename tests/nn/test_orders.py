@@ -87,6 +87,22 @@ def test_compile_and_export() -> None:
     torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_fused_it_is_a_plain_convolution_and_lengths(bias: bool) -> None:
+    layer = isoconv.SREConv2d(2, 8, 5, stride=2, padding=2, bias=bias, orders=2)
+    fused = isoconv.fuse(layer)
+    assert not any(type(m).__module__.startswith("isoconv") for m in fused.modules())
+    x = torch.randn(2, 2, 9, 9)
+    torch.testing.assert_close(fused(x), layer(x))
+    assert isoconv.fuse(isoconv.SREConv2d(2, 8, 5, bias=bias)).weight.shape == (8, 2, 5, 5)
+
+
+def test_the_report_tells_of_handedness() -> None:
+    for reflections, status in ((True, "isotropic"), (False, "equivariant")):
+        layer = isoconv.SREConv2d(1, 8, 5, orders=1, reflections=reflections)
+        assert isoconv.conversion_report(layer).rows[0].status == status
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -94,8 +110,8 @@ def test_compile_and_export() -> None:
         (lambda: isoconv.SREConv2d(2, 8, 3, orders=1, groups=2), "groups=2"),
         (lambda: isoconv.SREConv2d(2, 3, 3, orders=2), "at least 4 output channels.* and 3"),
         (lambda: isoconv.SREConv2d(2, 8, 3, orders=-1), "whole number of at least 0, got -1"),
-        (lambda: isoconv.SREConv2d(2, 8, 3, reflections=False), "orders of at least 1 in 2D, got orders=0"),
-        (lambda: isoconv.SREConv3d(2, 8, 3, orders=1, reflections=False), "in 3D: isotropic kernels"),
+        (lambda: isoconv.SREConv2d(2, 8, 3, reflections=False), "reflections=False takes orders of at least 1"),
+        (lambda: isoconv.SREConv3d(2, 8, 3, orders=1, reflections=False), "takes a 2D layer, got 3D"),
         (lambda: isoconv.SREConv2d(2, 8, 1, orders=1), "no kernel of size \\(1, 1\\)"),
     ],
 )

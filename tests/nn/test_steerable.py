@@ -14,7 +14,7 @@ from torch import nn
 
 import isoconv
 from isoconv.nn import Fields, SteerableConv2d, SteerableConv3d
-from isoconv.symmetry import symmetry_group
+from isoconv.symmetry import GridGroup, symmetry_group
 
 CONVS = {2: SteerableConv2d, 3: SteerableConv3d}
 FIELDS = "2x0 + 1x1 + 1x2"
@@ -209,6 +209,34 @@ def test_compile_and_export() -> None:
     assert all(p.grad is not None for p in layer.parameters())
     exported = torch.export.export(layer, (x,)).module()
     torch.testing.assert_close(exported(x), layer(x))
+
+
+@given(layers())
+@settings(max_examples=15)
+def test_the_plain_layer_gives_the_same_without_isoconv(layer) -> None:
+    plain = isoconv.fuse(layer)
+    assert type(plain) in (nn.Conv2d, nn.Conv3d)
+    x = torch.randn(2, layer.in_channels, *[9] * layer.dims, dtype=torch.float64)
+    torch.testing.assert_close(plain(x), layer(x))
+    if layer.groups == 1:
+        assert torch.equal(plain.weight, layer.kernel())
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_layers_say_how_they_transform(dims: int) -> None:
+    """To what measures and judges layers."""
+    x = torch.randn(1, Fields(FIELDS, dims).channels, *[6] * dims, dtype=torch.float64)
+    for reflections, symmetry in ((True, GridGroup.FULL), (False, GridGroup.ROTATIONS)):
+        layer = CONVS[dims](FIELDS, FIELDS, 3, padding=1, reflections=reflections, dtype=torch.float64)
+        assert layer.symmetry is symmetry
+        errors = isoconv.equivariance_error(layer, x, angles=(90,))
+        assert errors["rot90"] <= 1e-13
+        assert (errors["flip"] <= 1e-13) == reflections
+        (row,) = isoconv.conversion_report(layer).rows
+        assert (row.status, "mirror" in row.reason) == ("equivariant", not reflections)
+    thick = CONVS[dims](FIELDS, FIELDS, 5, spacing=(2, *[1] * (dims - 1)))
+    assert thick.symmetry is GridGroup.MIRRORS
+    assert isoconv.conversion_report(thick).rows[0].status == "breaks symmetry"
 
 
 @pytest.mark.parametrize("batch", [0, 1])

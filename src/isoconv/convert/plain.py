@@ -10,6 +10,7 @@ from typing import Any
 
 import torch.fx
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -66,13 +67,16 @@ def _plain(module: Module, memo: dict[Any, Any]) -> nn.Module:
         if isinstance(hook, _COMPUTING):  # what it made for the last call may be out of date
             hook(module, None)
     plain = module.plain()
+    if not isinstance(plain, _ConvNd):
+        return plain
     # a weight that is computed (parametrised, pruned) is another tensor each time, and nobody else's
     if (weight := module._parameters.get("weight")) is not None:
         tied = memo.setdefault((id(weight), "kernels"), [])
         plain.weight = next((kernel for kernel in tied if _equal(kernel, plain.weight)), plain.weight)
         tied.append(plain.weight)
-    if module._parameters.get("bias") is not None:
-        plain.bias = copy.deepcopy(module.bias, memo)
+    bias = module._parameters.get("bias")
+    if bias is not None and plain.bias is not None and bias.shape == plain.bias.shape:
+        plain.bias = copy.deepcopy(bias, memo)
     return plain
 
 

@@ -20,7 +20,8 @@ from isoconv._checks import check_counts, ntuple, spells_out
 from isoconv.models.group import GROUPS, GroupConv2d
 from isoconv.models.layers import GroupLayers, IsotropicLayers, PlainLayers
 from isoconv.models.registry import register_family, register_model
-from isoconv.nn.conv import SREOptions, kept_symmetry
+from isoconv.nn.conv import SREOptions
+from isoconv.nn.steerable import kept_symmetry
 from isoconv.ops.resampling import is_traced
 from isoconv.symmetry import GridGroup
 

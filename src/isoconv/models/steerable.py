@@ -15,7 +15,7 @@ from isoconv.models.layers import SteerableLayers
 from isoconv.models.registry import register_family
 from isoconv.models.resnet import VARIANTS, ResNet
 from isoconv.models.unet import UNet
-from isoconv.nn.conv import kept_symmetry
+from isoconv.nn.steerable import kept_symmetry
 
 __all__ = ["steerable_resnet", "steerable_unet"]
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from isoconv.harmonics import components, turning
-from isoconv.symmetry import Symmetry, resample
+from isoconv.symmetry import Scalars, Symmetry
 
 __all__ = ["Fields", "arrows", "as_fields", "joined"]
 
@@ -106,13 +104,11 @@ class Fields:
             ValueError: for an ``x`` of another shape, or a ``g`` of another number of dimensions.
         """
         self.check(x, spatial=x.dim() != 2)
-        matrix = _matrix(g)
+        matrix = (g.matrix if isinstance(g, Symmetry) else g.detach().double().cpu()).numpy()
         if matrix.shape != (self.dims, self.dims):
             raise ValueError(f"expected a symmetry of {self.dims} dimensions, got one of {len(matrix)}")
-        if x.dim() > 2:
-            x = g(x) if isinstance(g, Symmetry) else resample(x, g)
         mixed = []
-        for order, fields in self.split(x).items():
+        for order, fields in self.split(Scalars().act(g, x)).items():
             mixing = torch.from_numpy(turning(order, matrix)).to(x)
             mixed.append(torch.einsum("ij,nfj...->nfi...", mixing, fields).flatten(1, 2) if order else fields[:, :, 0])
         return torch.cat(mixed, dim=1)
@@ -164,17 +160,3 @@ def joined(fields: Fields, *maps: Tensor) -> Tensor:
     """Feature ``maps`` of the same ``fields`` as one of so many times the fields: those of an order stay together."""
     split = [fields.split(x) for x in maps]
     return torch.cat([part[order].flatten(1, 2) for order in fields.counts for part in split], dim=1)
-
-
-def _matrix(g: Symmetry | Tensor) -> np.ndarray:
-    if isinstance(g, Symmetry):
-        return _matrix_of(g)
-    return g.detach().double().cpu().numpy()
-
-
-@lru_cache
-def _matrix_of(g: Symmetry) -> np.ndarray:
-    matrix = np.zeros((len(g.perm), len(g.perm)))
-    for axis, (source, flipped) in enumerate(zip(g.perm, g.flips, strict=True)):
-        matrix[axis, source] = -1 if flipped else 1
-    return matrix

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,13 +15,23 @@ from torch import Tensor, nn
 from isoconv._checks import check_counts, ntuple, spells_out
 from isoconv.bands import band_plan
 from isoconv.harmonics import kernel_basis
+from isoconv.nn.dense import plain_conv
 from isoconv.nn.fields import Fields, as_fields
 from isoconv.ops.reference import convolve
 from isoconv.ops.spec import conv_spec
+from isoconv.symmetry import GridGroup
 
-__all__ = ["SteerableConv2d", "SteerableConv3d"]
+__all__ = ["SteerableConv2d", "SteerableConv3d", "kept_symmetry"]
 
 _ENGINES = ("auto", "reference")
+
+
+def kept_symmetry(options: Mapping[str, Any]) -> GridGroup:
+    """To what layers of these options (``spacing``, ``reflections``) are exactly equivariant, cubic kernels, stride 1
+    and symmetric padding provided."""
+    if options["spacing"] is None or np.ptp(options["spacing"]) == 0:
+        return GridGroup.FULL if options["reflections"] else GridGroup.ROTATIONS
+    return GridGroup.MIRRORS if options["reflections"] else GridGroup.NONE
 
 
 class _SteerableConv(nn.Module):
@@ -144,12 +156,31 @@ class _SteerableConv(nn.Module):
                 f"expected an input (N, {self.in_channels}, {self.dims} spatial axes) for the fields {self.in_fields}, "
                 f"got shape {tuple(input.shape)}"
             )
-        bias = None if self.bias is None else F.pad(self.bias, (0, self.out_channels - self.out_fields.scalars))
+        bias = self._padded_bias()
         if self.groups == 1:
             return convolve(input, self.kernel(), bias, self.spec)
         bias = None if bias is None else bias[self._outputs]
         output = convolve(input.index_select(axis, self._inputs), self.kernel(), bias, self.spec)
         return output.index_select(axis, self._outputs.argsort())
+
+    def _padded_bias(self) -> Tensor | None:
+        """Of all channels; scalars are the first."""
+        return None if self.bias is None else F.pad(self.bias, (0, self.out_channels - self.out_fields.scalars))
+
+    def plain(self) -> nn.Module:
+        """The ``torch.nn.ConvNd`` of the dense kernel, which gives the same outputs; of one group always, since those
+        of ``torch.nn`` are of neighbouring channels."""
+        kernel, groups = self.kernel(), self.groups
+        if groups > 1:
+            grouped = kernel.unflatten(0, (groups, -1))
+            kernel = kernel.new_zeros(self.out_channels, self.in_channels, *self.kernel_size)
+            kernel[self._outputs.view(groups, -1, 1), self._inputs.view(groups, 1, -1)] = grouped
+        trained = any(weight.requires_grad for weight in self.weights.values())
+        return plain_conv(kernel, self._padded_bias(), replace(self.spec, groups=1), trained).train(self.training)
+
+    @property
+    def symmetry(self) -> GridGroup:
+        return kept_symmetry({"spacing": self.spec.plan.spacing, "reflections": self.reflections})
 
     @property
     def groups(self) -> int:
