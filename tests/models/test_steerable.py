@@ -102,7 +102,7 @@ def test_fused_it_needs_no_isoconv(name: str, options: dict) -> None:
 @pytest.mark.parametrize("name", ["steerable_resnet18", "steerable_unet"])
 def test_the_doctor_finds_every_layer_exact_by_its_own_action(name: str) -> None:
     net = trained(create_model(name, 1, 3, width=8), 12, steps=1)
-    result = isoconv.doctor(net, torch.randn(2, 1, 13, 13))
+    result = isoconv.doctor(net, torch.randn(1, 1, 9, 9))
     assert {finding.symmetry: finding.holds for finding in result.findings if finding.symmetry != "rot30"} == {
         "rot90": True,
         "flip": True,
@@ -114,7 +114,7 @@ def test_the_doctor_finds_a_layer_whose_kernels_do_not_turn() -> None:
     net = create_model("steerable_resnet18", 1, 3, width=8).eval()
     layer = net.layer1[0].conv1
     layer._basis_1_1 += torch.randn_like(layer._basis_1_1)
-    result = isoconv.doctor(net, torch.randn(2, 1, 13, 13))
+    result = isoconv.doctor(net, torch.randn(1, 1, 9, 9))
     assert [row.name for row in result.layers if "rot90" in row.breaks] == ["layer1.0.conv1"]
 
 

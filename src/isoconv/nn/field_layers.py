@@ -32,8 +32,12 @@ an edge and a corner of the cube."""
 
 def magnitudes(x: Tensor, fields: Fields) -> Tensor:
     """``sqrt(|v|^2 + 0.001)`` of every field v that is no scalar: (N, fields.directed, *spatial). Smooth at zero."""
-    squares = [_wide(v).square().sum(2) for order, v in fields.split(x).items() if order]
-    return (torch.cat(squares, dim=1) + _SOFT).sqrt().to(x)
+    squares = [_wide(v).square().sum(2) for v in fields.parts(x)[1]]
+    return (_cat(squares) + _SOFT).sqrt().to(x)
+
+
+def _cat(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -60,19 +64,18 @@ class _FieldLayer(nn.Module):
         super().__init__()
         self.in_fields, self.out_fields = in_fields, out_fields or in_fields
 
-    def _split(self, input: Tensor) -> dict[int, Tensor]:
+    def _parts(self, input: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The scalars, if any, and the other fields, see :meth:`Fields.parts`."""
         if not is_traced(input):
             self.in_fields.check(input)
-        return self.in_fields.split(input)
+        scalars, fields = self.in_fields.parts(input)
+        return ([] if scalars is None else [scalars]), fields
 
-    def _shares(self, values: Tensor, axis: int) -> dict[int, Tensor]:
-        """``values``, of which an axis counts the fields that are no scalars, by order."""
-        shares, start = {}, 0
-        for order, count in self.in_fields.counts.items():
-            if order:
-                shares[order] = values.narrow(axis, start, count)
-                start += count
-        return shares
+    def _shares(self, values: Tensor, axis: int) -> list[Tensor]:
+        """``values``, of which an axis counts the fields that are no scalars, in the parts of these."""
+        counts = [count for count, _ in self.in_fields.runs]
+        starts = itertools.accumulate(counts, initial=0)
+        return [values.narrow(axis, start, count) for start, count in zip(starts, counts, strict=False)]
 
     def extra_repr(self) -> str:
         return str(self.in_fields)
@@ -111,21 +114,37 @@ class FieldNorm(_FieldLayer):
                 self.register_buffer("rms", torch.ones(fields.directed))
 
     def forward(self, input: Tensor) -> Tensor:
-        fields = self._split(input)
-        scalars = fields.pop(0, None)
-        parts = [] if scalars is None else [self.scalars(scalars.squeeze(2))]
+        scalars, fields = self._parts(input)
+        parts = [self.scalars(part) for part in scalars]
         if fields:
             scales = self._shares(self.gain / self._rms(fields), -1)
-            parts += [_scaled(v, scales[order], self.in_fields.dims).flatten(1, 2) for order, v in fields.items()]
-        return torch.cat(parts, dim=1)
+            parts += [_scaled(v, s, self.in_fields.dims).flatten(1, 2) for v, s in zip(fields, scales, strict=True)]
+        return _cat(parts)
 
-    def _rms(self, fields: dict[int, Tensor]) -> Tensor:
+    def plain(self) -> nn.Module | None:
+        """The ``torch.nn.BatchNormNd`` of all channels that does in eval mode what this layer does; None if it is no
+        norm over the batch."""
+        if self.kind != "batch":
+            return None
+        first = next(self.parameters())
+        norm: Any = _BATCH_NORM[self.in_fields.dims](self.in_fields.channels, self.eps).to(first)
+        start = self.in_fields.scalars
+        with torch.no_grad():
+            for name in ("weight", "bias", "running_mean", "running_var") if start else ():
+                getattr(norm, name)[:start] = getattr(self.scalars, name)
+            norm.running_var[start:] = 1 - self.eps
+            scales = self._shares(self.gain / self.rms, -1) if self.in_fields.directed else []
+            for scale, (_, size) in zip(scales, self.in_fields.runs, strict=True):
+                norm.weight[start : start + len(scale) * size] = scale.repeat_interleave(size)
+                start += len(scale) * size
+        return norm.eval()
+
+    def _rms(self, fields: list[Tensor]) -> Tensor:
         """(directed,), or (N, directed) of single images."""
-        first = next(iter(fields.values()))
-        if self.kind == "batch" and (is_traced(first) or not self.training or len(first) == 0):
+        if self.kind == "batch" and (is_traced(fields[0]) or not self.training or len(fields[0]) == 0):
             return self.rms
         axes = [0, *range(2, 3 + self.in_fields.dims)][self.kind == "instance" :]
-        means = torch.cat([_wide(v).square().mean(axes) for v in fields.values()], dim=-1)
+        means = torch.cat([_wide(v).square().mean(axes) for v in fields], dim=-1)
         rms = (means + self.eps).sqrt()
         if self.kind == "batch":
             self.rms.lerp_(rms.detach().to(self.rms), self.momentum)
@@ -153,15 +172,14 @@ class FieldGate(_FieldLayer):
             nn.init.constant_(self.norm.get_parameter("bias"), 0.5)  # most gates are open at first
 
     def forward(self, input: Tensor) -> Tensor:
-        fields = self._split(input)
-        scalars = fields.pop(0, None)
-        parts = [] if scalars is None else [F.relu(scalars.squeeze(2))]
+        scalars, fields = self._parts(input)
+        parts = [F.relu(part) for part in scalars]
         if fields:
             size = magnitudes(input, self.in_fields)
             gate = F.relu(self.norm(size))
             scales = self._shares(gate / size, 1)
-            parts += [gate, *((v * scales[order].unsqueeze(2)).flatten(1, 2) for order, v in fields.items())]
-        return torch.cat(parts, dim=1)
+            parts += [gate, *((v * s.unsqueeze(2)).flatten(1, 2) for v, s in zip(fields, scales, strict=True))]
+        return _cat(parts)
 
 
 class FieldMagnitudes(_FieldLayer):
@@ -171,9 +189,8 @@ class FieldMagnitudes(_FieldLayer):
         super().__init__(fields, Fields(f"{fields.scalars + fields.directed}x0", fields.dims))
 
     def forward(self, input: Tensor) -> Tensor:
-        fields = self._split(input)
-        parts = [fields[0].squeeze(2)] if 0 in fields else []
-        return torch.cat([*parts, magnitudes(input, self.in_fields)] if self.in_fields.directed else parts, dim=1)
+        scalars, fields = self._parts(input)
+        return _cat([*scalars, magnitudes(input, self.in_fields)] if fields else scalars)
 
 
 class FieldReLU(_FieldLayer):
@@ -217,7 +234,9 @@ class FieldReLU(_FieldLayer):
         return self
 
     def forward(self, input: Tensor) -> Tensor:
-        function = torch.cat(list(self._split(input).values()), dim=2)
+        if not is_traced(input):
+            self.in_fields.check(input)
+        function = torch.cat(list(self.in_fields.split(input).values()), dim=2)
         samples = F.relu(torch.einsum("dc,nfc...->nfd...", self.sample, function))
         function, parts, start = torch.einsum("cd,nfd...->nfc...", self.project, samples), [], 0
         for order in self.in_fields.counts:
@@ -256,14 +275,14 @@ class FieldDropout(_FieldLayer):
         self.p = p
 
     def forward(self, input: Tensor) -> Tensor:
-        fields = self._split(input)
+        scalars, fields = self._parts(input)
         if not self.training:
             return input
         kept = []
-        for v in fields.values():
+        for v in (*(part.unsqueeze(2) for part in scalars), *fields):
             mask = F.dropout(torch.ones_like(v.flatten(2)[:, :, 0]), self.p)
             kept.append(_scaled(v, mask, self.in_fields.dims).flatten(1, 2))
-        return torch.cat(kept, dim=1)
+        return _cat(kept)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, p={self.p}"
@@ -284,8 +303,7 @@ class InvariantPool(_FieldLayer):
         self.magnitudes = magnitudes and fields.directed > 0
 
     def forward(self, input: Tensor) -> Tensor:
-        fields = self._split(input)
-        parts = [fields[0].squeeze(2)] if 0 in fields else []
+        parts, _ = self._parts(input)
         if self.magnitudes:
             parts.append(magnitudes(input, self.in_fields))
-        return torch.cat(parts, dim=1).flatten(2).mean(2)
+        return _cat(parts).flatten(2).mean(2)

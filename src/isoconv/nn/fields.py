@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -78,6 +79,15 @@ class Fields:
         return self.counts.get(0, 0)
 
     @property
+    def runs(self) -> list[tuple[int, int]]:
+        """Number and components of the fields that are no scalars, neighbours of as many components together."""
+        sizes = {order: self.components(order) for order in self.counts if order}
+        return [
+            (sum(self.counts[order] for order in orders), size)
+            for size, orders in itertools.groupby(sizes, key=sizes.__getitem__)
+        ]
+
+    @property
     def directed(self) -> int:
         """Number of fields that are no scalars."""
         return sum(self.counts.values()) - self.scalars
@@ -92,6 +102,15 @@ class Fields:
             order: x[:, channels].unflatten(1, (self.counts[order], self.components(order)))
             for order, channels in self.slices.items()
         }
+
+    def parts(self, x: Tensor) -> tuple[Tensor | None, list[Tensor]]:
+        """The scalars (N, count, ...), if any, and all other fields (N, count, components, ...) in their order,
+        neighbours of as many components, as all of them are in 2D, in one tensor."""
+        parts, start = [], self.scalars
+        for count, size in self.runs:
+            parts.append(x[:, start : start + count * size].unflatten(1, (count, size)))
+            start += count * size
+        return (x[:, : self.scalars] if self.scalars else None), parts
 
     def act(self, g: Symmetry | Tensor, x: Tensor) -> Tensor:
         """``x`` (N, channels, *spatial), or (N, channels) without a place, turned: pixels move and components mix.
