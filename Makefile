@@ -12,7 +12,7 @@ help:
 	@echo 'make demo       train an SRE-ResNet and its plain twin on embedded images, compare them under rotation (under 5 minutes)'
 	@echo 'make test       the default test suite'
 	@echo 'make test-slow  the tests marked slow'
-	@echo 'make lint       formatting, lint and types, as CI checks them'
+	@echo 'make lint       formatting, lint, types and the order of imports, as CI checks them'
 	@echo 'make format     apply the formatting'
 	@echo 'make docs       the documentation as web pages, in build/docs'
 	@echo 'make clean      remove the virtual environment and caches'
@@ -35,6 +35,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from isoconv.data import DeviceBatches, Split, augmentation
-from isoconv.models import create_model
+from isoconv.models import create_model, model_info
 
 THREADS, STEPS = 2, 8
 CASES = [  # network, width, channels, batch size
@@ -33,7 +33,7 @@ def endless(batches: DeviceBatches) -> Iterator[tuple[torch.Tensor, torch.Tensor
 
 def measure(name: str, width: int, channels: int, batch_size: int) -> tuple[float, float]:
     """Median seconds of drawing a batch, and of drawing it and taking a step of SGD with it."""
-    dims = 3 if name.endswith("_3d") else 2
+    dims = model_info(name).dims
     count = STEPS * batch_size
     images = torch.randint(0, 256, (count, channels) + (28,) * dims, dtype=torch.uint8)
     split = Split(images, torch.arange(count) % 2)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from isoconv import functional as functional
 from isoconv import models as models
 from isoconv import nn as nn
+from isoconv._version import __version__ as __version__
 from isoconv.convert import conversion_report as conversion_report
 from isoconv.convert import convert as convert
 from isoconv.convert import fuse as fuse
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from isoconv.deploy import push_to_hub as push_to_hub
     from isoconv.deploy import save_pretrained as save_pretrained
 
-__version__ = "0.1.0"
 
 __all__ = [
     "SREConv1d",

@@ -69,3 +69,8 @@ def spells_out(source: Callable[..., Any], without: Iterable[str] = ()) -> Calla
         return cast(Function, checked)
 
     return decorate
+
+
+def count_of(n: int, noun: str, plural: str = "") -> str:
+    """``"1 error"``, ``"1,200 errors"``: a number with its noun, for messages."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import isoconv
+from isoconv._checks import count_of
 from isoconv.bands import BandPlan, band_plan
 from isoconv.models import create_model
 from isoconv.ops import ENGINES, ConvSpec, conv_spec, sre_conv
@@ -367,8 +368,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines = [
         f"# {result['title']}",
         "",
-        f"{machine}; median of {result['rounds']} interleaved calls (quartiles); in brackets: times faster than "
-        f"{result['base']}.",
+        f"{machine}; median of {count_of(result['rounds'], 'interleaved call')} (quartiles); in brackets: times faster "
+        f"than {result['base']}.",
     ]
     names = list(dict.fromkeys(name for row in result["rows"] for name in row["contestants"]))
     first = next(iter(result["rows"][0]["contestants"].values()))

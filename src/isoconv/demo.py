@@ -4,12 +4,13 @@ of the embedded set ``cells`` and tested on turned ones."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from isoconv.evaluation.comparison import compare
 from isoconv.evaluation.measuring import evaluate
-from isoconv.figures.drawing import save_comparison
+from isoconv.figures import save_all, save_comparison
 from isoconv.runs.config import TrainConfig
 from isoconv.training.loop import train
 
@@ -17,7 +18,8 @@ __all__ = ["NETWORKS", "demo"]
 
 log = logging.getLogger(__name__)
 
-NETWORKS = ("sre_resnet18", "resnet18")
+NETWORKS: Mapping[str, tuple[int, ...] | None] = {"sre_resnet18": (5, 5, 3, 3), "resnet18": None}
+"""Kernel sizes by network; None stands for the network's own."""
 
 
 def demo(
@@ -38,8 +40,7 @@ def demo(
         ValueError: ``out`` holds runs with other options.
     """
     runs = []
-    for model in NETWORKS:
-        kernel_sizes = (5, 5, 3, 3) if model.startswith("sre_") else None
+    for model, kernel_sizes in NETWORKS.items():
         config = TrainConfig(
             data="cells",
             model=model,
@@ -56,4 +57,5 @@ def demo(
     for run in runs:
         log.info("showing the test images in all positions to %s", run.config.model)
         evaluate(run)
+        save_all(run)
     return compare(runs), save_comparison(runs, out / "figures")

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isoconv._checks import count_of
+
 __all__ = [
     "Action",
     "GridGroup",
@@ -301,9 +303,8 @@ def _output(module: nn.Module, x: Tensor) -> Tensor:
             f"equivariance_error needs a module that returns one tensor, got {type(y).__name__}; wrap it to pick one"
         )
     if y.dim() not in (2, x.dim()):
-        raise ValueError(
-            f"expected an output (N, features) or (N, C, {x.dim() - 2} spatial axes), got shape {tuple(y.shape)}"
-        )
+        axes = count_of(x.dim() - 2, "spatial axis", "spatial axes")
+        raise ValueError(f"expected an output (N, features) or (N, C, {axes}), got shape {tuple(y.shape)}")
     return y
 
 

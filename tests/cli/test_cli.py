@@ -75,7 +75,7 @@ def picture(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("", ["does not change when the image is turned", "isoconv demo", "train", "evaluate", "predict", "compare"]),
+        ("", ["does not change when the image is rotated", "isoconv demo", "train", "evaluate", "predict", "compare"]),
         ("train", ["--data", "isoconv data list", "--model", "isoconv models", "--out", "--resume", "torchrun"]),
         ("evaluate", ["RUN", "isoconv train", "--protocol", "official", "--device", "--json"]),
         ("predict", ["IMAGE", "PNG, JPEG, TIFF, npy or npz", "folder", "FILE.csv or FILE.json", "--upright-only"]),
@@ -178,7 +178,7 @@ def test_predict_json_and_files(call: Call, evaluated: Evaluated, picture: Path,
     assert [row["index"] for row in rows] == [0, 1]
     result = call("predict", run, picture, "--out", tmp_path / "rows.json")
     assert (result.code, result.out) == (0, "")
-    assert result.err == f"2 predictions are in {tmp_path / 'rows.json'}\n"
+    assert result.err == f"2 predictions written to {tmp_path / 'rows.json'}\n"
     assert json.loads((tmp_path / "rows.json").read_text()) == rows
     call("predict", run, picture, "--out", tmp_path / "rows.csv")
     assert (tmp_path / "rows.csv").read_text().count("\n") == 3

@@ -1,14 +1,19 @@
 """Users' own files: what is read, what is refused, and with what words."""
 
-import importlib.util
+import subprocess
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
-from isoconv.data import read_images
-from isoconv.data.files import probe, split_index
+from isoconv.data import files, read_images
+from isoconv.data.decoded import Limits, UnreadableError
+from isoconv.data.files import as_uint8, find_images, read_each, split_index
 
 pil = pytest.importorskip("PIL.Image", reason="reading pictures needs the extra 'study'")
 tifffile = pytest.importorskip("tifffile", reason="reading TIFF needs the extra 'study'")
@@ -115,7 +120,7 @@ def write(path: Path, content: object) -> None:
         ("a.png", b"\x89PNG cut short", "cannot read .*a.png .*; save it anew or leave it out"),
         ("a.tif", b"II*", "cannot read .*a.tif .*; save it anew"),
         ("a.npz", b"PK cut", "cannot read .*a.npz .*; save it anew"),
-        ("a.npy", np.array([{"code": 1}], dtype=object), "cannot read .*a.npy .*allow_pickle"),
+        ("a.npy", np.array([{"code": 1}], dtype=object), "cannot read .*a.npy .*pickled objects"),
         ("a.npy", b"PK\x03\x04 an archive", "cannot read .*a.npy .*; save it anew"),
         ("a.npy", b"\x93NUMPY\x01\x00\x02\x00{\n", "cannot read .*a.npy .*; save it anew"),
         ("a.npy", np.full((28, 28), np.nan), "a.npy holds NaN or infinity; replace them by numbers"),
@@ -127,9 +132,9 @@ def write(path: Path, content: object) -> None:
         ("a.npy", np.arange(28.0), r"a.npy has shape \(28,\); the network expects an image \(H, W\) or a stack"),
         ("a.npy", np.full((28, 28), "text"), "a.npy holds <U4; an image is an array of real numbers"),
         ("a.npz", {"x": GREY, "y": GREY}, "of its arrays x, y none ends in 'images'"),
-        ("a.npz", {"images": np.array([{"code": 1}], dtype=object)}, "cannot read .*a.npz .*allow_pickle"),
+        ("a.npz", {"images": np.array([{"code": 1}], dtype=object)}, "cannot read .*a.npz:images .*pickled objects"),
         ("a.npz", {}, r"cannot read .*a.npz \(it holds no array\); save it anew"),
-        ("a.gif", b"GIF89a", "a.gif is none of .png, .jpg, .*; convert it to one of them"),
+        ("a.heic", b"ftyp", "a.heic is none of .png, .jpg, .*; convert it to one of them"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(tmp_path: Path, name: str, content: object, message: str) -> None:
@@ -154,19 +159,6 @@ def test_cut_files_are_refused_in_one_line(tmp_path: Path, suffix: str, share: f
     assert "\n" not in str(error.value)
 
 
-def test_pages_of_a_tiff_are_a_stack_or_a_volume(tmp_path: Path) -> None:
-    pages = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)
-    tifffile.imwrite(tmp_path / "pages.tif", pages)
-    assert np.array_equal(read(tmp_path / "pages.tif")[1][:, 0].numpy(), pages)
-    assert read(tmp_path / "pages.tif", dims=3, size=16)[1].shape == (1, 1, 16, 16, 16)
-
-
-def test_colour_planes_of_a_tiff_become_channels(tmp_path: Path) -> None:
-    planes = np.moveaxis(RGB, -1, 0)
-    tifffile.imwrite(tmp_path / "planes.tif", planes, photometric="rgb", planarconfig="separate")
-    assert np.array_equal(read(tmp_path / "planes.tif", channels=3)[1][0].numpy(), planes)
-
-
 def test_names_of_images_tell_their_place_in_a_stack(tmp_path: Path) -> None:
     (tmp_path / "s [T1]").mkdir()
     for name, parts in {
@@ -178,23 +170,17 @@ def test_names_of_images_tell_their_place_in_a_stack(tmp_path: Path) -> None:
         assert split_index(name) == parts
 
 
-def test_other_channels_than_colours_are_refused(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(RGB[..., :2], -1, 0), metadata={"axes": "CYX"})
-    with pytest.raises(ValueError, match="2 channels; 1 .* 3 .* or 4 .* are expected"):
-        read(tmp_path / "a.tif")
-
-
-def test_a_tiff_in_which_zero_is_white(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", RGB[..., 0], photometric="miniswhite")
-    assert np.array_equal(read(tmp_path / "a.tif")[1][0, 0].numpy(), 255 - RGB[..., 0])
-
-
-def test_a_picture_too_large_to_be_true_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pil.fromarray(GREY).save(tmp_path / "a.png")
-    monkeypatch.setattr(pil, "MAX_IMAGE_PIXELS", 9)
-    for look in (read, probe):
-        with pytest.raises(ValueError, match=r"cannot read .*a\.png .*exceeds limit"):
-            look(tmp_path / "a.png")
+@pytest.mark.parametrize(("name", "limit"), [("a.png", 783), ("a.jpg", 783), ("a.tif", 783), ("a.npy", 783)])
+def test_no_more_pixels_are_decoded_than_allowed(tmp_path: Path, name: str, limit: int) -> None:
+    if name == "a.npy":
+        np.save(tmp_path / name, GREY)
+    else:
+        pil.fromarray((GREY % 256).astype(np.uint8)).save(tmp_path / name)
+    with pytest.raises(
+        ValueError, match=rf"cannot read .*{name} \(it has 784 pixels, the limit is 783\); raise --max-p"
+    ):
+        read_images(tmp_path / name, channels=1, size=28, dims=2, limits=Limits(pixels=limit))
+    assert len(read_images(tmp_path / name, channels=1, size=28, dims=2, limits=Limits(pixels=784))[1]) == 1
 
 
 def test_missing_files_and_folders_without_images_are_refused(tmp_path: Path) -> None:
@@ -207,16 +193,67 @@ def test_missing_files_and_folders_without_images_are_refused(tmp_path: Path) ->
         read_images([], channels=1, size=28, dims=2)
 
 
-def test_a_tiff_of_several_series_is_refused(tmp_path: Path) -> None:
-    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
-        file.write(RGB[..., 0])
-        file.write(RGB[:9, :7], photometric="rgb")
-    with pytest.raises(ValueError, match="2 series of images"):
-        read(tmp_path / "a.tif")
+def test_each_file_is_read_or_told_what_is_wrong_with_it(tmp_path: Path) -> None:
+    pil.fromarray(RGB).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"none")
+    paths = [tmp_path, tmp_path / "c.png", tmp_path / "a.png"]
+    found = list(read_each(paths, channels=3, size=28, dims=2))
+    assert [path.name for path, _ in found] == ["a.png", "b.png", "c.png", "a.png"]
+    assert [type(result) for _, result in found] == [tuple, UnreadableError, FileNotFoundError, tuple]
+    names, images = found[0][1]
+    assert (names, images.shape) == ([str(tmp_path / "a.png")], (1, 3, 28, 28))
+    with pytest.raises(ValueError, match=r"cannot read .*b\.png"):
+        read(tmp_path, channels=3)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("imagecodecs") is not None, reason="imagecodecs is installed and decodes")
-def test_a_compressed_tiff_without_its_decoder_names_the_package(tmp_path: Path) -> None:
-    pil.fromarray(RGB).save(tmp_path / "a.tif", compression="tiff_lzw")
-    with pytest.raises(ValueError, match="pip install imagecodecs"):
-        read(tmp_path / "a.tif", channels=3)
+@pytest.mark.parametrize(
+    ("shape", "channels", "dims", "axis"),
+    [((3, 28, 28), 3, 2, 0), ((5, 3, 28, 28), 3, 2, 1), ((3, 28, 28), 1, 3, 0), ((5, 3, 28, 28), 1, 3, 1)],
+)
+def test_an_array_that_may_have_its_colours_first_is_asked_about(
+    tmp_path: Path, shape: tuple[int, ...], channels: int, dims: int, axis: int
+) -> None:
+    array = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(
+        ValueError, match=rf"is axis {axis} the colours, or are these grey .*np.moveaxis\(array, {axis}, -1"
+    ):
+        read(tmp_path / "a.npy", channels, dims)
+    np.save(tmp_path / "grey.npy", array[..., None])
+    if array.ndim in (dims, dims + 1):
+        assert read(tmp_path / "grey.npy", channels, dims)[1].shape[1] == channels
+
+
+def test_a_volume_without_a_spacing_is_told_to_be_taken_for_a_cube(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).random((5, 6, 7)))
+    files._say_cubes.cache_clear()
+    for _ in range(2):
+        read(tmp_path / "a.npy", dims=3)
+    assert [record.getMessage() for record in caplog.records] == [
+        "volumes without a voxel size (npy, npz and TIFF state none) are taken to be cubes"
+    ]
+
+
+@given(shape=st.tuples(*[st.integers(1, 40)] * 3), size=st.integers(1, 40), block=st.integers(1, 300))
+def test_a_large_image_resized_in_blocks_is_the_same(shape: tuple[int, int, int], size: int, block: int) -> None:
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    whole = F.interpolate(image[None].float(), (size, size), mode="bilinear", antialias=True)[0]
+    with mock.patch.object(files, "_BLOCK", block):
+        assert torch.equal(files._resized(image, size, size), whole)
+        values = image.numpy() * 1.7
+        assert np.array_equal(
+            as_uint8("a", values), np.round(255 * (values - values.min()) / max(np.ptp(values), 1e-300))
+        )
+
+
+def test_folders_deeper_than_the_stack_are_walked_through(tmp_path: Path) -> None:
+    pil.fromarray(RGB).save(tmp_path / "a.png")
+    deep = tmp_path.joinpath(*["d"] * 1100)
+    subprocess.run(["mkdir", "-p", str(deep)], check=True)
+    pil.fromarray(RGB).save(deep / "b.png")
+    try:
+        assert len(find_images(tmp_path)[0]) == 2
+    finally:  # what would remove it afterwards works by recursion
+        subprocess.run(["rm", "-r", str(tmp_path / "d")], check=True)

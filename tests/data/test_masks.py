@@ -7,7 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from isoconv.data.masks import read_pairs
+from isoconv.data import Dataset, listing, own
+
+
+def read_pairs(folder: Path, size: int) -> Dataset:
+    return own.find(folder, "segmentation")[1](size)
 
 
 @pytest.fixture
@@ -27,9 +31,9 @@ def save(path: Path, array: np.ndarray) -> None:
 
 def test_images_are_split_cropped_and_matched_with_their_masks(folder: Path) -> None:
     data = read_pairs(folder, size=10)
-    assert data.task.counts == (6, 1, 1)
+    assert data.task.counts == (5, 1, 2)  # 70, 10 and 20 %
     assert data.task.labels == ("background", "label 1")
-    assert data.train.images.shape == (6, 1, 10, 10)
+    assert data.train.images.shape == (5, 1, 10, 10)
     for split in (data.train, data.val, data.test):
         assert torch.equal(split.labels, (split.images[:, 0] > 127).to(torch.uint8))
 
@@ -53,7 +57,7 @@ def test_subfolders_are_the_splits(tmp_path: Path) -> None:
 def test_colour_images(folder: Path) -> None:
     for i in range(8):
         save(folder / "images" / f"{i}.png", np.random.default_rng(i).integers(0, 256, (12, 10, 3), np.uint8))
-    assert read_pairs(folder, size=16).train.images.shape == (6, 3, 16, 16)
+    assert read_pairs(folder, size=16).train.images.shape == (5, 3, 16, 16)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +120,7 @@ def test_masks_without_any_label_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize(("lost", "message"), [("masks", "mask in masks/"), ("images", "image in images/")])
 def test_a_file_without_its_partner_is_named(folder: Path, lost: str, message: str) -> None:
     (folder / lost / "5.png").unlink()
-    with pytest.raises(FileNotFoundError, match=f"1 files have no {message} of their name, the first is .*5.png"):
+    with pytest.raises(FileNotFoundError, match=f"no {message} for 1 file, the first is .*5.png; the names must match"):
         read_pairs(folder, 10)
 
 
@@ -150,5 +154,33 @@ def test_too_few_images_are_refused(folder: Path) -> None:
     for i in range(2, 8):
         (folder / "images" / f"{i}.png").unlink()
         (folder / "masks" / f"{i}.png").unlink()
-    with pytest.raises(ValueError, match="has 2 images; train, val and test need at least one each"):
+    with pytest.raises(ValueError, match="2 images cannot fill the test split"):
         read_pairs(folder, 10)
+
+
+def test_a_manifest_lists_images_with_masks(folder: Path) -> None:
+    """The same pairs as in the folder, here with splits."""
+    rows = [f"images/{i}.png,masks/{i}.png,{('train', 'val', 'test')[max(0, i - 5)]}" for i in range(8)]
+    (folder / "set.csv").write_text("\n".join(["path,mask,split", *rows]))
+    data = own.find(folder / "set.csv")[1](10)
+    assert (data.task.kind, data.task.counts) == ("segmentation", (6, 1, 1))
+    assert torch.equal(data.test.labels, (data.test.images[:, 0] > 127).to(torch.uint8))
+    (folder / "set.csv").write_text("\n".join(["path,mask", "images/0.png,masks/gone.png"]))
+    with pytest.raises(FileNotFoundError, match=r"1 of 1 mask missing: row 2: 'masks/gone.png'"):
+        own.find(folder / "set.csv")
+
+
+def test_the_shape_of_a_folder_says_what_it_is_for(folder: Path) -> None:
+    assert own.find(folder)[0].kind == "segmentation"
+    info, _ = own.find(folder, "classification")  # folders of two classes, if that is wanted
+    assert (info.kind, info.labels) == ("binary", ("images", "masks"))
+    with pytest.raises(ValueError, match="task must be one of classification, .*did you mean 'segmentation'"):
+        own.find(folder, "segmentaton")
+
+
+def test_a_manifest_of_a_folder_of_masks_reads_the_same(folder: Path) -> None:
+    found = listing.assign(listing.items(folder))
+    (folder / "kept.csv").write_text("\n".join(map(",".join, listing.table(found, folder))))
+    (first, read_first), (second, read_second) = own.find(folder), own.find(folder / "kept.csv")
+    assert first.counts == second.counts
+    assert torch.equal(read_first(10).test.labels, read_second(10).test.labels)

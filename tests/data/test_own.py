@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isoconv.cli.main import main
-from isoconv.data import get_task, load, own
+from isoconv.data import get_task, listing, load, own
 from isoconv.data.check import check
+from isoconv.data.decoded import Limits
 
 pil = pytest.importorskip("PIL.Image", reason="reading pictures needs the extra 'study'")
 
 RNG = np.random.default_rng(0)
+SIZES = dict(zip(listing.SPLITS, (6, 2, 2), strict=True))
 
 
 def picture(path: Path, rgb: bool = False) -> Path:
@@ -62,7 +64,7 @@ def test_given_splits_are_kept_and_a_missing_one_is_cut_from_train(tmp_path: Pat
 
 
 def test_a_manifest_of_several_labels(tmp_path: Path) -> None:
-    rows = [{"path": f"{i}.png", "label": ("x; y", "y", "")[i % 3], "split": own.SPLITS[i // 3]} for i in range(9)]
+    rows = [{"path": f"{i}.png", "label": ("x; y", "y", "")[i % 3], "split": listing.SPLITS[i // 3]} for i in range(9)]
     for row in rows:
         picture(tmp_path / row["path"])
     data = load(str(manifest(tmp_path / "m.csv", rows)), size=16)
@@ -72,30 +74,30 @@ def test_a_manifest_of_several_labels(tmp_path: Path) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from("abc")), min_size=30, max_size=60))
 def test_no_patient_is_in_two_splits(drawn: list[tuple[int, str]]) -> None:
-    found = [own.Item(Path(str(i)), (label,), "", f"p{patient}") for i, (patient, label) in enumerate(drawn)]
+    found = [listing.Item(Path(str(i)), (label,), "", f"p{patient}") for i, (patient, label) in enumerate(drawn)]
     try:
-        assigned = own.assign(found)
+        assigned = listing.assign(found)
     except ValueError as error:
-        assert "split empty" in str(error) or "no image to train with" in str(error)  # noqa: PT017
+        assert "cannot fill the" in str(error) or "no image to train with" in str(error)  # noqa: PT017
         return
-    patients = [{item.patient for item in assigned if item.split == s} for s in own.SPLITS]
+    patients = [{item.patient for item in assigned if item.split == s} for s in listing.SPLITS]
     assert len(set.union(*patients)) == sum(map(len, patients))
 
 
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"path": "none.png"}, "1 of 12 images are not there: row 2: 'none.png'; paths start at the manifest's"),
+        ({"path": "none.png"}, "1 of 12 images missing: row 2: 'none.png'; paths start at the manifest's"),
         ({"label": ""}, "row 2: the label is empty"),
         ({"split": "tset"}, "split must be train, val or test, got 'tset'"),
         ({"split": ""}, "the split is empty in some rows"),
         ({"path": "1.png"}, "listed twice"),
-        ({"patient": "p1"}, "1 patients are in two splits: p1"),
+        ({"patient": "p1"}, "1 patient in two splits: p1"),
     ],
 )
 def test_a_wrong_row_is_named(tmp_path: Path, row: dict[str, str], said: str) -> None:
     rows = [
-        {"path": f"{i}.png", "label": "ab"[i % 2], "split": own.SPLITS[i // 2 % 3], "patient": f"p{i}"}
+        {"path": f"{i}.png", "label": "ab"[i % 2], "split": listing.SPLITS[i // 2 % 3], "patient": f"p{i}"}
         for i in range(12)
     ]
     for each in rows:
@@ -106,13 +108,36 @@ def test_a_wrong_row_is_named(tmp_path: Path, row: dict[str, str], said: str) ->
         get_task(str(tmp_path / "m.csv"))
 
 
+def test_a_manifest_of_too_many_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "LIMITS", Limits(rows=5))
+    path = manifest(tmp_path / "m.csv", [{"path": f"{i}.png", "label": "a"} for i in range(6)])
+    with pytest.raises(ValueError, match=r"m\.csv has more than 5 rows; split it"):
+        listing.items(path)
+
+
+def test_the_same_file_by_two_paths_is_one_and_a_hard_link_is_another(tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "1.png")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    (tmp_path / "2.png").hardlink_to(tmp_path / "a" / "1.png")
+    rows = [{"path": name, "label": "a"} for name in ("a/1.png", "2.png")]
+    assert len(listing.items(manifest(tmp_path / "m.csv", rows))) == 2
+    with pytest.raises(ValueError, match=r"row 3: b/1\.png is listed twice"):
+        listing.items(manifest(tmp_path / "m.csv", [rows[0], {"path": "b/1.png", "label": "a"}]))
+
+
+def test_a_name_that_no_file_can_have_is_an_image_that_is_not_there(tmp_path: Path) -> None:
+    rows = [{"path": name, "label": "a"} for name in ("x" * 300 + ".png", "y/" * 3000 + "y.png")]
+    with pytest.raises(FileNotFoundError, match="2 of 2 images missing"):
+        listing.items(manifest(tmp_path / "m.csv", rows))
+
+
 def test_all_missing_images_are_told_at_once(tmp_path: Path) -> None:
     picture(tmp_path / "5.png")
     names = ["", *(f"{i}.png" for i in range(13))]
     path = manifest(tmp_path / "m.csv", [{"path": name, "label": "a"} for name in names])
     with pytest.raises(FileNotFoundError) as caught:
         check(str(path))
-    assert "13 of 14 images are not there: row 2: '', row 3: '0.png', " in str(caught.value)
+    assert "13 of 14 images missing: row 2: '', row 3: '0.png', " in str(caught.value)
     assert str(caught.value).count("row") == 10
 
 
@@ -121,10 +146,10 @@ def test_all_missing_images_are_told_at_once(tmp_path: Path) -> None:
     [
         (lambda p: p.mkdir(), "no folder inside"),
         (lambda p: (p / "a").mkdir(parents=True), "lists no image"),
-        (lambda p: picture(p / "a" / "1.png"), "at least 2 classes|split empty"),
+        (lambda p: picture(p / "a" / "1.png"), "at least 2 classes|cannot fill the"),
         (lambda p: [picture(p / x / "1.png") for x in ("train", "cats")], "have splits or classes"),
         (lambda p: [picture(p / "test" / x / "1.png") for x in "ab"], "no train folder"),
-        (lambda p: [picture(p / x / "1.png") for x in "ab"], "split empty"),
+        (lambda p: [picture(p / x / "1.png") for x in "ab"], "2 images cannot fill the val and test split"),
         (lambda p: None, "there is no data set"),
     ],
 )
@@ -136,7 +161,7 @@ def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path, make: Callable[
 
 def arrays(**other: np.ndarray) -> dict[str, np.ndarray]:
     made: dict[str, np.ndarray] = {}
-    for split, n in zip(own.SPLITS, (6, 2, 2), strict=True):
+    for split, n in SIZES.items():
         made[f"{split}_images"] = RNG.integers(0, 256, (n, 20, 20, 3), np.uint8)
         made[f"{split}_labels"] = np.arange(n)[:, None] % 2
     return {**made, **other}
@@ -145,7 +170,7 @@ def arrays(**other: np.ndarray) -> dict[str, np.ndarray]:
 def test_fingerprints_tell_names_and_labels_of_each_split(tmp_path: Path) -> None:
     for i in range(8):
         picture(tmp_path / f"{i}.png")
-    rows = [{"path": f"{i}.png", "label": "ab"[i % 2], "split": own.SPLITS[i // 2 % 3]} for i in range(8)]
+    rows = [{"path": f"{i}.png", "label": "ab"[i % 2], "split": listing.SPLITS[i // 2 % 3]} for i in range(8)]
 
     def known(rows: list[dict[str, str]]) -> Mapping[str, str]:
         return load(str(manifest(tmp_path / "m.csv", rows)), size=16).fingerprints
@@ -155,9 +180,9 @@ def test_fingerprints_tell_names_and_labels_of_each_split(tmp_path: Path) -> Non
     assert known(rows[::-1]) == first
     picture(tmp_path / "8.png")
     changed = known([*rows, {"path": "8.png", "label": "a", "split": "test"}])
-    assert {s for s in own.SPLITS if changed[s] != first[s]} == {"test"}
+    assert {s for s in listing.SPLITS if changed[s] != first[s]} == {"test"}
     changed = known([{**row, "label": "b"} if row["path"] == "0.png" else row for row in rows])
-    assert {s for s in own.SPLITS if changed[s] != first[s]} == {"train"}
+    assert {s for s in listing.SPLITS if changed[s] != first[s]} == {"train"}
 
 
 def test_an_archive_of_medmnists_layout(tmp_path: Path) -> None:
@@ -176,6 +201,14 @@ def test_an_archive_of_medmnists_layout(tmp_path: Path) -> None:
         ({"test_images": np.full((2, 20, 20, 3), 9999, np.uint16)}, "must be uint8, or floats from 0 to 1"),
         ({"test_images": np.zeros((0, 20, 20, 3), np.uint8)}, "test split is empty"),
         ({"test_images": np.zeros((2, 20, 20), np.uint8)}, "different axes"),
+        (
+            {f"{s}_images": np.zeros((n, 3, 20, 20), np.uint8) for s, n in SIZES.items()},
+            r"6 images with colours first, or volumes of depth 3; .*np.moveaxis\(images, 1, -1\), and volumes end in ",
+        ),
+        (
+            {f"{s}_labels": np.eye(2, dtype=int)[np.arange(n) % 2] for s, n in SIZES.items()},
+            r"classes \(one-hot\) or several labels .*labels.argmax\(1\), .*labels.astype\(bool\)",
+        ),
     ],
 )
 def test_a_wrong_archive_is_refused(tmp_path: Path, other: dict[str, np.ndarray], said: str) -> None:
@@ -184,16 +217,26 @@ def test_a_wrong_archive_is_refused(tmp_path: Path, other: dict[str, np.ndarray]
         load(str(tmp_path / "s.npz"), size=16)
 
 
+def test_what_was_asked_about_an_archive_can_be_answered(tmp_path: Path) -> None:
+    table = {f"{s}_labels": np.eye(2, dtype=bool)[np.arange(n) % 2] for s, n in SIZES.items()}
+    np.savez(tmp_path / "several.npz", **arrays(**table))
+    assert get_task(str(tmp_path / "several.npz")).kind == "multilabel"
+    flat = {f"{s}_images": np.zeros((n, 3, 9, 9, 1), np.uint8) for s, n in SIZES.items()}
+    np.savez(tmp_path / "flat.npz", **arrays(**flat))
+    task = get_task(str(tmp_path / "flat.npz"))
+    assert (task.dims, task.channels) == (3, 1)
+
+
 def test_what_is_left_out_of_a_folder_is_told(folder: Path) -> None:
     picture(folder / "a" / ".@__thumb" / "p0_0.png")  # as network drives make them
-    for name in ("a/photo.webp", "b/deep/notes.txt"):
+    for name in ("a/photo.heic", "b/deep/notes.txt"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"none")
     picture(folder / "loose.png")
     with pytest.warns(UserWarning, match="left out") as caught:
-        assert len(own.items(folder)) == 20
+        assert len(listing.items(folder)) == 20
     told = [str(each.message) for each in caught]
-    assert told[0].endswith("set, of a kind that is not read (2): a/photo.webp, b/deep/notes.txt")
+    assert told[0].endswith("set, of a kind that is not read (2): a/photo.heic, b/deep/notes.txt")
     assert told[1].endswith("set, in no folder of a class (1): loose.png")
     assert check(str(folder), size=16).warnings == told
 
@@ -213,7 +256,7 @@ def test_check_finds_nothing_in_a_good_set(folder: Path) -> None:
 def test_check_names_every_defect(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "a" / "p0_0.png").write_bytes(b"no picture")
     pil.fromarray(np.zeros((20, 24), np.uint8)).save(folder / "a" / "p0_1.png")
-    for item in own.assign(own.items(folder)):
+    for item in listing.assign(listing.items(folder)):
         if item.split == "test":
             item.path.write_bytes((folder / "b" / "p1_3.png").read_bytes())
     picture(folder / "b" / "p9.png", rgb=True)
@@ -221,7 +264,7 @@ def test_check_names_every_defect(folder: Path, capsys: pytest.CaptureFixture[st
     for said in ("p0_0.png", "is constant", "the same image in two splits"):
         assert said in errors
     assert main(["data", "check", str(folder), "--json"]) == 1
-    assert "mend them before training" in capsys.readouterr().err
+    assert "correct them before training" in capsys.readouterr().err
 
 
 def test_check_of_a_damaged_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,7 +286,7 @@ def test_a_manifest_is_written_with_patients_and_splits(
     assert main(["data", "manifest", str(folder), "--out", str(out), "--patient", r"[ab]/p\d", "--json"]) == 0
     written = json.loads(capsys.readouterr().out)
     assert written == {"images": 20, "patients": 10, "train": 12, "val": 4, "test": 4}
-    assert {item.patient for item in own.items(out)} == {f"{c}/p{i}" for c in "ab" for i in range(5)}
+    assert {item.patient for item in listing.items(out)} == {f"{c}/p{i}" for c in "ab" for i in range(5)}
     assert get_task(str(out)).counts == (12, 4, 4)
     assert main(["data", "manifest", str(folder), "--out", str(out)]) == 1
     assert main(["data", "manifest", str(folder), "--out", str(tmp_path / "m.json")]) == 1
@@ -251,10 +294,10 @@ def test_a_manifest_is_written_with_patients_and_splits(
 
 
 def test_a_manifest_of_a_manifest_with_patients(folder: Path, tmp_path: Path) -> None:
-    listed = [{"path": str(item.path), "label": item.labels[0]} for item in own.items(folder)]
+    listed = [{"path": str(item.path), "label": item.labels[0]} for item in listing.items(folder)]
     source, out = manifest(tmp_path / "m.csv", listed), tmp_path / "n.csv"
     assert main(["data", "manifest", str(source), "--out", str(out), "--patient", r"[ab]/p\d"]) == 0
-    assert {item.patient for item in own.items(out)} == {f"{c}/p{i}" for c in "ab" for i in range(5)}
+    assert {item.patient for item in listing.items(out)} == {f"{c}/p{i}" for c in "ab" for i in range(5)}
 
 
 def test_a_label_that_a_manifest_would_split_is_refused(
@@ -269,9 +312,9 @@ def test_a_run_on_own_data_is_trained_evaluated_and_predicts(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
 
-    monkeypatch.setattr("isoconv.figures.drawing.save_all", lambda *_: [])  # their own tests draw them
+    monkeypatch.setattr("isoconv.figures.save_all", lambda *_: [])  # their own tests draw them
     monkeypatch.chdir(tmp_path)
-    items = Mock(wraps=own.items)
+    items = Mock(wraps=listing.items)
     monkeypatch.setattr(own, "items", items)
     options = "--model resnet18 --width 2 --epochs 1 --size 16 --device cpu --out run"
     assert main(["train", "--data", "set", *options.split()]) == 0

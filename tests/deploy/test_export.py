@@ -229,7 +229,7 @@ def test_the_card_has_task_labels_scores_limits(evaluated: Evaluated) -> None:
     for row in run.results()["standard"]["conditions"]:
         assert re.search(rf"\| {row['name']} \| .* \| {100 * row['accuracy']:.1f} \(", card), row["name"]
     assert "cannot tell an image from its mirror image" in card
-    assert "no medical device" in card
+    assert "not a medical device" in card
     assert "black outside of the inscribed disc (ball), then (x - 0.5) / 0.5: yours to do" in card
     assert "None" not in card
 
@@ -238,7 +238,7 @@ def test_the_card_of_a_training_that_was_stopped(evaluated: Evaluated) -> None:
     run, usage = evaluated("plain"), Usage("net.pt2", "pt2", 1)
     assert "; of 4 epochs the best on the validation images, number" in model_card(run, usage)
     run.write_metrics(run.metrics()[:3])
-    assert "; of 3 epochs (4 were planned) the best on the validation images, number" in model_card(run, usage)
+    assert "; of 3 epochs (4 planned) the best on the validation images, number" in model_card(run, usage)
 
 
 @pytest.mark.parametrize(

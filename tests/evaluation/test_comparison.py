@@ -146,7 +146,7 @@ def test_too_few_runs(three: list[RunDir]) -> None:
 
 
 def test_the_same_run_twice(three: list[RunDir]) -> None:
-    with pytest.raises(ValueError, match=r"plain is given more than once; a run is no second seed of itself"):
+    with pytest.raises(ValueError, match=r"plain is given more than once; give each run once"):
         compare([three[1], three[1].path.parent / "sre" / ".." / "plain"])
 
 

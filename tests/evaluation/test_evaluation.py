@@ -324,7 +324,7 @@ def test_network_that_gives_no_finite_logits() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) * float("nan")
 
-    with pytest.raises(ValueError, match="8 of 8 images have logits that are not finite; .* lower --lr"):
+    with pytest.raises(ValueError, match="the logits of 8 of 8 images are not finite; .* lower --lr"):
         measure(Diverged(), TASK, split())
 
 

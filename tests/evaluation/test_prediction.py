@@ -142,7 +142,7 @@ def test_grey_image_for_an_rgb_network_is_repeated_and_that_is_said(
     paths = [save(tmp_path / "grey.npy", pictures[0, ..., 0]), save(tmp_path / "rgb.npy", pictures[0])]
     run = evaluated("plain")
     grey, _ = predict(run, paths)
-    assert caplog.messages == ["1 of 2 images are grey: repeated in red, green and blue"]
+    assert caplog.messages == ["1 of 2 images grey: repeated in red, green and blue"]
     (repeated,) = predict(run, save(tmp_path / "repeated.npy", pictures[0, ..., :1].repeat(3, -1)))
     assert grey["probabilities"] == pytest.approx(repeated["probabilities"], rel=1e-4)
 

@@ -9,11 +9,11 @@ from statistics import mean, stdev
 
 import numpy as np
 import pytest
-
-from isoconv.cli.main import main
 from isoconv.evaluation.segment_comparison import compare, load_counts
 from isoconv.evaluation.segmentation import evaluate, train
 from isoconv.figures.drawing import rotation_dice
+
+from isoconv.cli.main import main
 from isoconv.runs import RunDir, write_json
 from isoconv.runs.config import TrainConfig
 from isoconv.tasks.dice import foreground, pooled
@@ -117,7 +117,7 @@ def test_figure_of_one_run_and_of_several(three: list[RunDir]) -> None:
 def test_too_few_runs_or_one_twice(three: list[RunDir]) -> None:
     with pytest.raises(ValueError, match="at least two run directories, got 1"):
         compare(three[:1])
-    with pytest.raises(ValueError, match=r"plain is given more than once; a run is no second seed of itself"):
+    with pytest.raises(ValueError, match=r"plain is given more than once; give each run once"):
         compare([three[1], three[1].path.parent / "sre" / ".." / "plain"])
     with pytest.raises(ValueError, match="a figure needs at least one run, got none"):
         rotation_dice([])

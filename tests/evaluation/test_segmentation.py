@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from isoconv.evaluation.segment_comparison import load_counts
+from isoconv.evaluation.segmentation import evaluate, predict, segmentation_loss, train
 from PIL import Image
 from torchmetrics.segmentation import DiceScore
 
@@ -21,8 +23,6 @@ from isoconv.evaluation import segmentation
 from isoconv.evaluation.comparison import compare
 from isoconv.evaluation.measuring import evaluate as evaluate_classifier
 from isoconv.evaluation.prediction import Predictor
-from isoconv.evaluation.segment_comparison import load_counts
-from isoconv.evaluation.segmentation import evaluate, predict, segmentation_loss, train
 from isoconv.runs import RunDir
 from isoconv.runs.config import TrainConfig
 from isoconv.tasks.dice import pooled
@@ -94,7 +94,7 @@ def test_a_training_that_was_stopped_is_said_to_be_early(
         caplog.clear()
         with pytest.raises(ZeroDivisionError):
             evaluate(each)
-        assert ("early: 1 of 2 epochs are trained; --resume goes on" in caplog.text) is said
+        assert ("early: 1 of 2 epochs trained; --resume continues" in caplog.text) is said
 
 
 def test_evaluation_is_exact_at_right_angles_and_flips(run: RunDir) -> None:

@@ -428,7 +428,7 @@ def test_other_protocol_and_no_headline_pair(toml: Path, runs: Path, tmp_path: P
     ("damage", "message"),
     [
         (lambda runs, out: shutil.rmtree(runs), r"no run of study few in .* is finished; give --runs"),
-        (lambda runs, out: out.parent.rmdir(), r"out is no folder that can be written"),
+        (lambda runs, out: out.parent.rmdir(), r"out is not a writable folder"),
     ],
 )
 def test_impossible_reports(toml: Path, runs: Path, tmp_path: Path, damage: Callable, message: str) -> None:

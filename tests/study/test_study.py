@@ -481,7 +481,7 @@ def test_stopped_and_damaged_runs(write: Write, tmp_path: Path, pretend: Pretend
     (tmp_path / "cells-sre-s1" / "config.json").write_text("{")
     rows = study_status(study, tmp_path)
     assert [row["state"] for row in rows] == ["stopped", "stopped", "failed", "done"]
-    assert [row["detail"] for row in rows[:2]] == ["0 of 1 epochs", "not evaluated by protocol standard"]
+    assert [row["detail"] for row in rows[:2]] == ["0 of 1 epoch", "not evaluated by protocol standard"]
     assert "is not valid JSON" in rows[2]["detail"]
 
 
@@ -601,9 +601,7 @@ def test_command_line(
     assert "cells-sre-s0: failed, no good" in capsys.readouterr().out
     monkeypatch.setattr(study_run, "_WORKER", [sys.executable, "-c", "raise SystemExit('error: broken')"])
     assert main(["study", "run", path, "--runs", runs, "--only", "*sre-s0"]) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "error: 1 of 1 cells failed (cells-sre-s0); their logs say more"
-    )
+    assert capsys.readouterr().err.splitlines()[-1] == ("error: 1 of 1 cell failed (cells-sre-s0); the logs say more")
     assert main(["study", "run", path, "--shard", "3"]) == 1
     assert capsys.readouterr().err == "error: shard must look like 3/8, got '3'\n"
 

@@ -352,7 +352,7 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(
     before = files(train(config))
     caplog.set_level(logging.INFO, "isoconv")
     assert files(train(config, resume=True)) == before
-    assert "3 of 3 epochs are done" in caplog.text
+    assert "3 of 3 epochs done" in caplog.text
 
 
 def test_stopped_between_the_last_checkpoint_and_the_metrics(config: TrainConfig) -> None:

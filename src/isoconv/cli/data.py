@@ -9,10 +9,11 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.cli.display import show, show_table, write_json
 from isoconv.cli.options import DataRoot, Json
@@ -20,14 +21,14 @@ from isoconv.cli.options import DataRoot, Json
 if TYPE_CHECKING:
     import tyro
 
-    from isoconv.data import own
+    from isoconv.data import listing
 else:
     tyro = require("tyro", extra="study")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataList:
-    """List the data sets: 18 MedMNIST tasks and the embedded synthetic ones."""
+    """List the data sets: 18 of MedMNIST and the embedded synthetic ones."""
 
     as_json: Json = False
 
@@ -52,7 +53,7 @@ class DataList:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFetch:
-    """Download MedMNIST files and check them; files that are there already are only checked."""
+    """Download MedMNIST files and check them; existing files are only checked."""
 
     names: tyro.conf.Positional[tuple[str, ...]]
     """Tasks, as `isoconv data list` names them."""
@@ -73,14 +74,17 @@ class DataFetch:
 
 @dataclass(frozen=True, kw_only=True)
 class DataCheck:
-    """Read all of a data set: what is wrong with it, and what training will do with it. Exit status 1 on errors.
+    """Read a whole data set, and report what is wrong with it and what training will do. Exit status 1 on errors.
 
     isoconv data check my_images
     """
 
     data: tyro.conf.Positional[str]
-    """A task that `isoconv data list` names, or the path of your own: a folder with a folder per class, a .csv manifest
-    (columns path,label and optionally split,patient) or an .npz of MedMNIST's layout."""
+    """A set that `isoconv data list` names, or the path of your own: a folder with a folder per class or with images/
+    and masks/, a .csv manifest (columns path,label or path,mask and optionally split,patient) or an .npz of MedMNIST's
+    layout."""
+    task: str | None = None
+    """Kind of work, such as classification or segmentation; None lets the data decide."""
     size: int = 28
     """Side in pixels that images are resized to."""
     data_root: DataRoot = None
@@ -88,10 +92,14 @@ class DataCheck:
 
     def run(self) -> None:
         from isoconv.data.check import check
+        from isoconv.tasks import task_of
 
-        report = check(self.data, self.size, self.data_root)
+        report = check(self.data, self.size, self.data_root, self.task)
+        if report.info is not None:
+            task = task_of(report.info)
+            report.facts |= {"task": task.name, "loss": task.loss_name(None)}
         if self.as_json:
-            write_json(asdict(report))
+            write_json({name: value for name, value in vars(report).items() if name != "info"})
         else:
             counts = report.facts.pop("images per class", {})
             flat = {**report.facts, **{f"{label}, train/val/test": text for label, text in counts.items()}}
@@ -99,12 +107,12 @@ class DataCheck:
             for kind, lines in (("error", report.errors), ("warning", report.warnings)):
                 sys.stdout.writelines(f"{kind}: {line}\n" for line in lines)
         if report.errors:
-            raise ValueError(f"{self.data} has {len(report.errors)} errors; mend them before training")
+            raise ValueError(f"{self.data} has {count_of(len(report.errors), 'error')}; correct them before training")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataManifest:
-    """Write the CSV manifest of a folder with a folder per class: its images, labels, patients and splits, to keep.
+    """Write the CSV manifest of a folder: its images, labels or masks, patients and splits, to keep.
 
     isoconv data manifest my_images --out my_images.csv --patient 'p[0-9]+'
     """
@@ -112,53 +120,47 @@ class DataManifest:
     data: tyro.conf.Positional[Path]
     """Folder, or a manifest without splits."""
     out: Path
-    """File to write; what is there is not overwritten. Paths in it start at its folder."""
+    """File to write; an existing file is not overwritten. Paths in it start at its folder."""
     patient: str | None = None
     """Regular expression whose first match in an image's path names the patient."""
     as_json: Json = False
 
     def run(self) -> None:
-        from isoconv.data import own
+        from isoconv.data import listing
         from isoconv.evaluation.prediction import check_output
         from isoconv.runs import atomic_write
 
         if self.out.suffix.lower() != ".csv":
             raise ValueError(f"a manifest is a .csv file, got --out {self.out}; end its name so")
         check_output(self.out)
-        found = own.assign([replace(item, patient=self._patient(item)) for item in own.items(self.data.absolute())])
-        text = _csv(found, self.out.absolute().parent)
+        items = listing.items(self.data.absolute())
+        found = listing.assign([replace(item, patient=self._patient(item)) for item in items])
+        text = _csv(listing.table(found, self.out.absolute().parent))
         atomic_write(self.out, lambda f: f.write(text.encode()))
         sizes = Counter(item.split for item in found)
         written = {
             "images": len(found),
             "patients": len({item.patient for item in found} - {""}) or None,
-            **{split: sizes[split] for split in own.SPLITS},
+            **{split: sizes[split] for split in listing.SPLITS},
         }
         show(written, self.as_json, title=str(self.out))
 
-    def _patient(self, item: own.Item) -> str:
+    def _patient(self, item: listing.Item) -> str:
         if self.patient is None:
             return item.patient
         try:
             root = self.data if self.data.is_dir() else self.data.parent
             match = re.search(self.patient, os.path.relpath(item.path, root))
         except re.error as error:
-            raise ValueError(f"--patient {self.patient!r} is no regular expression: {error}") from None
+            raise ValueError(f"--patient {self.patient!r} is not a regular expression: {error}") from None
         if match is None:
             raise ValueError(f"--patient {self.patient!r} matches nothing in {item.path}")
         return match.group()
 
 
-def _csv(found: Sequence[own.Item], folder: Path) -> str:
-    from isoconv.data import own
-
+def _csv(rows: Sequence[Sequence[str]]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(own.COLUMNS)
-    for item in found:
-        if any(";" in label for label in item.labels):
-            raise ValueError(f"{item.path}: the semicolon in its label would make two in a manifest; rename the folder")
-        writer.writerow((os.path.relpath(item.path, folder), ";".join(item.labels), item.split, item.patient))
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 

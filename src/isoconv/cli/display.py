@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,9 @@ from isoconv.evaluation.protocols import DISTURBANCES
 
 if TYPE_CHECKING:
     from isoconv.runs import RunDir
+    from isoconv.tasks import Score, Task
 
 __all__ = [
-    "percent",
-    "points",
     "show",
     "show_best_epoch",
     "show_comparison",
@@ -25,14 +24,6 @@ __all__ = [
     "write_json",
 ]
 
-_SCORES = {
-    "upright": "upright",
-    "rotated, mean": "rotated_mean",
-    "rotated, worst": "rotated_worst",
-    "right angles": "right_angles",
-    "flips": "flips",
-    "same answer as upright": "consistency",
-}
 _COSTS = {
     "parameters": "parameters",
     "multiply-adds, one per tap": "multiply_adds_dense",
@@ -74,70 +65,62 @@ def show_table(rows: Iterable[Mapping[str, Any]]) -> None:
     require("rich.console", extra="study").Console().print(table)
 
 
-def show_scores(result: Mapping[str, Any], title: str) -> None:
-    """Print the summary of what :func:`isoconv.evaluation.evaluate` found: accuracies, with 95 % intervals."""
-    summary = result["summary"]
-    rows = {name: percent(summary[key], interval=summary.get(f"{key}_ci")) for name, key in _SCORES.items()}
-    rows |= {f"rotated and {group}": percent(summary[group]) for group in DISTURBANCES if group in summary}
-    rows["rotated, worst"] += f" at {summary['rotated_worst_at']}"
+def show_scores(task: Task, result: Mapping[str, Any], title: str) -> None:
+    """Print the summary of what :func:`isoconv.evaluation.evaluate` found: the scores of the task, with 95 %
+    intervals, those of each class, costs, and what is undefined or worthless."""
+    summary, main = result["summary"], task.main
+    rows: dict[str, Any] = {
+        score.title: score.text(summary[score.key], summary.get(f"{score.key}_ci")) for score in task.scores
+    }
+    rows[f"{main.title} rotated, worst"] += f" at {summary['rotated_worst_at']}"
+    rows |= {
+        f"{main.title} rotated and {group}": main.text(summary[group]) for group in DISTURBANCES if group in summary
+    }
     costs = {name: result["cost"][key] for name, key in _COSTS.items()}
     show({**rows, "test images": result["data"]["test_images"], **costs}, as_json=False, title=title)
+    if "classes" in result:
+        show_table(
+            {"label": label, **{score.title: score.text(scores[score.key]) for score in task.of_main}}
+            for label, scores in result["classes"].items()
+        )
     for note in result["notes"]:
         sys.stderr.write(f"note: {note}\n")
 
 
-def _mcnemar(pair: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "points upright, a - b": points(pair["upright_difference"]),
-        "McNemar's p (Holm)": f"{pair['upright_p_holm']:.2g}",
-        "points rotated": points(pair["rotated_mean_difference"], pair["rotated_mean_difference_ci"]),
-    }
-
-
-def show_comparison(
-    comparison: Mapping[str, Any],
-    title: str = "",
-    scores: Mapping[str, str] = _SCORES,
-    tests: Callable[[Mapping[str, Any]], dict[str, str]] = _mcnemar,
-) -> None:
+def show_comparison(comparison: Mapping[str, Any]) -> None:
     """Print what :func:`isoconv.evaluation.compare` found: for each group a column of mean scores ± deviation over
-    seeds, for each pair a row of paired tests.
+    seeds, for each pair a row of paired tests, and of each run what is worthless in its scores."""
+    from isoconv.tasks import TASKS
 
-    Args:
-        scores: keys of the scores, by the name to show.
-        tests: the cells to show of a pair, a minus b.
-    """
-    groups = comparison["groups"]
-    rows = [[name, *(percent(g[key], sd=g[f"{key}_sd"]) for g in groups)] for name, key in scores.items()]
+    groups, task = comparison["groups"], TASKS[comparison["task"]]
+    rows = [
+        [score.title, *(score.text(g[score.key], sd=g[f"{score.key}_sd"]) for g in groups)] for score in task.scores
+    ]
     rows += [[name, *(f"{g[key]:,.0f}" for g in groups)] for name, key in _COSTS.items()]
-    heads = [title, *map(_label, groups)]
+    heads = ["", *map(_label, groups)]
     show_table(dict(zip(heads, row, strict=True)) for row in rows)
     paths = [row["run"] for row in comparison["runs"]]
     names = {path: Path(path).name for path in paths}
     if len(set(names.values())) < len(names):
         names = {path: path for path in paths}
-    show_table({**{name: names[pair[name]] for name in "ab"}, **tests(pair)} for pair in comparison["pairs"])
+    show_table(
+        {**{name: names[pair[name]] for name in "ab"}, **_tests(task.main, pair)} for pair in comparison["pairs"]
+    )
+    for path, notes in comparison["notes"].items():
+        sys.stderr.writelines(f"note: {names[path]}: {note}\n" for note in notes)
+
+
+def _tests(main: Score, pair: Mapping[str, Any]) -> dict[str, str]:
+    cells: dict[str, str] = {}
+    for name, key in {"upright": "upright", "rotated": "rotated_mean"}.items():
+        cells[f"{name}, a - b"] = main.difference(pair[f"{key}_difference"], pair.get(f"{key}_difference_ci"))
+        cells[f"p {name} (Holm)"] = f"{pair[f'{key}_p_holm']:.2g}"
+    return cells
 
 
 def _label(group: Mapping[str, Any]) -> str:
     seeds: Sequence[int] = group["seeds"]
     return group["network"] if len(seeds) == 1 else f"{group['network']}, {len(seeds)} seeds"
-
-
-def percent(share: float | None, interval: Sequence[float] | None = None, sd: float | None = None) -> str:
-    """A share of 1 with its interval and deviation, or ``-``."""
-    if share is None:
-        return "-"
-    text = f"{100 * share:.1f} %"
-    if interval is not None:
-        text += f"  ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
-    return text if sd is None else f"{text} ± {100 * sd:.1f}"
-
-
-def points(difference: float, interval: Sequence[float] | None = None) -> str:
-    """A difference of shares in percentage points, with its interval."""
-    text = f"{100 * difference:+.1f}"
-    return text if interval is None else f"{text} ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})"
 
 
 def _text(value: Any) -> str:

@@ -15,11 +15,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.cli.data import Data
 from isoconv.cli.display import show, show_best_epoch, show_comparison, show_scores, show_table, write_json
 from isoconv.cli.options import Json, RunPath, check_plot
-from isoconv.cli.segment import Segment
 from isoconv.cli.serve import Serve
 from isoconv.cli.study import Study
 from isoconv.cli.tools import Doctor, Export
@@ -27,6 +27,8 @@ from isoconv.runs.config import Device, Protocol, TrainConfig
 
 if TYPE_CHECKING:
     import tyro
+
+    from isoconv.tasks import Task
 else:
     tyro = require("tyro", extra="study")
 
@@ -35,9 +37,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Train(TrainConfig):
-    """Train a network; the best epoch is chosen on the validation images.
+    """Train a network to classify, or to segment; the best epoch is chosen on the validation images.
 
-    It writes a run directory, for `isoconv evaluate`, `predict` and `compare`. Several processes share the work with
+    The shape of the data decides what it learns. It writes a run directory, for `isoconv evaluate`, `predict` and
+    `compare`. Several processes share the work with
     torchrun --nproc-per-node 2 -m isoconv train ...
     """
 
@@ -62,25 +65,29 @@ class Evaluate:
     """How images are rotated: standard (bilinear, inside a circle), official (as the paper's code), or disturbed (also
     zoomed, shifted, noisy and blurred, inside a circle if the network was trained so)."""
     batch_size: int | None = None
-    """Images per forward pass; None stands for 256 in 2D, 16 in 3D."""
+    """Images per forward pass; None stands for 256 in 2D, 16 in 3D, in segmentation 64 and 4."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
     as_json: Json = False
 
     def run(self) -> None:
-        from isoconv.evaluation.measuring import evaluate
+        from isoconv.evaluation import evaluate
+        from isoconv.figures import save_all
         from isoconv.runs import RunDir
 
-        result = evaluate(RunDir(self.path), self.protocol, self.batch_size, self.device)
+        run = RunDir(self.path)
+        result = evaluate(run, self.protocol, self.batch_size, self.device)
         if self.as_json:
             write_json(result)
         else:
-            show_scores(result, title=f"accuracy of {self.path}, protocol {self.protocol}")
+            show_scores(run.task, result, title=f"{self.path}, protocol {self.protocol}")
+        save_all(run, self.protocol)
+        log.info("figures are in %s", run.path / "figures")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Let a trained network decide on your own images, and see whether turning an image changes its answer.
+    """Answer on your own images with a trained network, and see whether rotation changes its answer.
 
     Images are PNG, JPEG, TIFF, npy or npz files, or folders of them; they are resized to the size of the training.
     """
@@ -90,20 +97,23 @@ class Predict:
         Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGE [IMAGE ...]", help="Image files, or folders of them.")]
     ]
     out: Path | None = None
-    """File to write, FILE.csv or FILE.json; it must not exist yet."""
+    """File to write, FILE.csv or FILE.json, or the folder for the masks of a segmentation; it must not exist yet. Masks
+    hold label numbers, 0 the background, and look black in most viewers."""
     upright_only: bool = False
-    """Do not turn the images: some 35 times faster, but nothing is said about consistency under rotation."""
+    """Do not rotate the images: some 35 times faster, but the consistency under rotation is not measured."""
     batch_size: int | None = None
-    """Images per forward pass; None stands for 256 in 2D, 16 in 3D."""
+    """Images per forward pass; None stands for 256 in 2D, 16 in 3D, in segmentation 64 and 4."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
     as_json: Json = False
 
     def run(self) -> None:
         from isoconv.evaluation.prediction import check_output, predict, write_predictions
+        from isoconv.runs import RunDir
 
+        task = RunDir(self.path).task
         if self.out is not None:
-            check_output(self.out)
+            check_output(self.out, folder=task.answers_with_masks)
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, *_, **__: log.warning("warning: %s", message)
@@ -115,24 +125,22 @@ class Predict:
                 rotations=not self.upright_only,
             )
         if self.out is not None:
-            write_predictions(rows, self.out)
-            log.info("%d predictions are in %s", len(rows), self.out)
+            rows = write_predictions(task, rows, self.out)
+            log.info("answers on %s written to %s", count_of(len(rows), "image"), self.out)
+        elif task.answers_with_masks:
+            log.info("give --out FOLDER to keep the masks")
         if self.as_json:
-            write_json(rows)
+            write_json([{k: v for k, v in row.items() if k != "mask" or isinstance(v, str)} for row in rows])
         elif self.out is None:
-            show_table(map(_prediction, rows))
+            show_table(_answer(task, row) for row in rows)
 
 
-def _prediction(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of `isoconv.prediction.predict` as one of a table: the label with its probability."""
-    labels = [row["label"]] if isinstance(row["label"], str) else row["label"]
-    table = {
-        "image": row["source"] if row["index"] is None else f"{row['source']}[{row['index']}]",
-        "label": ", ".join(labels) or None,
-        "probability": ", ".join(f"{100 * row['probabilities'][label]:.1f} %" for label in labels) or None,
-    }
-    if "consistency" in row:
-        table["same when turned"] = f"{100 * row['consistency']:.0f} %"
+def _answer(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `isoconv.evaluation.predict` as one of a table."""
+    name = row["source"] if row["index"] is None else f"{row['source']}[{row['index']}]"
+    table = {"image": name, **task.shown(row)}
+    if (agreement := task.agreement).key in row:
+        table[agreement.title] = agreement.text(row[agreement.key])
     return table
 
 
@@ -146,7 +154,7 @@ class Compare:
     protocol: Protocol | None = None
     """Which results to take; None stands for the first protocol by which all runs were evaluated."""
     plot: Path | None = None
-    """PNG file to draw accuracy against the angle into; runs that differ in nothing but the seed make one line."""
+    """PNG file to draw scores against the angle into; runs that differ in nothing but the seed make one line."""
     as_json: Json = False
 
     def run(self) -> None:
@@ -161,16 +169,16 @@ class Compare:
         else:
             show_comparison(comparison)
         if self.plot is not None:
-            from isoconv.figures.drawing import rotation_accuracy
+            from isoconv.figures import rotation_curve
 
-            rotation_accuracy(runs, comparison["protocol"]).savefig(self.plot)
+            rotation_curve(runs, comparison["protocol"]).savefig(self.plot)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Train an isotropic network and its plain twin on embedded upright images, and turn the test images.
+    """Train an isotropic network and its plain twin on embedded upright images, and test them on rotated ones.
 
-    Takes minutes and needs no download. A second call shows the results again without training.
+    It takes minutes and needs no download. A second call shows the results again without training.
     """
 
     out: Path = Path("runs/demo")
@@ -194,7 +202,7 @@ class Demo:
 class Models:
     """List the networks and their parameters for RGB images and 10 classes.
 
-    ResNets are for `isoconv train --model`, U-Nets for `isoconv segment train --model`.
+    ResNets are for a label per image, U-Nets for a label per pixel.
     """
 
     pattern: tyro.conf.Positional[str] = "*"
@@ -224,7 +232,7 @@ class BenchOptions:
     """What both benchmarks ask for."""
 
     rounds: int = 7
-    """How often every contestant has its turn."""
+    """How often each contestant is timed."""
     threads: int | None = None
     """CPU threads; None leaves it to torch."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -249,14 +257,14 @@ class BenchOptions:
         else:
             sys.stdout.write(markdown(result))
         if self.plot is not None:
-            from isoconv.figures.drawing import speed_ratios
+            from isoconv.figures import speed_ratios
 
             speed_ratios(result).savefig(self.plot)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOps(BenchOptions):
-    """Time layers: every engine against plain convolutions, in turn, once their results agree. Takes minutes."""
+    """Time layers: every engine against plain convolutions, in turn, once their results agree. This takes minutes."""
 
     def run(self) -> None:
         from isoconv.bench import bench_ops
@@ -266,7 +274,7 @@ class BenchOps(BenchOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchModels(BenchOptions):
-    """Time training steps of whole networks: every engine, and the plain twin. Takes minutes."""
+    """Time training steps of whole networks: every engine, and the plain twin. This takes minutes."""
 
     def run(self) -> None:
         from isoconv.bench import bench_models
@@ -295,12 +303,11 @@ Command = (
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Export, tyro.conf.subcommand("export")]
-    | Annotated[Segment, tyro.conf.subcommand("segment")]
     | Annotated[Serve, tyro.conf.subcommand("serve")]
     | Annotated[Study, tyro.conf.subcommand("study")]
 )
 
-DESCRIPTION = """Train and measure networks whose answer does not change when the image is turned.
+DESCRIPTION = """Train and measure networks whose answer does not change when the image is rotated.
 
 A first try, in minutes and without a download: isoconv demo. Help on a command: isoconv train --help.
 Anywhere on the line, --debug shows the whole traceback of an error. isoconv --version prints the version."""
@@ -317,10 +324,14 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     argv = list(sys.argv[1:] if args is None else args)
     if argv == ["--version"]:
-        from isoconv import __version__
+        from isoconv._version import __version__
 
         sys.stdout.write(f"isoconv {__version__}\n")
         return 0
+    if argv[:1] == ["segment"]:
+        command = argv[1] if argv[1:2] and not argv[1].startswith("-") else "train"
+        sys.stderr.write(f"error: isoconv {command} works for every task now; use it without `segment`\n")
+        return 2
     debug = "--debug" in argv
     config = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
     logging.getLogger("isoconv").setLevel(logging.INFO)

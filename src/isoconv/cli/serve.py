@@ -13,7 +13,7 @@ from isoconv.runs.config import Device
 class Serve:
     """Show a trained network on a local web page, and answer programs at /predict.
 
-    On the page an image is turned, and the answer turns with it or stands still.
+    The page turns an image, and shows whether the answer changes.
     """
 
     path: RunPath

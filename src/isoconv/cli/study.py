@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.cli.display import show, show_table, write_json
 from isoconv.cli.options import DataRoot, Json
@@ -35,8 +36,8 @@ _Runs = Annotated[
 class StudyRun:
     """Train and evaluate what is not done yet: data sets x contestants x seeds, a run directory each.
 
-    Stopped, it goes on where it was when the same command is given again. Several of it, on one machine or on many
-    that share the folder, never work on the same cell.
+    The same command continues a stopped study. Several such commands, on one machine or on many that share the folder,
+    never work on the same cell.
     """
 
     study: _File
@@ -72,11 +73,12 @@ class StudyRun:
                 data_root=self.data_root,
             )
         except KeyboardInterrupt:
-            log.info("stopped; the same command goes on from here")
+            log.info("stopped; the same command continues from here")
             sys.exit(128 + signal.SIGINT)
         _show(study, rows, self.as_json)
         if failed := [row["cell"] for row in rows if row["state"] == "failed"]:
-            raise RuntimeError(f"{len(failed)} of {len(rows)} cells failed ({', '.join(failed)}); their logs say more")
+            cells = count_of(len(rows), "cell")
+            raise RuntimeError(f"{len(failed)} of {cells} failed ({', '.join(failed)}); the logs say more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,14 +99,14 @@ class StudyStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyReport:
-    """Write what the finished runs of a study say: one HTML page, with CSV and Markdown tables beside it."""
+    """Write a report on the finished runs of a study: one HTML page, with CSV and Markdown tables beside it."""
 
     study: _File
     runs: _Runs = None
     out: Path = Path("report.html")
-    """HTML file to write; what is there is replaced."""
+    """HTML file to write; an existing file is replaced."""
     protocol: Protocol | None = None
-    """Whose results; None takes the study's first."""
+    """Protocol of the results; None takes the study's first."""
     data_root: DataRoot = None
     as_json: Json = False
 
@@ -159,4 +161,6 @@ def _show(study: StudyFile, rows: Sequence[Mapping[str, Any]], as_json: bool) ->
     for row in rows:
         if row["state"] in ("running", "stopped", "failed"):
             sys.stdout.write(f"{row['cell']}: {row['state']}, {row['detail']}\n")
-    sys.stdout.write(", ".join(f"{counts[state]} {state}" for state in STATES) + f", of {len(rows)} cells\n")
+    sys.stdout.write(
+        ", ".join(f"{counts[state]} {state}" for state in STATES) + f", of {count_of(len(rows), 'cell')}\n"
+    )

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Find the layers of any PyTorch network that break its symmetry: measured, with the reason and the remedy.
+    """Measure which layers of a PyTorch network break its symmetry, with the reason and the remedy.
 
     isoconv doctor my_package.networks:make_network --input 1x3x224x224
     """
@@ -36,18 +36,18 @@ class Doctor:
             str,
             tyro.conf.arg(
                 metavar="MODULE:FACTORY",
-                help="Where the network is: a Python module, here or installed, and in it a network or what makes one "
-                "when called without arguments.",
+                help="Where the network is: a Python module, in this folder or installed, and in it a network, or a "
+                "function that returns one without arguments.",
             ),
         ]
     ]
     input: Annotated[str, tyro.conf.arg(metavar="NxCxHxW", help="Shape of the input; 1 to 3 spatial axes.")]
     angle: float = 30.0
-    """The angle, beside 90 degrees and flips, that is measured."""
+    """Angle to measure besides 90 degrees and flips."""
     seed: int = 0
     """Seed of the input, which is smooth noise, and of the network's initial weights."""
     html: Path | None = None
-    """HTML file to write as well, with the costs of each layer; what is there is replaced."""
+    """HTML file to write as well, with the costs of each layer; an existing file is replaced."""
     as_json: Json = False
 
     def run(self) -> None:

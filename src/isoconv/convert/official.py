@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from isoconv._checks import count_of
 from isoconv.convert.conversion import check_module
 from isoconv.convert.windows import BANDED, Module
 
@@ -113,7 +114,7 @@ def _check_bands(layer: str, module: Module, index: Tensor) -> None:
         shape = (size,) * plan.dims if size**plan.dims == taps else f"{taps} taps"
         wrong = f"kernel_size {shape}", f"{plan.kernel_size}", "kernel_sizes (or stem_kernel)"
     elif bands != plan.bands:
-        wrong = f"{bands} bands", f"{plan.bands}", "bands (or circular)"
+        wrong = count_of(bands, "band"), f"{plan.bands}", "bands (or circular)"
     elif not np.allclose(index.reshape(bands, taps).double().cpu().numpy(), ours, atol=1e-6):
         kind = f"profile={plan.profile!r}, circular={plan.circular}, spacing={plan.spacing}"
         wrong = (

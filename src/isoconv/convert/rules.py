@@ -269,7 +269,7 @@ def _pad(module: Module, _: bool) -> Verdict:
 def _along_axis(module: Module, _: bool) -> Verdict:
     if module.dim == 1:
         return Verdict(UNAFFECTED)
-    return Verdict(DEPENDS, f"works along axis {module.dim}: symmetric only if that is no spatial axis")
+    return Verdict(DEPENDS, f"works along axis {module.dim}: symmetric only if that is not a spatial axis")
 
 
 def _layer_norm(module: Module, _: bool) -> Verdict:

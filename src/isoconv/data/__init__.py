@@ -1,4 +1,4 @@
-"""Data sets by name, the 18 of MedMNIST v2 and two synthetic ones that need no download, and users' own by path."""
+"""Data sets by name, the 18 of MedMNIST v2 and four synthetic ones that need no download, and users' own by path."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from functools import partial
 from pathlib import Path
 
 from isoconv._checks import did_you_mean
-from isoconv.data import medmnist, own, synthetic
+from isoconv.data import medmnist, own, synthetic, vessels
 from isoconv.data.augment import RECIPES, augmentation, input_size
 from isoconv.data.batches import DeviceBatches, resize
-from isoconv.data.dataset import Dataset, Kind, Split, Task
+from isoconv.data.dataset import KINDS, Dataset, Kind, Split, Task
 from isoconv.data.files import read_images
 from isoconv.data.medmnist import MEDMNIST
 from isoconv.data.synthetic import SYNTHETIC
 from isoconv.data.vessels import VESSELS
 
 __all__ = [
+    "KINDS",
     "MEDMNIST",
     "RECIPES",
     "SYNTHETIC",
@@ -37,68 +38,82 @@ __all__ = [
     "resize",
 ]
 
-TASKS: Mapping[str, Task] = {**SYNTHETIC, **MEDMNIST}
+TASKS: Mapping[str, Task] = {**SYNTHETIC, **VESSELS, **MEDMNIST}
 """All data sets by name."""
 
 
 def own_path(name: str) -> Path | None:
-    """Where the data set of users' own lies that ``name`` means, absolute; None for the name of a task.
+    """Where the data set of users' own lies that ``name`` means, absolute; None for the name of a known set.
 
-    A path is what exists or looks like one; the name of a task always is the task, ``./cells`` a folder.
+    A path is what exists or looks like one; the name of a known set always is that set, ``./cells`` a folder.
     """
     path = Path(name).expanduser()
-    if name in (*TASKS, *VESSELS) or not (
-        path.exists() or path.name != name or path.suffix.lower() in (".csv", ".npz")
-    ):
+    if name in TASKS or not (path.exists() or path.name != name or path.suffix.lower() in (".csv", ".npz")):
         return None
     return path.absolute()
 
 
-def get_task(name: str) -> Task:
-    """The task of this name, or of the data set at this path.
-
-    Raises:
-        ValueError: there is none, with near matches; or a data set of users' own is not as it should be.
-        FileNotFoundError: there is nothing at the path.
-    """
-    if path := own_path(name):
-        return own.find(path)[0]
-    if name not in TASKS:
-        hint = did_you_mean(name.lower(), TASKS) or "; `isoconv data list` shows all"
-        if name in VESSELS:
-            hint = " with a label per image: it has one per pixel, see isoconv segment"
-        raise ValueError(f"unknown data set {name!r}{hint}")
-    return TASKS[name]
-
-
-def load(
-    name: str, size: int = 28, root: str | os.PathLike[str] | None = None, download: bool = True, verify: bool = True
-) -> Dataset:
-    """Load a data set.
+def find(
+    name: str,
+    root: str | os.PathLike[str] | None = None,
+    task: str | None = None,
+    *,
+    download: bool = True,
+    verify: bool = True,
+) -> tuple[Task, Callable[[int], Dataset]]:
+    """The facts of a data set, and what loads it at a size in pixels; files of users' own are listed once for both.
 
     Args:
         name: a key of :data:`TASKS`, or the path of a data set as :mod:`isoconv.data.own` reads them.
-        size: side of the images in pixels: one of ``TASKS[name].sizes``, for a synthetic set any from 16 up, for users'
-            own what they are resized to.
         root: folder that holds the MedMNIST files; then ``ISOCONV_DATA`` and ``~/.medmnist`` are searched.
+        task: the kind of work that it is for, a key of :data:`KINDS`; None lets the data decide.
         download: fetch a file that is nowhere, into the first of these folders. Needs the extra ``study``.
         verify: check the MD5 of the file.
+
+    Raises:
+        ValueError: there is none, with near matches; it is for another task; or data of users' own are not as they
+            should be.
+        FileNotFoundError: there is nothing at the path.
+    """
+    if path := own_path(name):
+        return own.find(path, task)
+    if name not in TASKS:
+        raise ValueError(
+            f"unknown data set {name!r}{did_you_mean(name.lower(), TASKS) or '; `isoconv data list` shows all'}"
+        )
+    info = TASKS[name]
+    if task is not None and info.kind not in KINDS.get(task, ()):
+        raise ValueError(f"{name} is for {info.kind}, not for {task}; leave out --task, or give other data")
+    return info, partial(_load_known, info, root, download, verify)
+
+
+def _load_known(info: Task, root: str | os.PathLike[str] | None, download: bool, verify: bool, size: int) -> Dataset:
+    if info.name in SYNTHETIC:
+        return synthetic.generate(info.name, size)
+    if info.name in VESSELS:
+        return vessels.generate(info.name, size)
+    return medmnist.load(info, size, root, download, verify)
+
+
+def get_task(name: str, task: str | None = None) -> Task:
+    """The facts of a data set; arguments and errors are those of :func:`find`."""
+    return find(name, task=task)[0]
+
+
+def load(
+    name: str,
+    size: int = 28,
+    root: str | os.PathLike[str] | None = None,
+    download: bool = True,
+    verify: bool = True,
+    task: str | None = None,
+) -> Dataset:
+    """Load a data set at a size in pixels: one of ``TASKS[name].sizes``, for a synthetic set any from 16 up, for users'
+    own what they are resized to. The other arguments are those of :func:`find`.
 
     Raises:
         ValueError: unknown name or size, or a file that is not what it should be.
         FileNotFoundError: nothing at the path; or no file, and ``download`` is False.
         ConnectionError: no file, and no way to fetch it; the message says where to put it by hand.
     """
-    if path := own_path(name):
-        return own.load(path, size)
-    task = get_task(name)
-    return synthetic.generate(name, size) if name in SYNTHETIC else medmnist.load(task, size, root, download, verify)
-
-
-def find(name: str, size: int = 28, root: str | os.PathLike[str] | None = None) -> tuple[Task, Callable[[], Dataset]]:
-    """The task of a data set, and what loads it; files of users' own are listed once for both. Arguments and errors are
-    those of :func:`load`."""
-    if path := own_path(name):
-        task, read = own.find(path)
-        return task, partial(read, size)
-    return get_task(name), partial(load, name, size, root)
+    return find(name, root, task, download=download, verify=verify)[1](size)

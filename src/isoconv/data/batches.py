@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isoconv._checks import count_of
 from isoconv.data.dataset import Split
 
 __all__ = ["DeviceBatches", "resize"]
@@ -71,8 +72,10 @@ class DeviceBatches:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not world_size <= min(batch_size, len(split)):
-            what = f"{len(split)} images in batches of {batch_size}"
-            raise ValueError(f"{what} cannot feed {world_size} processes; use fewer processes or larger batches")
+            images, processes = count_of(len(split), "image"), count_of(world_size, "process", "processes")
+            raise ValueError(
+                f"{images} in batches of {batch_size} cannot feed {processes}; use fewer processes or larger batches"
+            )
         self.device = torch.device(device)
         self.split = split.to(self.device)
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle

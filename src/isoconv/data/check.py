@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from isoconv.data import load, own, own_path
+from isoconv.data import listing, load, masks, own_path
 from isoconv.data.dataset import Dataset, Task
 from isoconv.data.files import read_arrays
 
@@ -27,11 +28,12 @@ _FEW = 5
 @dataclass
 class Report:
     """``errors`` stop a training or spoil its results, ``warnings`` are worth a look, ``facts`` say what was found and
-    what training does with it. Plain JSON values."""
+    what training does with it, plain JSON values. ``info`` are the facts of a data set that can be loaded."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    info: Task | None = None
 
 
 @dataclass(frozen=True)
@@ -51,33 +53,33 @@ class _Look:
     high: float
 
 
-def check(data: str, size: int = 28, root: str | os.PathLike[str] | None = None) -> Report:
+def check(data: str, size: int = 28, root: str | os.PathLike[str] | None = None, task: str | None = None) -> Report:
     """Read all of a data set and report what is wrong with it.
 
     Errors are: images that cannot be read, hold NaN, or are constant; the same pixels, or the same patient, in two
     splits; a class or split without images to train with. Warnings are: the same pixels twice in a split, a class ten
     times as frequent as another, a class with under five images or missing from val or test, and, of users' own files,
-    sizes, spacings, channels or number types that vary.
+    sizes, spacings, channels or number types that vary. Masks are read too: each has to fit its image.
 
     Args:
         data: a task's name or a path, as for :func:`isoconv.data.load`.
-        size, root: as there.
+        size, root, task: as there.
 
     Raises:
         FileNotFoundError, ValueError: there is nothing that could be listed, or a named task cannot be loaded.
     """
     path, report = own_path(data), Report()
     if path is not None and path.suffix.lower() != ".npz":
-        _check_files(path, size, report)
+        _check_files(path, size, task, report)
         return report
     try:
-        dataset = load(data, size, root)
+        dataset = load(data, size, root, task=task)
     except ValueError as error:
         if path is None:
             raise
         report.errors.append(str(error))
         return report
-    splits = {name: getattr(dataset, name) for name in own.SPLITS}
+    splits = {name: getattr(dataset, name) for name in listing.SPLITS}
     images = [
         _Image(f"{name}[{i}]", name, hashlib.sha256(image).digest(), bool(image.min() == image.max()))
         for name, split in splits.items()
@@ -89,15 +91,15 @@ def check(data: str, size: int = 28, root: str | os.PathLike[str] | None = None)
     return report
 
 
-def _check_files(path: Path, size: int, report: Report) -> None:
+def _check_files(path: Path, size: int, task: str | None, report: Report) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.filterwarnings("ignore", module="pydicom")  # of values in headers
-        found = own.items(path)
-    report.warnings += [str(each.message) for each in caught]
+        found = listing.items(path, task)
+    report.warnings += list(dict.fromkeys(str(each.message) for each in caught))
     try:
-        assigned = own.assign(found)
-        own.classes(assigned)
+        assigned = listing.assign(found)
+        listing.check_targets(assigned)
     except ValueError as error:
         report.errors.append(str(error))
         assigned = found
@@ -109,12 +111,14 @@ def _check_files(path: Path, size: int, report: Report) -> None:
             report.errors.append(str(error))
             unread += 1
             continue
-        name, array, spacing = arrays[0]
+        name, array, spacing = arrays[0][0], arrays[0][1].array, arrays[0][1].spacing
         if len(arrays) > 1:
             report.errors.append(f"{item.path} holds {len(arrays)} arrays; store each image in a file of its own")
         if array.size == 0 or array.dtype.kind not in "buif":
-            report.errors.append(f"{item.path} holds {array.dtype} of shape {array.shape}, no image")
+            report.errors.append(f"{item.path} holds {array.dtype} of shape {array.shape}, which is not an image")
             continue
+        if item.mask is not None:
+            report.errors += _wrong_with_mask(item.path, item.mask, array)
         low, high = float(array.min()), float(array.max())
         if not np.isfinite([low, high]).all():
             report.errors.append(f"{item.path} holds NaN or infinity; replace them by numbers")
@@ -130,7 +134,7 @@ def _check_files(path: Path, size: int, report: Report) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # told already
-                dataset = load(str(path), size)
+                dataset = load(str(path), size, task=task)
         except ValueError as error:
             report.errors.append(str(error))
             return
@@ -139,12 +143,26 @@ def _check_files(path: Path, size: int, report: Report) -> None:
         report.facts["patients"] = len({item.patient for item in assigned if item.patient}) or "unknown"
 
 
+def _wrong_with_mask(image: Path, mask: Path, array: np.ndarray) -> list[str]:
+    try:
+        labels = masks.read_mask(mask)
+    except (ValueError, FileNotFoundError) as error:
+        return [str(error)]
+    if labels.shape != array.shape[: labels.ndim]:
+        return [f"{mask} has shape {labels.shape}, its image {image} {array.shape}; they must be equal"]
+    return []
+
+
 def _vary(looks: Sequence[_Look], report: Report) -> None:
     """What of the files' form varies, though training makes it one."""
     coloured = [len(look.shape) > 2 and look.shape[-1] in (1, 3, 4) for look in looks]
     shapes = [look.shape[:-1] if c else look.shape for look, c in zip(looks, coloured, strict=True)]
     sizes = Counter("x".join(map(str, shape)) for shape in shapes)
-    spacings = Counter(" x ".join(f"{s:.3g}" for s in look.spacing) + " mm" for look in looks if look.spacing)
+    spacings = Counter(
+        " x ".join(f"{s:.3g}" for s in look.spacing) + " mm" if look.spacing else "not stated"
+        for look, shape in zip(looks, shapes, strict=True)
+        if len(shape) == 3
+    )
     types = Counter(look.dtype for look in looks)
     grey = Counter("RGB" if c and look.shape[-1] >= 3 else "grey" for look, c in zip(looks, coloured, strict=True))
     for what, counts, remedy in (
@@ -158,18 +176,18 @@ def _vary(looks: Sequence[_Look], report: Report) -> None:
         if len(counts) > 1:
             report.warnings.append(f"{what} vary, {len(counts)} kinds: {remedy}")
     report.facts["values"] = f"{min(look.low for look in looks):g} to {max(look.high for look in looks):g}"
-    if 0 < sum(spacings.values()) < len(looks):
+    if 0 < spacings["not stated"] < len(looks):
         report.warnings.append("some volumes have no voxel spacing: they are taken to be cubes")
 
 
-def _describe(task: Task, size: int, report: Report) -> None:
-    one = "sigmoid of each label, binary cross-entropy" if task.kind == "multilabel" else "softmax, cross-entropy"
-    fit = "central square, " if task.dims == 2 else "padded to a cube where the spacing is known, "
+def _describe(info: Task, size: int, report: Report) -> None:
+    fit = "central square, " if info.dims == 2 else "padded to a cube where the spacing is known, "
+    report.info = info
     report.facts |= {
-        "kind": f"{task.kind}, {task.dims}D, {'RGB' if task.channels == 3 else 'grey'}",
-        "classes": ", ".join(task.labels),
-        "train/val/test": "/".join(map(str, task.counts)),
-        "in training": f"{fit}{' x '.join([str(size)] * task.dims)}; {one}",
+        "kind": f"{info.kind}, {info.dims}D, {'RGB' if info.channels == 3 else 'grey'}",
+        "classes": ", ".join(info.labels),
+        "train/val/test": "/".join(map(str, info.counts)),
+        "in training": f"{fit}{' x '.join([str(size)] * info.dims)}",
     }
 
 
@@ -198,11 +216,11 @@ def _some(lines: list[str]) -> list[str]:
 
 def _balance(dataset: Dataset, report: Report) -> None:
     task = dataset.task
+    if dataset.train.labels.is_floating_point():  # numbers have no classes
+        return
     counts: dict[str, list[int]] = {}
-    for name in own.SPLITS:
-        labels = getattr(dataset, name).labels
-        ones = labels.sum(0) if task.kind == "multilabel" else labels.bincount(minlength=len(task.labels))
-        counts[name] = ones.tolist()
+    for name in listing.SPLITS:
+        counts[name] = _images_per_class(task, getattr(dataset, name).labels)
         if absent := [label for label, n in zip(task.labels, counts[name], strict=True) if n == 0]:
             report.warnings.append(f"{name} has no image of {', '.join(absent)}: nothing is learnt or measured of it")
     train = dict(zip(task.labels, counts["train"], strict=True))
@@ -216,3 +234,13 @@ def _balance(dataset: Dataset, report: Report) -> None:
         report.warnings.append(f"classes are unbalanced: {text}; look at the balanced accuracy, not at the accuracy")
     if few := [label for label, n in train.items() if 0 < n < _FEW]:
         report.warnings.append(f"under {_FEW} images to train with of {', '.join(few)}")
+
+
+def _images_per_class(task: Task, labels: Tensor) -> list[int]:
+    """How many images show each class."""
+    classes = len(task.labels)
+    if task.kind == "multilabel":
+        return labels.sum(0).tolist()
+    if task.kind == "segmentation":
+        return [int((labels == c).flatten(1).any(1).sum()) for c in range(classes)]
+    return labels.bincount(minlength=classes).tolist()

@@ -1,4 +1,4 @@
-"""What a data set is here: a task, and three splits of uint8 tensors."""
+"""What a data set is here: the facts of it, and three splits of uint8 images."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ from typing import Literal
 
 import torch
 
-__all__ = ["Dataset", "Kind", "Split", "Task", "fingerprint"]
+from isoconv._checks import count_of
+
+__all__ = ["KINDS", "Dataset", "Kind", "Split", "Task", "fingerprint"]
 
 Kind = Literal["multiclass", "binary", "ordinal", "multilabel", "segmentation"]
+KINDS: Mapping[str, tuple[Kind, ...]] = {
+    "classification": ("multiclass", "binary", "ordinal", "multilabel"),
+    "segmentation": ("segmentation",),
+}
+"""Kinds of data by the kind of work that they are for, see :mod:`isoconv.tasks`."""
 
 _MEDMNIST_RECORD = "https://zenodo.org/records/10519652/files"
 
@@ -89,7 +96,8 @@ class Split:
         if self.images.dtype != torch.uint8 or len(self.images) != len(self.labels):
             raise ValueError(
                 f"expected uint8 images, 0 to 255, and as many labels, got {self.images.dtype} "
-                f"{tuple(self.images.shape)} and {len(self.labels)} labels; normalisation is part of the network"
+                f"{tuple(self.images.shape)} and {count_of(len(self.labels), 'label')}; normalisation is part of the "
+                "network"
             )
 
     def to(self, device: torch.device | str) -> Split:

@@ -1,10 +1,10 @@
 """Users' own image files, as a network wants them: uint8, square, channels first.
 
-What is read: PNG and JPEG, TIFF, NumPy's npy and npz, with the extra ``medical`` DICOM and NIfTI. For a 2D network a
-file holds an image ``(H, W)`` or a stack ``(N, H, W)``, for a 3D network a volume ``(D, H, W)`` or a stack of them. A
-last axis of length 1, 3 or 4 besides these always means colours: grey, RGB, RGBA. Of an npz archive the arrays count
-whose names end in "images"; if none does, its only array. For a 3D network a folder of DICOM slices is one volume, see
-:mod:`isoconv.data.medical`.
+What is read: PNG, JPEG, BMP, GIF, WebP and TIFF, NumPy's npy and npz, with the extra ``medical`` DICOM and NIfTI; in
+which colours, depths and geometries says docs/reference/readers.md. For a 2D network a file holds an image ``(H, W)``
+or a stack ``(N, H, W)``, for a 3D network a volume ``(D, H, W)`` or a stack of them. In npy and npz a last axis of
+length 1, 3 or 4 besides these always means colours: grey, RGB, RGBA. Of an npz archive the arrays count whose names end
+in "images"; if none does, its only array. For a 3D network a folder of DICOM slices is one volume.
 
 What is done to them:
 
@@ -19,10 +19,11 @@ What is done to them:
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isoconv._extras import require
-from isoconv.data import medical
-from isoconv.data.batches import resize
-from isoconv.data.medical import Spacing
+from isoconv._files import open_regular
+from isoconv.data import archives, medical, nifti, pictures, tiff
+from isoconv.data.decoded import LIMITS, Decoded, Limits, Spacing, readable
+from isoconv.data.dicom import dicom, dicom_series
 
 __all__ = [
     "SUFFIXES",
@@ -44,6 +45,7 @@ __all__ = [
     "palette_indices",
     "probe",
     "read_arrays",
+    "read_each",
     "read_images",
     "readable",
     "split_index",
@@ -51,11 +53,15 @@ __all__ = [
     "with_series",
 ]
 
+log = logging.getLogger(__name__)
+
 PathLike = str | os.PathLike[str]
+SUFFIXES = (*pictures.SUFFIXES, *tiff.SUFFIXES, ".npy", ".npz", ".dcm", *nifti.SUFFIXES)
+_BLOCK = 1 << 22  # values that are worked on at once
 
 
 def read_images(
-    paths: PathLike | Iterable[PathLike], *, channels: int, size: int, dims: int
+    paths: PathLike | Iterable[PathLike], *, channels: int, size: int, dims: int, limits: Limits = LIMITS
 ) -> tuple[list[str], Tensor]:
     """Read image files for a network of ``channels`` inputs that was trained at ``size`` pixels a side.
 
@@ -65,6 +71,7 @@ def read_images(
         channels: 1 or 3.
         size: side in pixels.
         dims: 2 for images, 3 for volumes.
+        limits: how large a file's images may be.
 
     Returns:
         The images' names, ``"cell.png"``, ``"stack.npy[7]"`` or ``"set.npz:test_images[7]"``, and uint8 images
@@ -75,14 +82,46 @@ def read_images(
         ValueError: a file cannot be read, is of another kind, rank or colour than the network needs, or holds NaN,
             infinity, or an image whose pixels are all equal.
     """
-    names, images = [], []
-    for path in _walk([Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(p) for p in paths], dims):
-        for name, array, spacing in read_arrays(path):
-            stack, is_stack = _as_stack(name, as_uint8(name, array), channels, dims)
-            for i, image in enumerate(stack):
-                names.append(f"{name}[{i}]" if is_stack else name)
-                images.append(_fit(_channels_first(names[-1], image, channels), size, spacing))
+    names: list[str] = []
+    images: list[Tensor] = []
+    for _, found in read_each(paths, channels=channels, size=size, dims=dims, limits=limits):
+        if isinstance(found, Exception):
+            raise found
+        names += found[0]
+        images.append(found[1])
+    return names, torch.cat(images)
+
+
+def read_each(
+    paths: PathLike | Iterable[PathLike], *, channels: int, size: int, dims: int, limits: Limits = LIMITS
+) -> Iterator[tuple[Path, tuple[list[str], Tensor] | ValueError | FileNotFoundError]]:
+    """Each file, or folder of slices, with what :func:`read_images` would return for it alone, or raise."""
+    for path, error in _walk([Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(p) for p in paths], dims):
+        if error is not None:
+            yield path, error
+            continue
+        try:
+            yield path, _read(path, channels, size, dims, limits)
+        except ValueError as refused:
+            yield path, refused
+
+
+def _read(path: Path, channels: int, size: int, dims: int, limits: Limits) -> tuple[list[str], Tensor]:
+    names: list[str] = []
+    images: list[Tensor] = []
+    for name, found in read_arrays(path, limits):
+        stack, is_stack = _as_stack(name, found, channels, dims)
+        if dims == 3 and found.spacing is None:
+            _say_cubes()
+        for i, image in enumerate(stack):
+            names.append(f"{name}[{i}]" if is_stack else name)
+            images.append(_fit(names[-1], image, channels, size, found.spacing))
     return names, torch.stack(images)
+
+
+@cache
+def _say_cubes() -> None:
+    log.warning("volumes without a voxel size (npy, npz and TIFF state none) are taken to be cubes")
 
 
 def split_index(name: str) -> tuple[str, int | None]:
@@ -100,11 +139,11 @@ def is_image(path: Path) -> bool:
 
 def stack_images(name: str, array: np.ndarray, channels: int, dims: int, size: int) -> Tensor:
     """uint8 ``(N, channels, *spatial)`` of a stack of uint8 images, colours in the last axis, errors as above."""
-    stack, _ = _as_stack(name, array, channels, dims)
-    return torch.stack([_fit(_channels_first(f"{name}[{i}]", image, channels), size) for i, image in enumerate(stack)])
+    stack, _ = _as_stack(name, Decoded(array, "unknown"), channels, dims)
+    return torch.stack([_fit(f"{name}[{i}]", image, channels, size) for i, image in enumerate(stack)])
 
 
-def probe(path: Path) -> tuple[int, int]:
+def probe(path: Path, limits: Limits = LIMITS) -> tuple[int, int]:
     """Spatial axes, 2 or 3, and channels, 1 or 3, of the one image in a file; of a picture only the head is read.
 
     Raises:
@@ -112,38 +151,41 @@ def probe(path: Path) -> tuple[int, int]:
     """
     if not path.is_dir() and not is_image(path):
         raise ValueError(f"{path} is none of {', '.join(SUFFIXES)}; convert it to one of them")
-    if _READERS.get(_suffix(path)) is _picture and not path.is_dir():
-        with readable(path), require("PIL.Image", "study").open(path) as file:
-            return 2, 1 if _is_grey(file.mode) else 3
-    arrays = read_arrays(path)
-    shape = arrays[0][1].shape
-    coloured = len(shape) > 2 and shape[-1] in (1, 3, 4)
+    if _suffix(path) in pictures.SUFFIXES and not path.is_dir():
+        with readable(path), open_regular(path) as file:
+            frames, channels = pictures.look(file)
+        if frames > 1:
+            raise ValueError(f"{path} is no single image: it is an animation of {frames} frames")
+        return 2, channels
+    arrays = read_arrays(path, limits)
+    shape, leading = arrays[0][1].array.shape, arrays[0][1].leading
+    coloured = leading != "unknown" or (len(shape) > 2 and shape[-1] in (1, 3, 4))
     dims = len(shape) - coloured
-    if len(arrays) != 1 or dims not in (2, 3):
-        raise ValueError(f"{path} is no single image: {', '.join(str(array.shape) for _, array, _ in arrays)}")
+    if len(arrays) != 1 or dims not in (2, 3) or leading == "images":
+        raise ValueError(f"{path} is no single image: {', '.join(str(each.array.shape) for _, each in arrays)}")
     return dims, 3 if coloured and shape[-1] >= 3 else 1
 
 
-def _walk(paths: list[Path], dims: int) -> list[Path]:
+def _walk(paths: list[Path], dims: int) -> Iterator[tuple[Path, ValueError | FileNotFoundError | None]]:
+    """The files, or folders of slices, to be read, or why a path is none."""
     if not paths:
         raise ValueError("expected image files or a folder of them, got no path")
-    found: list[Path] = []
     for path in paths:
-        if path.is_file():
-            if not is_image(path):
-                raise ValueError(f"{path} is none of {', '.join(SUFFIXES)}; convert it to one of them")
-            found.append(path)
-            continue
-        if not path.is_dir():
-            raise FileNotFoundError(f"there is no file or folder {path}")
-        images, others = find_images(path)
-        if not images:
-            raise FileNotFoundError(f"the folder {path} holds no image, that is none of {', '.join(SUFFIXES)}")
-        if others:
-            names = ", ".join(str(p.relative_to(path)) for p in others)
-            warnings.warn(f"left out of {path}, not images: {names}", stacklevel=3)
-        found += with_series(images) if dims == 3 else images
-    return found
+        if path.is_dir():
+            images, others = find_images(path)
+            if not images:
+                text = f"the folder {path} holds no image, that is none of {', '.join(SUFFIXES)}"
+                yield path, FileNotFoundError(text)
+            if others:
+                names = ", ".join(str(p.relative_to(path)) for p in others)
+                warnings.warn(f"left out of {path}, not images: {names}", stacklevel=4)
+            yield from ((image, None) for image in (with_series(images) if dims == 3 else images))
+        elif not path.exists():
+            yield path, FileNotFoundError(f"there is no file or folder {path}")
+        elif not is_image(path):
+            yield path, ValueError(f"{path} is none of {', '.join(SUFFIXES)}; convert it to one of them")
+        else:
+            yield path, None
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -153,14 +195,24 @@ def images_in(folder: Path) -> list[Path]:
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
     """The image files anywhere below a folder, and the others, sorted. What is hidden, or in a hidden folder as
-    thumbnails are, is neither."""
+    thumbnails are, is neither; nor is what is in a folder by a link."""
     images: list[Path] = []
     others: list[Path] = []
-    for path in sorted(folder.rglob("*")):
-        # a link to nothing is an image that cannot be read, not one less
-        if not path.is_dir() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            (images if is_image(path) else others).append(path)
-    return images, others
+    folders = [folder]
+    while folders:  # not by recursion, folders may be nested deeper than Python's stack
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(Path(entry.path))
+                    elif not entry.is_dir():  # a link to nothing is an image that cannot be read, not one less
+                        path = Path(entry.path)
+                        (images if is_image(path) else others).append(path)
+        except OSError as error:
+            raise ValueError(f"cannot list {error.filename} ({error.strerror}); make it readable or move it") from None
+    return sorted(images), sorted(others)
 
 
 def with_series(files: Iterable[Path]) -> list[Path]:
@@ -178,98 +230,35 @@ def _suffix(path: Path) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
 
 
-def read_arrays(path: Path) -> list[tuple[str, np.ndarray, Spacing | None]]:
-    """The named arrays in a file or a folder of DICOM slices, colours in the last axis, with the spacing in mm.
+def read_arrays(path: Path, limits: Limits = LIMITS) -> list[tuple[str, Decoded]]:
+    """The named arrays in a file or a folder of DICOM slices.
 
     Raises:
         ValueError: it cannot be read.
     """
     with readable(path):
         if path.is_dir():
-            return [(str(path), *medical.dicom_series(path))]
-        if (suffix := _suffix(path)) in medical.READERS:
-            return [(str(path), *medical.READERS[suffix](path))]
-        arrays = _READERS[suffix](path)
-    return [(f"{path}:{key}" if key else str(path), array, None) for key, array in arrays.items()]
+            return [(str(path), dicom_series(medical.slices_in(path), limits))]
+        suffix = _suffix(path)
+        if suffix == ".npz":
+            return [(f"{path}:{key}", array) for key, array in archives.npz(path, limits).items()]
+        if suffix == ".dcm":
+            return [(str(path), dicom(path, limits))]
+        if suffix in nifti.SUFFIXES:
+            return [(str(path), nifti.nifti(path, limits))]
+        read = archives.npy if suffix == ".npy" else tiff.tiff if suffix in tiff.SUFFIXES else pictures.picture
+        with open_regular(path) as file:
+            return [(str(path), read(file, path.stat().st_size, limits))]
 
 
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Makes whatever a reader raises a ValueError that names the file: over damaged ones they raise anything."""
-    try:
-        yield
-    except ImportError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        remedy = (
-            "pip install imagecodecs, or save it uncompressed"
-            if "imagecodecs" in reason
-            else "save it anew or leave it out"
-        )
-        raise ValueError(f"cannot read {path} ({reason}); {remedy}") from error
-
-
-def _picture(path: Path) -> dict[str, np.ndarray]:
-    pil, ops = require("PIL.Image", "study"), require("PIL.ImageOps", "study")
-    with pil.open(path) as file:
-        image = ops.exif_transpose(file)
-        if image.mode.startswith("I"):  # 16-bit grey
-            return {"": np.asarray(image)}
-        return {"": np.asarray(image.convert("L" if _is_grey(image.mode) else "RGB"))}
-
-
-def palette_indices(path: Path) -> np.ndarray | None:
-    """The number of each pixel's colour ``(H, W)`` in a picture that has a palette, as tools for labelling write masks;
-    None for any other file. Raises ValueError if it cannot be read."""
-    if _READERS.get(_suffix(path)) is not _picture:
-        return None
-    pil, ops = require("PIL.Image", "study"), require("PIL.ImageOps", "study")
-    with readable(path), pil.open(path) as file:
-        return np.asarray(ops.exif_transpose(file)) if file.mode == "P" else None
-
-
-def _is_grey(mode: str) -> bool:
-    return mode.startswith("I") or mode in ("1", "L", "LA")
-
-
-def _tiff(path: Path) -> dict[str, np.ndarray]:
-    with require("tifffile", "study").TiffFile(path) as file:
-        if len(file.series) != 1:
-            shapes = ", ".join(str(each.shape) for each in file.series)
-            raise ValueError(f"it holds {len(file.series)} series of images, {shapes}; one is expected")
-        series = file.series[0]
-        array, channel = series.asarray(), max(series.axes.find("S"), series.axes.find("C"))
-        if channel >= 0 and (count := array.shape[channel]) not in (1, 3, 4):
-            raise ValueError(f"it holds {count} channels; 1 (grey), 3 (RGB) or 4 (RGBA) are expected")
-        if series.keyframe.photometric == 0 and array.dtype.kind in "bui":  # 0 is white
-            array = ~array
-    return {"": array if channel < 0 else np.moveaxis(array, channel, -1)}
-
-
-def _npy(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as file:
-        return {"": np.lib.format.read_array(file, allow_pickle=False)}
-
-
-def _npz(path: Path) -> dict[str, np.ndarray]:
-    # np.load given a path leaves the file open when it is no archive
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        keys = [key for key in archive.files if key.endswith("images")] or archive.files
-        if not keys:
-            raise ValueError("it holds no array")
-        if len(keys) != 1 and not keys[0].endswith("images"):
-            raise ValueError(f"of its arrays {', '.join(keys)} none ends in 'images'")
-        return {key: archive[key] for key in keys}
-
-
-_READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
-    **dict.fromkeys((".png", ".jpg", ".jpeg"), _picture),
-    **dict.fromkeys((".tif", ".tiff"), _tiff),
-    ".npy": _npy,
-    ".npz": _npz,
-}
-SUFFIXES = (*_READERS, *medical.READERS)
+def palette_indices(path: Path, limits: Limits = LIMITS) -> np.ndarray | None:
+    """The number of each pixel's colour ``(*spatial)`` in a picture or TIFF that has a palette, as tools for labelling
+    write masks; None for any other file. Raises ValueError if it cannot be read."""
+    for reader in (pictures, tiff):
+        if _suffix(path) in reader.SUFFIXES:
+            with readable(path), open_regular(path) as file:
+                return reader.palette_indices(file, path.stat().st_size, limits)
+    return None
 
 
 def as_uint8(name: str, array: np.ndarray) -> np.ndarray:
@@ -280,64 +269,99 @@ def as_uint8(name: str, array: np.ndarray) -> np.ndarray:
         raise ValueError(f"{name} is empty, its shape is {array.shape}; leave it out")
     if array.dtype == np.uint8:
         return array
-    values = array.astype(np.float64)
-    low, high = values.min(), values.max()
-    with np.errstate(over="ignore", invalid="ignore"):
-        finite = np.isfinite(255 * (high - low))
-    if not finite:
+    low, high = float(array.min()), float(array.max())
+    if not np.isfinite(255 * (high - low)):
         raise ValueError(f"{name} holds NaN or infinity; replace them by numbers")
     if array.dtype.kind == "b" or (array.dtype.kind == "f" and low >= 0 and high <= 1):
         low, high = 0.0, 1.0
-    return np.round(255 * (values - low) / max(high - low, np.finfo(float).tiny)).astype(np.uint8)
+    scaled = np.empty(array.shape, np.uint8)
+    step = max(1, _BLOCK // max(1, array[0].size))
+    for i in range(0, len(array), step):
+        values = array[i : i + step].astype(np.float64)
+        scaled[i : i + step] = np.round(255 * (values - low) / max(high - low, np.finfo(float).tiny))
+    return scaled
 
 
-def _as_stack(name: str, array: np.ndarray, channels: int, dims: int) -> tuple[np.ndarray, bool]:
-    """``(N, *spatial, 1 or 3)``, and whether the array was a stack rather than one image."""
-    coloured = array.ndim > dims and array.shape[-1] in (1, 3, 4)
+def _as_stack(name: str, found: Decoded, channels: int, dims: int) -> tuple[np.ndarray, bool]:
+    """uint8 ``(N, *spatial, 1 or 3)``, and whether the array was a stack rather than one image."""
+    array = as_uint8(name, found.array)
+    coloured = found.leading != "unknown" or (array.ndim > dims and array.shape[-1] in (1, 3, 4))
     rank = array.ndim - coloured
-    if rank not in (dims, dims + 1) or (rank > dims and not coloured and array.shape[0] == channels == 3):
-        kind = "an image (H, W) or a stack of them" if dims == 2 else "a volume (D, H, W) or a stack of them"
-        raise ValueError(f"{name} has shape {array.shape}; the network expects {kind}, colours in the last axis")
+    kind = "an image (H, W) or a stack of them" if dims == 2 else "a volume (D, H, W) or a stack of them"
+    if rank == 3 and dims == 2 and found.leading == "depth":
+        shape = " x ".join(map(str, array.shape[:3]))
+        raise ValueError(f"{name} is a volume of {shape} voxels; the network expects {kind}: save its slices as images")
+    if rank == 3 and dims == 3 and found.leading == "images":
+        raise ValueError(f"{name} {found.no_depth}, no volume; the network expects {kind}")
     if not coloured:
+        _ask(name, array.shape, channels, dims)
         array = array[..., None]
+    if rank not in (dims, dims + 1):
+        raise ValueError(f"{name} has shape {found.array.shape}; the network expects {kind}, colours in the last axis")
     array = array[..., :3]
     return (array, True) if rank == dims + 1 else (array[None], False)
 
 
-def _channels_first(name: str, image: np.ndarray, channels: int) -> Tensor:
-    """uint8 ``(channels, *spatial)`` of an image ``(*spatial, 1 or 3)``."""
+def _ask(name: str, shape: tuple[int, ...], channels: int, dims: int) -> None:
+    """Raises ValueError for an array that may have its colours first."""
+    axis = None
+    if len(shape) == 3 and shape[0] in (1, 3) and (dims == 3 or shape[0] == channels == 3):
+        axis = 0
+    elif len(shape) == 4 and shape[1] in (1, 3):
+        axis = 1
+    elif len(shape) == 4 and dims == 3 and shape[0] == channels == 3:
+        axis = 0
+    if axis is not None:
+        grey = f"grey {'volumes' if dims == 3 else 'images'}"
+        raise ValueError(
+            f"{name} has shape {shape}: is axis {axis} the colours, or are these {grey}? Move colours to the end, "
+            f"np.moveaxis(array, {axis}, -1), or mark {grey} as such, array[..., None]"
+        )
+
+
+def _fit(name: str, image: np.ndarray, channels: int, size: int, spacing: Spacing | None = None) -> Tensor:
+    """uint8 ``(channels, *spatial)``, every side of ``size``, of an image ``(*spatial, 1 or 3)``."""
+    if image.size == 0 or image.min() == image.max():
+        what = "empty" if image.size == 0 else "constant, all its pixels are equal"
+        raise ValueError(f"{name} is {what}; leave it out")
     if image.shape[-1] == 3 and channels == 1:
-        if (image != image[..., :1]).any():
+        if any((image[..., 0] != image[..., i]).any() for i in (1, 2)):
             raise ValueError(f"{name} is RGB, the network expects 1 channel; convert it to grey")
         image = image[..., :1]
-    if image.shape[-1] == 1 and channels == 3:
-        image = image.repeat(3, axis=-1)
-    if image.size == 0 or image.min() == image.max():
-        raise ValueError(
-            f"{name} is {'empty' if image.size == 0 else 'constant, all its pixels are equal'}; leave it out"
-        )
-    return torch.tensor(np.moveaxis(image, -1, 0))
-
-
-def _fit(image: Tensor, size: int, spacing: Spacing | None = None) -> Tensor:
     if image.ndim == 3:
-        side = min(image.shape[1:])
-        top, left = ((s - side) // 2 for s in image.shape[1:])
-        image = image[:, top : top + side, left : left + side]
-    elif spacing is not None:
-        return _cube(image, size, spacing)
-    return _rounded(resize(image[None].float(), size)[0])
+        side = min(image.shape[:2])
+        top, left = ((s - side) // 2 for s in image.shape[:2])
+        square = _channels_first(image[top : top + side, left : left + side])
+        fitted = _resized(square, size, size)
+    else:
+        fitted = _cube(_channels_first(image), size, spacing or tuple(1 / n for n in image.shape[:3]))
+    return fitted.round().clamp(0, 255).to(torch.uint8).expand(channels, *fitted.shape[1:])
+
+
+def _channels_first(image: np.ndarray) -> Tensor:
+    return torch.tensor(np.moveaxis(image, -1, 0))
 
 
 def _cube(volume: Tensor, size: int, spacing: Spacing) -> Tensor:
     """A volume ``(C, D, H, W)`` centred in a cube of ``size`` voxels a side, its longest extent in mm filling it."""
     extent = [n * s for n, s in zip(volume.shape[1:], spacing, strict=True)]
     d, h, w = (max(1, round(size * e / max(extent))) for e in extent)
-    plane = F.interpolate(volume.float(), (h, w), mode="bilinear", antialias=True)
-    scaled = F.interpolate(plane.flatten(2)[None], (d, h * w), mode="bilinear", antialias=True).view(-1, d, h, w)
+    plane = _resized(volume.flatten(0, 1), h, w).view(len(volume), -1, h * w)
+    scaled = F.interpolate(plane[None], (d, h * w), mode="bilinear", antialias=True).view(-1, d, h, w)
     padding = [n for axis in (w, h, d) for n in ((size - axis) // 2, size - axis - (size - axis) // 2)]
-    return _rounded(F.pad(scaled, padding, value=float(volume.min())))
+    return F.pad(scaled, padding, value=float(volume.min()))
 
 
-def _rounded(image: Tensor) -> Tensor:
-    return image.round().clamp(0, 255).to(torch.uint8)
+def _resized(planes: Tensor, height: int, width: int) -> Tensor:
+    """uint8 planes ``(N, H, W)`` as float ones, linearly and antialiased; the large ones bit by bit, the result is the
+    same."""
+    some = max(1, _BLOCK // planes.shape[2])
+    out = torch.empty(len(planes), height, width)
+    for plane, to in zip(planes, out, strict=True):
+        rows = [_linear(each.float(), len(each), width) for each in plane.split(some)]
+        to[:] = _linear(torch.cat(rows), height, width)
+    return out
+
+
+def _linear(plane: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(plane[None, None], (height, width), mode="bilinear", antialias=True)[0, 0]

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import zipfile
-import zlib
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from isoconv._files import open_regular
+from isoconv.data.archives import members
 from isoconv.data.dataset import Dataset, Split, Task
+from isoconv.data.decoded import UnreadableError
 from isoconv.data.download import fetch
 
 __all__ = ["MEDMNIST", "find", "load", "read"]
@@ -83,23 +85,15 @@ def read(path: Path, task: Task, size: int, verify: bool = True) -> Dataset:
             pixels are all equal.
     """
     again = f"delete it and fetch {task.url(size)} again"
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} ({path.stat().st_size} bytes) is cut short or not an npz archive; {again}")
+    with open_regular(path) as file:
+        if not zipfile.is_zipfile(file):
+            raise ValueError(f"{path} ({path.stat().st_size} bytes) is cut short or not an npz archive; {again}")
     if verify and (got := _md5(path)) != task.md5[size]:
         raise ValueError(f"{path} is not the published file: expected MD5 {task.md5[size]}, got {got}; {again}")
-    arrays = {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            for key in (f"{split}_{part}" for split in _SPLITS for part in ("images", "labels")):
-                if key not in archive:
-                    raise KeyError(key)
-                arrays[key] = archive[key]
-    except KeyError as error:
-        raise ValueError(f"{path} has no array {error}; {again}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{path} is damaged ({error}); {again}") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {key} is no plain array ({error}); {again}") from None
+        arrays = members(path, [f"{split}_{part}" for split in _SPLITS for part in ("images", "labels")])
+    except UnreadableError as error:
+        raise ValueError(f"cannot read {error.where} ({error.reason}); {again}") from None
     train, val, test = (
         _split(f"{path}: {s}", arrays[f"{s}_images"], arrays[f"{s}_labels"], task, size, again) for s in _SPLITS
     )

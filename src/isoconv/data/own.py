@@ -1,231 +1,63 @@
-"""Users' own data sets: a folder per class, a CSV manifest, or an npz archive of MedMNIST's layout.
-
-A data set without splits gets them here, once for all seeds: 70 % of each class for training, 10 % for validation, 20 %
-for the test; a missing val or test split is cut from train in these shares. A patient is never in two splits. Who the
-patient is says the manifest's column, or the PatientID of DICOM files.
+"""Users' own data sets: a folder per class, images/ beside masks/, a CSV manifest, or an npz archive of MedMNIST's
+layout. What a folder or a manifest lists, and how it is split, see :mod:`isoconv.data.listing`.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import warnings
-import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from isoconv.data import medical
-from isoconv.data.dataset import Dataset, Kind, Split, Task, fingerprint
-from isoconv.data.files import as_uint8, find_images, images_in, probe, read_images, stack_images, with_series
+from isoconv._checks import count_of, did_you_mean
+from isoconv.data import archives, masks
+from isoconv.data.dataset import KINDS, Dataset, Kind, Split, Task, fingerprint
+from isoconv.data.files import as_uint8, probe, read_images, stack_images
+from isoconv.data.listing import SPLITS, Item, assign, classes, items
 
-__all__ = ["COLUMNS", "SPLITS", "Item", "assign", "classes", "find", "items", "load"]
-
-SPLITS = ("train", "val", "test")
-COLUMNS = ("path", "label", "split", "patient")
-_SHARES = {"val": 0.1, "test": 0.2}
-_SEED = 0
-_ALIASES = {**{name: name for name in SPLITS}, "valid": "val", "validation": "val"}
+__all__ = ["find"]
 
 
-@dataclass(frozen=True)
-class Item:
-    """An image and what is known of it. ``path`` is a file or a folder of DICOM slices; ``split`` and ``patient`` are
-    empty where unknown; ``labels`` has one entry, or any number in a multilabel set."""
+def find(path: Path, task: str | None = None) -> tuple[Task, Callable[[int], Dataset]]:
+    """The facts of a data set at ``path``, and what reads it at a size in pixels.
 
-    path: Path
-    labels: tuple[str, ...]
-    split: str = ""
-    patient: str = ""
-
-
-def find(path: Path) -> tuple[Task, Callable[[int], Dataset]]:
-    """The task that a data set at ``path`` stands for, and what reads it at a size in pixels.
-
-    The task's name is the path. Labels are sorted, numbers as numbers. Every image is cropped and resized as
+    Its name is the path. Labels are sorted, numbers as numbers. Every image is cropped and resized as
     :mod:`isoconv.data.files` says.
+
+    Args:
+        task: a key of :data:`isoconv.data.KINDS`; None lets the shape of the data decide.
 
     Raises:
         FileNotFoundError: there is nothing at ``path``, or an image is missing.
-        ValueError: the data set is none of the three kinds, or its splits or labels cannot be trained with; in reading,
-            for the first image that cannot be read.
+        ValueError: the data set is of none of these kinds, or not for this task, or its splits or labels cannot be
+            trained with; in reading, for the first image that cannot be read.
     """
+    if task is not None and task not in KINDS:
+        raise ValueError(f"task must be one of {', '.join(KINDS)}, got {task!r}{did_you_mean(task, KINDS)}")
+    found, read = _find(path, task)
+    if task is not None and found.kind not in KINDS[task]:
+        raise ValueError(f"{path} is for {_work(found.kind)}, not for {task}; leave out --task, or give other data")
+    return found, read
+
+
+def _find(path: Path, task: str | None) -> tuple[Task, Callable[[int], Dataset]]:
     if path.suffix.lower() == ".npz":  # to be read again: held, it would take the memory twice
         return _archive_task(path, _archive(path)), partial(_read_archive, path)
-    assigned = assign(items(path))
+    assigned = assign(items(path, task))
+    if assigned[0].mask is not None:
+        return masks.of_pairs(
+            path, {s: [(i.path, i.mask) for i in assigned if i.split == s and i.mask] for s in SPLITS}
+        )
     found = _listed_task(path, assigned)
     return found, partial(_read_listed, path, found, assigned)
 
 
-def load(path: Path, size: int) -> Dataset:
-    """What :func:`find` does, and then reads."""
-    return _read_archive(path, size) if path.suffix.lower() == ".npz" else find(path)[1](size)
-
-
-def items(path: Path) -> list[Item]:
-    """What a folder or a manifest lists, in sorted order, the splits as they are given there."""
-    if path.is_dir():
-        found = _folder(path)
-    elif not path.exists():
-        raise FileNotFoundError(f"there is no data set {path}: no such file or folder")
-    elif path.suffix.lower() == ".csv":
-        found = _manifest(path)
-    else:
-        raise ValueError(f"{path} is no data set; give a folder with a folder per class, a .csv manifest or an .npz")
-    if not found:
-        raise ValueError(f"{path} lists no image")
-    return sorted(found, key=lambda item: str(item.path))
-
-
-def classes(found: Iterable[Item]) -> tuple[Kind, tuple[str, ...]]:
-    """The kind of task that the labels make, and the labels in order."""
-    found = list(found)
-    labels = sorted({label for item in found for label in item.labels}, key=_natural)
-    if any(len(item.labels) != 1 for item in found):
-        return "multilabel", tuple(labels)
-    if len(labels) < 2:
-        raise ValueError(f"a classification needs at least 2 classes, found only {labels[0]!r}")
-    return ("binary" if len(labels) == 2 else "multiclass"), tuple(labels)
-
-
-def assign(found: Sequence[Item]) -> list[Item]:
-    """The items with every split filled in, see the module.
-
-    Raises:
-        ValueError: a patient is in two splits, a split remains empty, or a class has no image to train with.
-    """
-    given = {item.split or "train" for item in found}
-    missing = [s for s in _SHARES if s not in given]
-    splits = {item.path: item.split or "train" for item in found} | _drawn(found, missing)
-    assigned = [replace(item, split=splits[item.path]) for item in found]
-    where: dict[str, set[str]] = {}
-    for item in assigned:
-        if item.patient:
-            where.setdefault(item.patient, set()).add(item.split)
-    if torn := sorted(patient for patient, among in where.items() if len(among) > 1):
-        raise ValueError(f"{len(torn)} patients are in two splits: {_first(torn)}; give each patient one split")
-    sizes = Counter(item.split for item in assigned)
-    if empty := [s for s in SPLITS if not sizes[s]]:
-        patients = " (a patient stays in one split)" if where else ""
-        raise ValueError(
-            f"{len(found)} images leave the {' and '.join(empty)} split empty{patients}; add images, or name the "
-            "splits in a manifest"
-        )
-    trained = {label for item in assigned if item.split == "train" for label in item.labels}
-    if absent := sorted({label for item in assigned for label in item.labels} - trained, key=_natural):
-        raise ValueError(f"no image to train with in class {', '.join(absent)}; add some or leave the class out")
-    return assigned
-
-
-def _drawn(found: Sequence[Item], missing: Sequence[str]) -> dict[Path, str]:
-    """Which items of the training split go to the missing ones: stratified, whole patients."""
-    groups: dict[str, list[Item]] = {}
-    for item in found:
-        if item.split in ("", "train"):
-            groups.setdefault(f"patient {item.patient}" if item.patient else f"image {item.path}", []).append(item)
-    frequency = Counter(label for item in found for label in item.labels)
-    strata: dict[str, list[list[Item]]] = {}
-    for group in groups.values():
-        rarest = min((label for item in group for label in item.labels), key=lambda x: (frequency[x], x), default="")
-        strata.setdefault(rarest, []).append(group)
-    drawn: dict[Path, str] = {}
-    random = np.random.default_rng(_SEED)
-    for _, members in sorted(strata.items()):
-        order = [members[i] for i in random.permutation(len(members))]
-        for split in missing:
-            # one for each split before a second for any, but never the last one of the training
-            count = max(round(_SHARES[split] * len(members)), 1) if len(order) > 1 else 0
-            for group in order[:count]:
-                drawn |= {item.path: split for item in group}
-            order = order[count:]
-    return drawn
-
-
-def _folder(root: Path) -> list[Item]:
-    folders = _subfolders(root)
-    named = {folder: _ALIASES[folder.name.lower()] for folder in folders if folder.name.lower() in _ALIASES}
-    if named and len(named) < len(folders):
-        others = ", ".join(folder.name for folder in folders if folder not in named)
-        raise ValueError(f"{root} holds {', '.join(f.name for f in named)} beside {others}; have splits or classes")
-    if not folders:
-        raise ValueError(f"{root} has no folder inside; put the images of each class into a folder of its name")
-    if named and "train" not in named.values():
-        raise ValueError(f"{root} has {', '.join(named.values())} but no train folder; add it")
-    found: list[Item] = []
-    loose: list[Path] = []
-    strange: list[Path] = []
-    for top, split in (named or {root: ""}).items():
-        loose += images_in(top)
-        for folder in _subfolders(top):
-            images, rest = find_images(folder)
-            strange += rest
-            # the slices of a series in a folder below that of the class are one volume
-            paths = [p for p in images if p.parent == folder] + with_series(p for p in images if p.parent != folder)
-            found += [Item(path, (folder.name,), split, medical.patient_of(path) or "") for path in paths]
-    for left_out, why in ((strange, "of a kind that is not read"), (loose, "in no folder of a class")):
-        if left_out:
-            names = _first([str(path.relative_to(root)) for path in left_out])
-            warnings.warn(f"left out of {root}, {why} ({len(left_out)}): {names}", stacklevel=3)
-    return found
-
-
-def _subfolders(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _manifest(path: Path) -> list[Item]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no CSV table in UTF-8 ({error})") from None
-    columns = list(rows[0]) if rows else []
-    if not {"path", "label"} <= set(columns) or set(columns) - set(COLUMNS):
-        got = ", ".join(map(str, columns)) or "no row"
-        raise ValueError(f"{path} must have the columns path,label and may have split,patient, got {got}")
-    several = any(";" in (row["label"] or "") for row in rows)
-    table = [{name: (row.get(name) or "").strip() for name in COLUMNS} for row in rows]
-    absent = [
-        f"row {number}: {values['path']!r}"
-        for number, values in enumerate(table, start=2)
-        if not values["path"] or not (path.parent / values["path"]).exists()
-    ]
-    if absent:
-        images = f"{len(absent)} of {len(rows)} images are not there"
-        raise FileNotFoundError(f"{path}: {images}: {_first(absent)}; paths start at the manifest's folder")
-    found, seen = [], set()
-    for number, (row, values) in enumerate(zip(rows, table, strict=True), start=2):
-        where = f"{path}, row {number}"
-        image = path.parent / values["path"]
-        labels = tuple(label.strip() for label in values["label"].split(";") if label.strip())
-        split = _ALIASES.get(values["split"].lower(), "")
-        if None in row:
-            raise ValueError(f"{where}: more cells than columns; put commas inside of quotes")
-        if image.resolve() in seen:
-            raise ValueError(f"{where}: {values['path']} is listed twice; join its labels by semicolons")
-        if not labels and not several:
-            raise ValueError(f"{where}: the label is empty; an image without a label is for multilabel sets only")
-        if values["split"] and not split:
-            raise ValueError(f"{where}: split must be train, val or test, got {values['split']!r}")
-        seen.add(image.resolve())
-        found.append(Item(image, labels, split, values["patient"] or medical.patient_of(image) or ""))
-    if len({bool(item.split) for item in found}) > 1:
-        raise ValueError(f"{path}: the split is empty in some rows; give it in all of them or in none")
-    return found
-
-
-def _first(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
-def _natural(label: str) -> tuple[int, int, str]:
-    return (0, int(label), label) if label.isdecimal() else (1, 0, label)
+def _work(kind: Kind) -> str:
+    return next(task for task, kinds in KINDS.items() if kind in kinds)
 
 
 def _listed_task(path: Path, assigned: Sequence[Item]) -> Task:
@@ -283,15 +115,9 @@ def _read_archive(path: Path, size: int) -> Dataset:
 def _archive(path: Path) -> dict[str, np.ndarray]:
     """The six arrays; labels ``(N,)`` whole numbers, or ``(N, L)`` zeros and ones."""
     keys = [f"{split}_{part}" for split in SPLITS for part in ("images", "labels")]
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"there is no data set {path}: no such file")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            if missing := [key for key in keys if key not in archive]:
-                raise ValueError(f"it has no array {', '.join(missing)}")
-            arrays = {key: archive[key] for key in keys}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"cannot read {path} ({error}); MedMNIST's layout is {', '.join(keys)}") from None
+    arrays = archives.members(path, keys)
     for split in SPLITS:
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         where = f"{path}: {split}"
@@ -300,7 +126,8 @@ def _archive(path: Path) -> dict[str, np.ndarray]:
         if len(images) == 0:
             raise ValueError(f"{where} split is empty; put at least one image into each split")
         if labels.dtype.kind not in "biu" or labels.ndim not in (1, 2) or len(labels) != len(images):
-            raise ValueError(f"{where} labels must be {len(images)} whole numbers, got {labels.dtype} {labels.shape}")
+            wanted = count_of(len(images), "whole number")
+            raise ValueError(f"{where} labels must be {wanted}, got {labels.dtype} {labels.shape}")
         if labels.min() < 0 or (labels.ndim == 2 and labels.max() > 1):
             wanted = "0 or 1 in a table of several labels" if labels.ndim == 2 else "0 or more"
             raise ValueError(f"{where} labels must be {wanted}, got {labels.min()} to {labels.max()}")
@@ -310,10 +137,27 @@ def _archive(path: Path) -> dict[str, np.ndarray]:
                 f"{images.dtype} from {images.min()} to {images.max()}"
             )
         arrays[f"{split}_images"] = as_uint8(where, images)
+    _ask(path, arrays)
     shapes = {arrays[key].shape[1:] for key in keys if key.endswith("labels")}
     if len(shapes) > 1 or len({arrays[f"{s}_images"].ndim for s in SPLITS}) > 1:
         raise ValueError(f"{path}: the splits' arrays have different axes; give them the same")
     return arrays
+
+
+def _ask(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Raises ValueError for arrays that two people would read in two ways."""
+    shape, table = arrays["train_images"].shape, arrays["train_labels"]
+    if len(shape) == 4 and shape[1] in (1, 3, 4) and shape[-1] not in (1, 3, 4):
+        raise ValueError(
+            f"{path}: images of shape {shape} are {shape[0]} images with colours first, or volumes of depth "
+            f"{shape[1]}; colours belong at the end, np.moveaxis(images, 1, -1), and volumes end in [..., None]"
+        )
+    labels = [arrays[f"{split}_labels"] for split in SPLITS]
+    if table.ndim == 2 and table.dtype != bool and all(each.ndim == 2 and (each.sum(1) == 1).all() for each in labels):
+        raise ValueError(
+            f"{path}: each row of the labels {table.shape} has a single 1, so they are classes (one-hot) or several "
+            "labels of which an image has one; give classes as labels.argmax(1), several labels as labels.astype(bool)"
+        )
 
 
 def _archive_task(path: Path, arrays: dict[str, np.ndarray]) -> Task:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from isoconv._checks import did_you_mean
 from isoconv._extras import require
 from isoconv.convert import fuse
-from isoconv.deploy.model_card import Usage, logits_shape, model_card
+from isoconv.deploy.model_card import OUTPUTS, Usage, model_card
 from isoconv.models import create_model
 from isoconv.runs import OnImages, RunDir, atomic_write
 
@@ -87,8 +87,8 @@ def export_run(
         for package in ("onnx", "onnxscript", "onnxruntime"):
             require(package, extra="onnx")
     info, network = run.model_info, run.load_model()
-    about = {name: info[name] for name in ("task", "model", "input_size", "masked")}
-    about["logits"] = logits_shape(info["task"])
+    about = {name: info[name] for name in ("task", "model", "input_size", "masked", "outputs")}
+    about[OUTPUTS] = run.task.output_shape
     with torch.no_grad():
         payload = write(network, info, json.dumps(about))
         program = read(payload, info)
@@ -121,7 +121,7 @@ def _free_path(path: Path, format: str, make: bool) -> Path:
 
 def _exported(network: Any, info: dict[str, Any]) -> torch.export.ExportedProgram:
     """``network`` as a program for any batch, and for any image size if it can be."""
-    whole = OnImages(fuse(network.net), info["masked"]).eval()
+    whole = OnImages(fuse(network.net), network.masked, network.outputs).eval()
     size, spatial = info["input_size"], range(2, 2 + info["task"]["dims"])
     # An axis that shrinks to one pixel is taken for one of a fixed size, so the example is large; if that happens to
     # images of the size of the training too, only they can be taken
@@ -198,7 +198,7 @@ def _write_onnx(network: nn.Module, info: dict[str, Any], about: str) -> bytes:
             # torch 2.13 trips over a deprecation of its own
             warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
             onnx: Any = torch.onnx.export(
-                program, input_names=["images"], output_names=["logits"], dynamo=True, verbose=False
+                program, input_names=["images"], output_names=[OUTPUTS], dynamo=True, verbose=False
             )
     finally:
         exporter.setLevel(level)
@@ -227,7 +227,7 @@ def _write_safetensors(network: Any, _info: dict[str, Any], about: str) -> bytes
 def _read_safetensors(payload: bytes, info: dict[str, Any]) -> _Program:
     net = fuse(create_model(**info["model"]))
     net.load_state_dict(safetensors.load(payload))
-    return OnImages(net, info["masked"]).eval()
+    return OnImages(net, info["masked"], info["outputs"]).eval()
 
 
 _FORMATS = {

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from isoconv._checks import did_you_mean
 from isoconv._extras import require
+from isoconv._version import __version__
 from isoconv.models import create_model, model_config
 from isoconv.runs import OnImages, RunDir, write_json
 
@@ -47,8 +48,6 @@ def save_pretrained(net: nn.Module | RunDir, folder: str | os.PathLike[str]) -> 
         ValueError: ``net`` was built otherwise, or changed since, so that it could not be rebuilt; or it has no weights
             yet.
     """
-    from isoconv import __version__
-
     folder = Path(folder).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not empty; choose another folder, or delete it")
@@ -62,7 +61,7 @@ def save_pretrained(net: nn.Module | RunDir, folder: str | os.PathLike[str]) -> 
         "version": VERSION,
         "isoconv": __version__,
         "model": model,
-        "images": {"masked": module.masked} if isinstance(module, OnImages) else None,
+        "images": {"masked": module.masked, "outputs": module.outputs} if isinstance(module, OnImages) else None,
         "task": None if run is None else {**run.model_info["task"], "size": run.model_info["input_size"]},
     }
     state = inner.state_dict()
@@ -122,7 +121,7 @@ def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = No
     _check_state(state, net.state_dict(), f"{path} does not fit {CONFIG} beside it")
     net.load_state_dict(state, assign=True)
     images = config["images"]
-    return (net if images is None else OnImages(net, images["masked"])).eval()
+    return (net if images is None else OnImages(net, images["masked"], images["outputs"])).eval()
 
 
 def push_to_hub(
@@ -232,6 +231,5 @@ def _card(run: RunDir, module: nn.Module, folder: str) -> str:
     from isoconv.deploy.export import smallest_size
     from isoconv.deploy.model_card import Usage, model_card
 
-    does = "segmentation" if run.segments else "classification"
-    head = f"---\nlibrary_name: isoconv\ntags:\n- image-{does}\n- rotation-equivariance\n---\n\n"
+    head = f"---\nlibrary_name: isoconv\ntags:\n- image-{run.task.name}\n- rotation-equivariance\n---\n\n"
     return head + model_card(run, Usage(folder, "pretrained", smallest_size(module, run.model_info)))

@@ -5,50 +5,22 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from statistics import mean, stdev
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from isoconv.evaluation.protocols import PROTOCOLS, check_protocol, conditions, is_masked
+from isoconv._checks import count_of
+from isoconv.evaluation.protocols import PROTOCOLS
+from isoconv.evaluation.results import COSTS, Recorded, recorded, results_by
 from isoconv.runs import RunDir
 from isoconv.runs.config import TrainConfig
-from isoconv.tasks.metrics import bootstrap, correct, holm, interval, mcnemar
+from isoconv.tasks.metrics import holm
+from isoconv.tasks.summary import indices
 
-__all__ = [
-    "check_entry",
-    "compare",
-    "labels_of",
-    "load_predictions",
-    "open_runs",
-    "results_by",
-    "side_by_side",
-]
-
-_SCORES = (
-    "upright",
-    "rotated_mean",
-    "rotated_std",
-    "rotated_worst",
-    "right_angles",
-    "flips",
-    "consistency",
-    "always_right",
-)
-_COSTS = ("parameters", "multiply_adds_dense", "multiply_adds_banded", "training_seconds")
-
-
-class _OnImages(Protocol):
-    """What paired tests need of a run, and whatever tells its test images from others."""
-
-    labels: Tensor
-
-
-_T = TypeVar("_T", bound=_OnImages)
+__all__ = ["compare", "labels_of"]
 
 
 def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | None = None) -> dict[str, Any]:
@@ -61,130 +33,90 @@ def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | Non
     Returns:
         Plain JSON values, the rows of a table having the same keys:
 
-        - ``runs``: a row per run, with its scores (shares of 1) and costs;
+        - ``task``: the kind of work; ``protocol``, ``data``;
+        - ``runs``: a row per run, with the scores of the task (:attr:`isoconv.tasks.base.Task.scores`) and costs;
         - ``groups``: a row per configuration, its runs differing in nothing but the seed: mean and standard deviation
           over seeds (None for one seed);
-        - ``pairs``: a row per pair of runs of different groups, a minus b: the difference upright with the exact
-          McNemar test; the difference of the means over rotations with the 95 % interval of a bootstrap over images;
-          the test of ``always_right``, whether an image is decided rightly in every rotation. Beside each ``_p`` stands
+        - ``pairs``: a row per pair of runs of different groups, a minus b: the differences upright and of the means
+          over rotations, with the tests of the task (:meth:`isoconv.tasks.base.Task.paired`). Beside each ``_p`` stands
           a ``_p_holm``, corrected for there being many pairs. These account for the chance in the test images, not for
-          the seeds.
+          the seeds;
+        - ``notes``: of each run what is undefined or worthless in its scores.
 
     Raises:
         FileNotFoundError: a run was not evaluated.
-        ValueError: fewer than two runs, a run of segmentation, no common protocol, or other test images.
+        ValueError: fewer than two runs, runs of different kinds of work, no common protocol, other test images, or
+            nothing there that has a score.
     """
-    opened = open_runs(runs)
-    for run in opened:
-        run.check_classifies("compare")
+    opened = _open(runs)
+    task = opened[0].task
+    for run in opened[1:]:
+        if run.task.name != task.name:
+            raise ValueError(
+                f"{opened[0].path} is for {task.name}, {run.path} for {run.task.name}; compare runs of one kind"
+            )
     results = [run.results() for run in opened]
     protocol = protocol or _common_protocol(opened, results)
     entries = [results_by(run, protocol) for run in opened]
-    scored = [_Scored(run, protocol) for run in opened]
-    table = side_by_side(opened, entries, _SCORES, scored, _paired)
-    return {"protocol": protocol, "data": entries[0]["data"], **table}
-
-
-def open_runs(runs: Sequence[RunDir | str | os.PathLike[str]]) -> list[RunDir]:
-    """Runs to compare. Raises ValueError for fewer than two, or one that is given twice."""
-    opened = [run if isinstance(run, RunDir) else RunDir(run) for run in runs]
-    if len(opened) < 2:
-        raise ValueError(f"comparing needs at least two run directories, got {len(opened)}")
-    if twice := [str(path) for path, count in Counter(run.path.resolve() for run in opened).items() if count > 1]:
-        raise ValueError(f"{', '.join(twice)} is given more than once; a run is no second seed of itself")
-    return opened
-
-
-def side_by_side(
-    runs: Sequence[RunDir],
-    entries: Sequence[Mapping[str, Any]],
-    scores: Sequence[str],
-    scored: Sequence[_T],
-    paired: Callable[[_T, _T], dict[str, Any]],
-) -> dict[str, Any]:
-    """The tables of :func:`compare`: ``groups``, ``runs`` and ``pairs``.
-
-    Args:
-        entries: what the evaluation of each run found, with ``data``, ``cost`` and the ``summary`` of the ``scores``.
-        scored: of each run what ``paired`` tests, with ``labels``, the same in all runs.
-        paired: what to say of a pair besides its differences.
-
-    Raises:
-        ValueError: the runs were evaluated on different test images.
-    """
-    for run, entry, one in zip(runs[1:], entries[1:], scored[1:], strict=True):
-        alike = torch.equal(one.labels, scored[0].labels) and _same_files(run, runs[0])
-        if _data(entry) != _data(entries[0]) or not alike:
-            first = "others" if _data(entry) == _data(entries[0]) else _describe(entries[0])
-            raise ValueError(
-                f"{run.path} was evaluated on {_describe(entry)}, {runs[0].path} on {first}; "
-                "compare runs on the same test images"
-            )
-    labels = labels_of([run.config for run in runs])
+    kept = [recorded(run, protocol) for run in opened]
+    _check_same_images(opened, entries, kept)
+    for run, entry in zip(opened, entries, strict=True):
+        if entry["summary"]["upright"] is None or entry["summary"]["rotated_mean"] is None:
+            raise ValueError(f"{run.path} has no {task.main.title}: {'; '.join(entry['notes']) or 'nothing to score'}")
+    labels, scores = labels_of([run.config for run in opened]), [score.key for score in task.scores]
     rows = [
         {
             "run": str(run.path),
             "network": label,
             "seed": run.config.seed,
             **{name: entry["summary"][name] for name in scores},
-            **{name: entry["cost"][name] for name in _COSTS},
+            **{name: entry["cost"][name] for name in COSTS},
         }
-        for run, label, entry in zip(runs, labels, entries, strict=True)
+        for run, label, entry in zip(opened, labels, entries, strict=True)
     ]
+    prepared = [task.prepared(one.records[[0, *indices(one.positions, "rotation")]], one.targets) for one in kept]
     pairs = [
         {
-            "a": str(runs[i].path),
-            "b": str(runs[j].path),
+            "a": str(opened[i].path),
+            "b": str(opened[j].path),
             **{f"{name}_difference": rows[i][name] - rows[j][name] for name in ("upright", "rotated_mean")},
-            **paired(scored[i], scored[j]),
+            **task.paired(prepared[i], prepared[j]),
         }
-        for i, j in itertools.combinations(range(len(runs)), 2)
+        for i, j in itertools.combinations(range(len(opened)), 2)
         if labels[i] != labels[j]
     ]
     for test in [key for key in pairs[0] if key.endswith("_p")] if pairs else ():
         for pair, adjusted in zip(pairs, holm([pair[test] for pair in pairs]), strict=True):
             pair[f"{test}_holm"] = adjusted
-    groups = [_group([row for row in rows if row["network"] == label], scores) for label in dict.fromkeys(labels)]
-    return {"groups": groups, "runs": rows, "pairs": pairs}
+    return {
+        "task": task.name,
+        "protocol": protocol,
+        "data": entries[0]["data"],
+        "groups": [_group([row for row in rows if row["network"] == label], scores) for label in dict.fromkeys(labels)],
+        "runs": rows,
+        "pairs": pairs,
+        "notes": {str(run.path): entry["notes"] for run, entry in zip(opened, entries, strict=True) if entry["notes"]},
+    }
 
 
-def results_by(run: RunDir, protocol: str) -> dict[str, Any]:
-    """What the evaluation of a run by a protocol found.
-
-    Raises:
-        FileNotFoundError: the run was not evaluated.
-        ValueError: unknown protocol, or the run was not evaluated by it, by another version of isoconv, or with another
-            mask than the protocol has for this network, or before its training went on.
-    """
-    check_protocol(protocol)
-    results, remedy = run.results(), f"isoconv evaluate {run.path} --protocol {protocol}"
-    if protocol not in results:
-        raise ValueError(f"{run.path} was not evaluated by protocol {protocol!r}; do that first: {remedy}")
-    entry = results[protocol]
-    check_entry(run, entry, _SCORES, remedy)
-    masked = is_masked(protocol, run.model_info["masked"])
-    if entry.get("masked", is_masked(protocol, True)) != masked:
-        wanted, shown = ("masked", "whole") if masked else ("whole", "masked")
-        raise ValueError(
-            f"{run.path} was evaluated by protocol {protocol!r} on {shown} images, its network was trained on {wanted} "
-            f"ones; do it again: {remedy}"
-        )
-    return entry
+def _open(runs: Sequence[RunDir | str | os.PathLike[str]]) -> list[RunDir]:
+    opened = [run if isinstance(run, RunDir) else RunDir(run) for run in runs]
+    if len(opened) < 2:
+        raise ValueError(f"comparing needs at least two run directories, got {len(opened)}")
+    if twice := [str(path) for path, count in Counter(run.path.resolve() for run in opened).items() if count > 1]:
+        raise ValueError(f"{', '.join(twice)} is given more than once; give each run once")
+    return opened
 
 
-def check_entry(run: RunDir, entry: Mapping[str, Any], scores: Sequence[str], remedy: str) -> None:
-    """Raises ValueError, with the command to do it again, for an evaluation that lacks scores or costs, or is of the
-    network that the run had before its training went on."""
-    found = {*entry.get("summary", ()), *entry.get("cost", ())}
-    if missing := [name for name in (*scores, *_COSTS) if name not in found]:
-        raise ValueError(
-            f"{run.path} was evaluated by another isoconv version, without {', '.join(missing)}; do it again: {remedy}"
-        )
-    best = run.model_info["epoch"]
-    if (measured := entry.get("training", {}).get("best_epoch", best)) != best:
-        raise ValueError(
-            f"{run.path} was evaluated when epoch {measured} was its best, which now is {best}; do it again: {remedy}"
-        )
+def _check_same_images(runs: Sequence[RunDir], entries: Sequence[Mapping[str, Any]], kept: Sequence[Recorded]) -> None:
+    for run, entry, one in zip(runs[1:], entries[1:], kept[1:], strict=True):
+        alike = torch.equal(one.targets, kept[0].targets) and _same_files(run, runs[0])
+        if _data(entry) != _data(entries[0]) or not alike:
+            first = "others" if _data(entry) == _data(entries[0]) else _describe(entries[0])
+            raise ValueError(
+                f"{run.path} was evaluated on {_describe(entry)}, {runs[0].path} on {first}; "
+                "compare runs on the same test images"
+            )
 
 
 def labels_of(configs: Sequence[TrainConfig]) -> list[str]:
@@ -204,48 +136,14 @@ def _text(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def load_predictions(run: RunDir) -> dict[str, np.ndarray]:
-    """All arrays of ``predictions.npz``, by protocol: ``{protocol}_logits`` (positions, N, K), ``_labels``,
-    ``_conditions``; empty if the run was not evaluated. Raises ValueError if the file is damaged."""
-    return run.arrays("predictions.npz")
-
-
-class _Scored:
-    """What the paired tests need of an evaluated run."""
-
-    def __init__(self, run: RunDir, protocol: str) -> None:
-        arrays = load_predictions(run)
-        if f"{protocol}_logits" not in arrays:
-            raise ValueError(f"{run.path}/predictions.npz has no protocol {protocol!r}; evaluate the run again")
-        task = run.model_info["task"]
-        positions = conditions(protocol, task["dims"], run.model_info["masked"])
-        if arrays[f"{protocol}_conditions"].tolist() != [position.name for position in positions]:
-            raise ValueError(
-                f"{run.path} was evaluated in other positions than protocol {protocol!r} has now; evaluate it again"
-            )
-        rotated = [i for i, position in enumerate(positions) if position.group == "rotation"]
-        logits = torch.from_numpy(arrays[f"{protocol}_logits"])
-        self.labels = torch.from_numpy(arrays[f"{protocol}_labels"])
-        self.upright = correct(task["kind"], logits[0], self.labels)
-        self.always = correct(task["kind"], logits[rotated], self.labels).all(0)
-        self.rotated_mean = bootstrap(task["kind"], logits[rotated], self.labels)[0].mean(1)  # (resamples,)
-
-
-def _paired(a: _Scored, b: _Scored) -> dict[str, Any]:
-    return {
-        **{f"upright_{name}": value for name, value in mcnemar(a.upright, b.upright).items()},
-        "rotated_mean_difference_ci": interval((a.rotated_mean - b.rotated_mean)[:, None])[0],
-        **{f"always_right_{name}": value for name, value in mcnemar(a.always, b.always).items()},
-    }
-
-
 def _group(rows: Sequence[dict[str, Any]], scores: Sequence[str]) -> dict[str, Any]:
     group: dict[str, Any] = {"network": rows[0]["network"], "seeds": [row["seed"] for row in rows]}
     for name in (*scores, "training_seconds"):
         values = [row[name] for row in rows]
-        group[name] = mean(values)
-        group[f"{name}_sd"] = stdev(values) if len(values) > 1 else None
-    return group | {name: rows[0][name] for name in _COSTS if name != "training_seconds"}
+        known = None not in values
+        group[name] = mean(values) if known else None
+        group[f"{name}_sd"] = stdev(values) if known and len(values) > 1 else None
+    return group | {name: rows[0][name] for name in COSTS if name != "training_seconds"}
 
 
 def _common_protocol(runs: Sequence[RunDir], results: Sequence[dict[str, Any]]) -> str:
@@ -268,4 +166,4 @@ def _same_files(a: RunDir, b: RunDir) -> bool:
 
 def _describe(entry: Mapping[str, Any]) -> str:
     name, size, count = _data(entry)
-    return f"{count} test images of {name} at {size} pixels"
+    return f"{count_of(count, 'test image')} of {name} at {size} pixels"

@@ -1,4 +1,4 @@
-"""What a trained network makes of a user's own images, and whether turning one changes its mind."""
+"""What a trained network makes of a user's own images, and whether turning an image changes its answer."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from isoconv._extras import require
 from isoconv.data import DeviceBatches, Split, read_images
 from isoconv.data.files import split_index
-from isoconv.evaluation.measuring import BATCH_SIZE, position_logits, with_progress
-from isoconv.evaluation.protocols import AS_IS, conditions
+from isoconv.evaluation.measuring import in_eval_mode, position_records, with_progress
+from isoconv.evaluation.protocols import conditions
 from isoconv.runs import RunDir, atomic_write, resolve_device
-from isoconv.tasks.metrics import correct, decide, probabilities
+from isoconv.tasks import Task
+from isoconv.tasks.summary import indices
 
 __all__ = ["Predictor", "check_output", "predict", "write_predictions"]
 
@@ -34,60 +39,58 @@ def predict(
     device: str = "auto",
     rotations: bool = True,
 ) -> list[dict[str, Any]]:
-    """Let the network of a run decide on image files, resized to the size that it was trained at.
+    """Let the network of a run answer on image files, resized to the size that it was trained at.
 
     Args:
         run: a run directory.
-        paths: PNG, JPEG, TIFF, npy or npz files, or folders of them; what they may hold says
-            :func:`isoconv.data.read_images`.
-        batch_size: images per forward pass; None stands for 256 in 2D, 16 in 3D.
+        paths: image files, or folders of them; what they may hold says :func:`isoconv.data.read_images`.
+        batch_size: images per forward pass; None leaves it to the task.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        rotations: also measure ``consistency``, for which each image is decided some 35 times more.
+        rotations: also measure how far the answers to the turned image agree with that to the upright one, for which
+            each image is answered some 35 times more.
 
     Returns:
-        A row per image, plain JSON values:
+        A row per image:
 
         - ``source``: the file, of an npz archive with ``:array``;
         - ``index``: its place in a stack, None for a single image;
-        - ``label``: the name of the class; of a multilabel task the list of the labels whose probability exceeds 1/2;
-        - ``probabilities``: by label;
-        - ``consistency``: the share of the standard protocol's rotations in which the image is decided as upright, all
-          of them within the inscribed disc (ball). Over a test set its mean is the ``consistency`` that
-          :func:`isoconv.evaluation.evaluate` finds.
+        - what :meth:`isoconv.tasks.base.Task.answers` gives: of a classification ``label``, the name of the class (with
+          several labels the list of those whose probability exceeds 1/2), and ``probabilities`` by label; of a
+          segmentation ``mask``, uint8 label numbers (*spatial), and ``shares`` of the pixels by label;
+        - the agreement of the task, such as ``consistency``: over the standard protocol's rotations, all of them within
+          the inscribed disc (ball). Over a test set its mean is what :func:`isoconv.evaluation.evaluate` finds.
 
     Raises:
         FileNotFoundError: no run or no network there, a path does not exist, or a folder holds no image.
         ValueError: an image that cannot be read or that the network cannot take, named.
-        FloatingPointError: logits that are not finite.
+        FloatingPointError: outputs that are not finite.
     """
     predictor = Predictor(run, device)
     return predictor.predict(*predictor.read(paths), batch_size=batch_size, rotations=rotations, progress=True)
 
 
 class Predictor:
-    """The network of a run, loaded once to decide on images again and again, as :func:`predict` does.
+    """The network of a run, loaded once to answer on images again and again, as :func:`predict` does.
 
     Attributes:
         run: its run directory.
-        task: what it was trained for: ``kind``, ``dims``, ``channels``, ``labels``, ``title``.
+        task: what it was trained for.
         size: side in pixels of the images that it takes.
-        model: images (N, C, *spatial) in [0, 1] to logits (N, K), in eval mode on ``device``.
+        model: images (N, C, *spatial) in [0, 1] to outputs, in eval mode on ``device``.
     """
 
     def __init__(self, run: RunDir | str | os.PathLike[str], device: str = "auto") -> None:
         self.run = run if isinstance(run, RunDir) else RunDir(run)
-        self.run.check_classifies("predict")
-        info = self.run.model_info
-        self.task: dict[str, Any] = info["task"]
-        self.size: int = info["input_size"]
+        self.task: Task = self.run.task
+        self.size: int = self.run.model_info["input_size"]
         self.device = resolve_device(device)
         self.model = self.run.load_model().to(self.device)
 
     def read(self, paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[list[str], Tensor]:
         """The images in files, named, as :func:`isoconv.data.read_images` reads them for this network."""
-        channels = self.task["channels"]
-        names, images = read_images(paths, channels=channels, size=self.size, dims=self.task["dims"])
-        if channels == 3 and (grey := (images == images[:, :1]).flatten(1).all(1).sum().item()):
+        info = self.task.info
+        names, images = read_images(paths, channels=info.channels, size=self.size, dims=info.dims)
+        if info.channels == 3 and (grey := (images == images[:, :1]).flatten(1).all(1).sum().item()):
             log.info("%d of %d images are grey: repeated in red, green and blue", grey, len(images))
         return names, images
 
@@ -101,53 +104,51 @@ class Predictor:
         progress: bool = False,
     ) -> list[dict[str, Any]]:
         """The rows of :func:`predict` for what :meth:`read` returned; ``progress`` shows a bar in a terminal."""
-        task, labels = self.task, self.task["labels"]
-        unlabelled = Split(images, torch.zeros(len(images), dtype=torch.int64))
-        batch_size = BATCH_SIZE[task["dims"]] if batch_size is None else batch_size
+        task = self.task
+        unlabelled = Split(images, task.no_targets(images))
+        batch_size = task.evaluation_batch[task.info.dims] if batch_size is None else batch_size
         batches = DeviceBatches(unlabelled, batch_size, device=self.device, seed=0, shuffle=False)
-        upright, *others = conditions("standard", task["dims"])
-        turned = [upright, *(p for p in others if p.group == "rotation")] if rotations else []
-        shown = with_progress(batches) if progress else batches
-        logits = self.finite(position_logits(self.model, shown, [AS_IS, *turned]))
-
+        answers = [row for each, _ in batches for row in task.answers(self.outputs(each))]
         rows = []
-        for name, label, chances in zip(names, self.label(logits[0]), self.chances(logits[0]), strict=True):
+        for name, answer in zip(names, answers, strict=True):
             source, index = split_index(name)
-            by_label = dict(zip(labels, chances, strict=True))
-            rows.append({"source": source, "index": index, "label": label, "probabilities": by_label})
+            rows.append({"source": source, "index": index, **answer})
         if rotations:
-            same = correct(task["kind"], logits[1:], decide(task["kind"], logits[1]))
-            counted = [i for i, position in enumerate(turned) if position.group == "rotation"]
-            for row, share in zip(rows, same[counted].double().mean(0).tolist(), strict=True):
-                row["consistency"] = share
+            upright, *others = conditions("standard", task.info.dims)
+            turned = [upright, *(p for p in others if p.group == "rotation")]
+            shown = with_progress(batches) if progress else batches
+            agreement = task.agreements(position_records(self.model, task, shown, turned))
+            means = agreement[indices(turned, "rotation")].mean(0).tolist()
+            for row, mean in zip(rows, means, strict=True):
+                row[task.agreement.key] = mean
         return rows
 
-    def finite(self, logits: Tensor) -> Tensor:
-        """``logits``, or FloatingPointError."""
-        if not logits.isfinite().all():
+    @torch.inference_mode()
+    def outputs(self, images: Tensor) -> Tensor:
+        """Outputs, float32 on the CPU, for images (N, C, *spatial) in [0, 1] on the device.
+
+        Raises:
+            FloatingPointError: they are not finite.
+        """
+        with in_eval_mode(self.model):
+            outputs = self.model(images).float().cpu()
+        if not outputs.isfinite().all():
             raise FloatingPointError(
-                f"the network of {self.run.path} gives logits that are not finite; train again with a lower --lr"
+                f"the network of {self.run.path} gives outputs that are not finite; train again with a lower --lr"
             )
-        return logits
-
-    def label(self, logits: Tensor) -> list[Any]:
-        """The ``label`` of :func:`predict` for each row of logits (N, K)."""
-        kind, labels = self.task["kind"], self.task["labels"]
-        return [
-            [labels[i] for i in decision.nonzero().flatten()] if kind == "multilabel" else labels[int(decision)]
-            for decision in decide(kind, logits)
-        ]
-
-    def chances(self, logits: Tensor) -> list[list[float]]:
-        """Probabilities for each row of logits (N, K), in the order of the labels."""
-        return probabilities(self.task["kind"], logits).tolist()
+        return outputs
 
 
-def check_output(path: Path) -> None:
-    """Refuse a file that :func:`write_predictions` would refuse, before the work."""
-    if path.suffix.lower() not in _WRITERS:
-        raise ValueError(f"predictions are written as {' or '.join(_WRITERS)}, got {path}; choose one of these endings")
-    if path.exists():
+def check_output(path: Path, folder: bool = False) -> None:
+    """Refuse, before the work, a file that cannot be written anew; or a ``folder``, unless it is empty or can be made.
+
+    Raises:
+        ValueError: a file of another ending than those of :func:`write_predictions`.
+        FileExistsError, FileNotFoundError, PermissionError: as the names say.
+    """
+    if not folder and path.suffix.lower() not in _WRITERS:
+        raise ValueError(f"a table is written as {' or '.join(_WRITERS)}, got {path}; choose one of these endings")
+    if path.exists() and not (folder and path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(f"{path} exists and is not overwritten; choose another name or delete it")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into; make it first")
@@ -155,38 +156,69 @@ def check_output(path: Path) -> None:
         raise PermissionError(f"the folder {path.parent} cannot be written; choose another or get permission")
 
 
-def write_predictions(rows: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Write the rows of :func:`predict` to a new file: ``.json`` as they are, ``.csv`` as a table.
+def write_predictions(task: Task, rows: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Write the rows of :func:`predict` to a new file: ``.json`` as they are, ``.csv`` as a table. Masks go to a new
+    folder, a PNG file for each image and an npy file for each volume, with the table of all rows, ``masks.csv``.
 
     In the table, several labels of an image are joined by semicolons, and the probability of each label has a column
     ``p(label)``.
 
+    Returns:
+        The rows, with the file of each mask in its place.
+
     Raises:
-        ValueError: another ending.
-        FileExistsError: the file exists; it stays as it is.
-        OSError: it cannot be written; nothing is left of it then.
+        ValueError: another ending; or two masks would get the same name.
+        FileExistsError: the file or folder exists; it stays as it is.
+        OSError: it cannot be written; nothing is left of a file then.
     """
-    path = Path(path)
-    check_output(path)
-    content = _WRITERS[path.suffix.lower()](rows).encode(errors="surrogateescape")  # names of files may be any bytes
-    atomic_write(path, lambda f: f.write(content))
+    path, folder = Path(path), bool(rows) and "mask" in rows[0]
+    check_output(path, folder)
+    table = path / "masks.csv" if folder else path
+    if folder:
+        rows = _write_masks(rows, path)
+    text = _WRITERS[table.suffix.lower()](task, rows)
+    content = text.encode(errors="surrogateescape")  # names of files may be any bytes
+    atomic_write(table, lambda f: f.write(content))
+    return list(rows)
 
 
-def _json(rows: Sequence[dict[str, Any]]) -> str:
+def _write_masks(rows: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    files = [folder / (_stem(row) + (".png" if row["mask"].ndim == 2 else ".npy")) for row in rows]
+    if len(set(files)) < len(files):
+        raise ValueError("several images have the same name, their masks would be one file; predict them apart")
+    folder.mkdir(exist_ok=True)
+    for file, row in zip(files, rows, strict=True):
+        atomic_write(file, partial(_write_mask, row["mask"]))
+    return [{**row, "mask": str(file)} for file, row in zip(files, rows, strict=True)]
+
+
+def _stem(row: Mapping[str, Any]) -> str:
+    """``"cell"`` of ``"scans/cell.png"``, ``"stack_7"`` of ``"stack.npy[7]"``, ``"set_images_7"`` of
+    ``"set.npz:images[7]"``."""
+    path, *array = re.split(r"(?<=\.npz):", row["source"], flags=re.IGNORECASE)
+    return "_".join([Path(path).stem, *array, *([] if row["index"] is None else [str(row["index"])])])
+
+
+def _write_mask(mask: np.ndarray, file: IO[bytes]) -> None:
+    if mask.ndim == 2:
+        require("PIL.Image", "study").fromarray(mask).save(file, format="PNG")
+    else:
+        np.save(file, mask, allow_pickle=False)
+
+
+def _json(_task: Task, rows: Sequence[dict[str, Any]]) -> str:
     return json.dumps(rows, indent=2, allow_nan=False) + "\n"
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    flat = [
-        {
-            **{name: value for name, value in row.items() if name != "probabilities"},
-            "label": "; ".join(row["label"]) if isinstance(row["label"], list) else row["label"],
-            **{f"p({label})": chance for label, chance in row["probabilities"].items()},
-        }
-        for row in rows
-    ]
+def _csv(task: Task, rows: Sequence[dict[str, Any]]) -> str:
+    beside = ("source", "index", "mask", task.agreement.key)
+    flat = []
+    for row in rows:
+        cells = {name: row[name] for name in beside if name in row}
+        agreement = {name: cells.pop(name) for name in (task.agreement.key,) if name in cells}
+        flat.append({**cells, **task.columns(row), **agreement})
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(flat[0]) if flat else ["source", "index", "label"], lineterminator="\n")
+    writer = csv.DictWriter(text, list(flat[0]) if flat else ["source", "index"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
     return text.getvalue()

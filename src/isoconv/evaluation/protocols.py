@@ -69,6 +69,8 @@ class Condition:
         apply: images (N, C, *spatial) in [0, 1] to the same, on any device.
         angle: degrees of a rotation, in 3D about whatever axis.
         right_angle: whether it moves pixels to pixels and is not the identity.
+        inside: whether the images are black outside of the inscribed disc (ball).
+        moved: what ``apply`` does to the place of pixels, bared ones becoming 0; None if that is all it does.
     """
 
     name: str
@@ -76,6 +78,12 @@ class Condition:
     apply: Callable[[Tensor], Tensor]
     angle: float | None = None
     right_angle: bool = False
+    inside: bool = False
+    moved: Callable[[Tensor], Tensor] | None = None
+
+    def move(self, shares: Tensor) -> Tensor:
+        """Shares of labels (N, K, *spatial) moved as the images are; what comes from outside is 0."""
+        return (self.moved or self.apply)(shares)
 
 
 AS_IS = Condition("upright_unmasked", "unmasked", lambda images: images)
@@ -100,7 +108,7 @@ def conditions(protocol: str, dims: int, masked: bool = True) -> tuple[Condition
     """The positions of a protocol, the upright one first.
 
     Args:
-        masked: whether the network was trained with the mask; matters in the protocol ``"disturbed"`` only.
+        masked: whether the network knows masked images from its training; matters in the protocol ``"disturbed"`` only.
 
     Raises:
         ValueError: unknown protocol.
@@ -126,6 +134,7 @@ def _official_rotations(dims: int) -> list[Condition]:
             partial(rotate, degrees=angle, plane=plane, mode="nearest", fill=0.5),
             angle,
             _is_right(angle),
+            moved=partial(rotate, degrees=angle, plane=plane, mode="nearest"),
         )
         for axis, plane in planes.items()
         for angle in range(0, 361, 10 if dims == 2 else 30)
@@ -134,7 +143,14 @@ def _official_rotations(dims: int) -> list[Condition]:
 
 def _rotations_2d(fill: float) -> list[Condition]:
     return [
-        Condition(f"rot{angle}", "rotation", partial(rotate, degrees=angle, fill=fill), angle, _is_right(angle))
+        Condition(
+            f"rot{angle}",
+            "rotation",
+            partial(rotate, degrees=angle, fill=fill),
+            angle,
+            _is_right(angle),
+            moved=partial(rotate, degrees=angle),
+        )
         for angle in range(0, 360, 10)
     ]
 
@@ -144,7 +160,13 @@ def _rotations_3d(fill: float) -> list[Condition]:
     return [
         *(Condition(f"cube{i}", "cube", g, _angle(_cube_matrix(g)), i > 0) for i, g in enumerate(cube)),
         *(
-            Condition(f"random{i}", "rotation", partial(resample, matrix=m, fill=fill), _angle(m))
+            Condition(
+                f"random{i}",
+                "rotation",
+                partial(resample, matrix=m, fill=fill),
+                _angle(m),
+                moved=partial(resample, matrix=m),
+            )
             for i, m in enumerate(_random_rotations())
         ),
     ]
@@ -160,17 +182,19 @@ def _disturbed(rotations: Sequence[Condition], dims: int, fill: float) -> Iterat
     matrices = [plane_rotation(2, rotation.angle or 0) for rotation in few] if dims == 2 else _random_rotations()
     for seed, (rotation, matrix) in enumerate(zip(few, matrices, strict=False)):
         zoom, *shift = (2 * torch.rand(1 + dims, generator=generator) - 1).tolist()
-        applied: tuple[Callable[[Tensor], Tensor], ...] = (
-            partial(resample, matrix=matrix, zoom=1 + _ZOOM * zoom, fill=fill),
-            partial(_shifted, matrix=matrix, shift=[_SHIFT * s for s in shift], fill=fill),
-            partial(_noisy, rotation=rotation, seed=seed),
-            partial(_blurred, rotation=rotation, fill=fill),
+        zoomed = partial(resample, matrix=matrix, zoom=1 + _ZOOM * zoom)
+        shifted = partial(_shifted, matrix=matrix, shift=[_SHIFT * s for s in shift])
+        applied: tuple[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], ...] = (
+            (partial(zoomed, fill=fill), zoomed),
+            (partial(shifted, fill=fill), shifted),
+            (partial(_noisy, rotation=rotation, seed=seed), rotation.move),
+            (partial(_blurred, rotation=rotation, fill=fill), rotation.move),
         )
-        for name, apply in zip(DISTURBANCES, applied, strict=True):
-            yield Condition(f"{rotation.name}_{name}", name, apply, rotation.angle)
+        for name, (apply, moved) in zip(DISTURBANCES, applied, strict=True):
+            yield Condition(f"{rotation.name}_{name}", name, apply, rotation.angle, moved=moved)
 
 
-def _shifted(x: Tensor, matrix: Tensor, shift: Sequence[float], fill: float) -> Tensor:
+def _shifted(x: Tensor, matrix: Tensor, shift: Sequence[float], fill: float = 0.0) -> Tensor:
     return resample(x, matrix, shift=[share * n for share, n in zip(shift, x.shape[2:], strict=True)], fill=fill)
 
 
@@ -201,7 +225,7 @@ def _whole(position: Condition) -> Condition:
 
 
 def _through_disc(position: Condition) -> Condition:
-    return replace(position, apply=partial(_masked, position.apply))
+    return replace(position, apply=partial(_masked, position.apply), inside=True, moved=position.move)
 
 
 def _masked(transform: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

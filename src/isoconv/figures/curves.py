@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoconv._extras import require
 from isoconv.figures.look import Line, lines, new_figure, style
+from isoconv.tasks.scores import Score
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,12 +52,17 @@ def curve_of(tables: Sequence[Sequence[Mapping[str, Any]]], score: str) -> list[
 
 
 def against_angle(
-    curves: Mapping[str, Sequence[Point]], score: str, title: str, dims: int, protocol: str = "standard"
+    curves: Mapping[str, Sequence[Point]], score: Score, title: str, dims: int, protocol: str = "standard"
 ) -> Figure:
-    """Curves of a share of 1, by the name to show; the protocol tells what the angles are."""
-    low = min((low for curve in curves.values() for _, _, low, _ in curve), default=0.0)
-    high = max((high for curve in curves.values() for _, _, _, high in curve), default=1.0)
-    limits = max(0.0, math.floor(10 * low - 0.2) / 10), min(1.0, math.ceil(10 * high + 0.2) / 10)
+    """Curves of a score, by the name to show; the protocol tells what the angles are."""
+    low = min((min(point[1:]) for curve in curves.values() for point in curve), default=0.0)
+    high = max((max(point[1:]) for curve in curves.values() for point in curve), default=1.0)
+    is_share = score.unit == "%"
+    if is_share:
+        limits = max(0.0, math.floor(10 * low - 0.2) / 10), min(1.0, math.ceil(10 * high + 0.2) / 10)
+    else:
+        margin = 0.1 * (high - low) or 0.1 * abs(high) or 1.0
+        limits = low - margin, high + margin
     random = dims == 3 and protocol != "official"
     with style():
         figure = new_figure(9.6 if dims == 2 else 6.4, 4.4)
@@ -70,9 +76,10 @@ def against_angle(
         for ax in figure.axes:
             ax.set_ylim(*limits)
             ax.yaxis.set_major_locator(ticks.MaxNLocator(7, steps=[1, 2, 5, 10]))
-            ax.yaxis.set_major_formatter(ticks.PercentFormatter(1, decimals=0, symbol=" %"))
+            if is_share:
+                ax.yaxis.set_major_formatter(ticks.PercentFormatter(1, decimals=0, symbol=" %"))
         last = 180 if random else 360
-        flat.set(xlabel="rotation of the test images (degrees)", ylabel=score)
+        flat.set(xlabel="rotation of the test images (degrees)", ylabel=f"test {score.title}")
         flat.set_xlim(-last / 60, last * 61 / 60)
         flat.set_xticks(range(0, last + 1, last // 8 if last == 360 else 30))
         figure.suptitle(title)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from isoconv._checks import ntuple
+from isoconv._checks import count_of, ntuple
 from isoconv.ops import resampling
 
 
@@ -18,9 +18,9 @@ class _Pool(nn.Module):
         if resampling.is_traced(input):
             return input
         if input.dim() not in (self.dims + 1, self.dims + 2) or 0 in input.shape[-self.dims :]:
+            axes = count_of(self.dims, "non-empty spatial axis", "non-empty spatial axes")
             raise ValueError(
-                f"{type(self).__name__} expects (N, C, {self.dims} non-empty spatial axes) or the same without N, got "
-                f"shape {tuple(input.shape)}"
+                f"{type(self).__name__} expects (N, C, {axes}) or the same without N, got shape {tuple(input.shape)}"
             )
         return input
 
@@ -84,9 +84,8 @@ class CentreGrid(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         dims = len(self.stride)
         if not resampling.is_traced(input) and input.dim() not in (dims + 1, dims + 2):
-            raise ValueError(
-                f"expected an input (N, C, {dims} spatial axes) or the same without N, got shape {tuple(input.shape)}"
-            )
+            axes = count_of(dims, "spatial axis", "spatial axes")
+            raise ValueError(f"expected an input (N, C, {axes}) or the same without N, got shape {tuple(input.shape)}")
         return resampling.centre_grid(input, self.kernel_size, self.stride, self.padding, self.dilation, self.mode)
 
     def extra_repr(self) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from isoconv._checks import did_you_mean
+from isoconv._checks import count_of, did_you_mean
 from isoconv.ops import numba_cpu, reference, triton_cuda
 from isoconv.ops.resampling import is_exported
 from isoconv.ops.spec import ConvSpec as ConvSpec
@@ -92,13 +92,14 @@ def _check_arguments(input: Tensor, weight: Tensor, bias: Tensor | None, spec: C
             f"got shape {tuple(input.shape)}"
         )
     if weight.dim() != 3 or weight.shape[2] != spec.plan.bands:
-        raise ValueError(
-            f"expected a weight (out, in / groups, {spec.plan.bands} bands), got shape {tuple(weight.shape)}"
-        )
+        bands = count_of(spec.plan.bands, "band")
+        raise ValueError(f"expected a weight (out, in / groups, {bands}), got shape {tuple(weight.shape)}")
     channels = input.shape[-n - 1]
     expected = weight.shape[0] if spec.transposed else weight.shape[1] * spec.groups
     if channels != expected:
-        raise ValueError(f"expected an input of {expected} channels, got {channels} (input shape {tuple(input.shape)})")
+        raise ValueError(
+            f"expected an input of {count_of(expected, 'channel')}, got {channels} (input shape {tuple(input.shape)})"
+        )
     if weight.shape[0] % spec.groups:
         raise ValueError(f"the weight's first axis ({weight.shape[0]}) must be a multiple of groups={spec.groups}")
     outputs = weight.shape[1] * spec.groups if spec.transposed else weight.shape[0]

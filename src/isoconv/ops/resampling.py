@@ -12,6 +12,8 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor
 
+from isoconv._checks import count_of
+
 _AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 _MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -109,7 +111,8 @@ def _interpolated(input: Tensor, axis: int, n: int) -> Tensor:
 def _check_upsample(input: Tensor, size: list[int]) -> None:
     dims = len(size)
     if input.dim() != dims + 2:
-        raise ValueError(f"expected an input (N, C, {dims} spatial axes), got shape {tuple(input.shape)}")
+        axes = count_of(dims, "spatial axis", "spatial axes")
+        raise ValueError(f"expected an input (N, C, {axes}), got shape {tuple(input.shape)}")
     current = tuple(input.shape[-dims:])
     if any(target not in (2 * n, 2 * n - 1) for n, target in zip(current, size, strict=True)):
         raise ValueError(

@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.evaluation.protocols import DISTURBANCES, check_protocol
 from isoconv.report import charts, comparing
@@ -63,7 +64,7 @@ def write_report(
     if out.suffix not in (".html", ".htm"):
         raise ValueError(f"the report is an HTML file, name it so: --out {out.with_suffix('.html')}, got {out}")
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise FileNotFoundError(f"{out.parent} is no folder that can be written; make it, or choose another --out")
+        raise FileNotFoundError(f"{out.parent} is not a writable folder; make it, or choose another --out")
     gathered = gather(study, folder, protocol)
     rows = comparing.pairs(gathered)
     contents = {
@@ -136,7 +137,7 @@ def markdown(gathered: Gathered) -> str:
     text = [title]
     for data, entries in gathered.entries.items():
         images = gathered.test_images[data]
-        text.append(f"\n## {data}\n\n{images} test images: one is {100 / images:.2f} points.\n")
+        text.append(f"\n## {data}\n\n{count_of(images, 'test image')}: one is {100 / images:.2f} points.\n")
         heads = [*(SCORES[name] for name in _MAIN), *_COST_TITLES.values()]
         main = [[*(_percent(e, name) for name in _MAIN), *(_cost(e, name) for name in _COST_TITLES)] for e in entries]
         text += _markdown_table(entries, heads, main)
@@ -310,10 +311,10 @@ def _machines(gathered: Gathered) -> list[str]:
     """What the runs ran on, the most frequent first."""
     seen = Counter(
         f"isoconv {e['isoconv']}{' at commit ' + e['commit'][:10] if e['commit'] else ''}, torch {e['torch']}, "
-        f"{e['device']}, {e['threads']} threads"
+        f"{e['device']}, {count_of(e['threads'], 'thread')}"
         for e in gathered.environments
     )
-    return [f"{text}: {count} run{'s' if count > 1 else ''}" for text, count in seen.most_common()]
+    return [f"{text}: {count_of(count, 'run')}" for text, count in seen.most_common()]
 
 
 def _percent(entry: Entry, name: str, absent: str = "–") -> str:

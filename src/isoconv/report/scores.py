@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from isoconv._extras import require
-from isoconv.evaluation.comparison import load_predictions, results_by
 from isoconv.evaluation.protocols import DISTURBANCES, conditions
+from isoconv.evaluation.results import load_predictions, results_by
 from isoconv.runs import RunDir
 from isoconv.study.plan import Averaged, Study
 from isoconv.study.running import study_status

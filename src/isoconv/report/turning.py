@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isoconv._checks import count_of
 from isoconv.data import get_task, load, resize
-from isoconv.evaluation.comparison import load_predictions
 from isoconv.evaluation.protocols import Condition, conditions
-from isoconv.figures.drawing import first_stage
+from isoconv.evaluation.results import load_predictions
+from isoconv.figures import first_stage
 from isoconv.report.images import photograph
 from isoconv.report.scores import Entry, Gathered
 from isoconv.runs import RunDir
@@ -82,7 +83,7 @@ def _own(gathered: Gathered, data: str, name: str) -> Entry | None:
 def _turning(gathered: Gathered, data: str, pair: list[Entry], data_root: Path | None) -> dict[str, Any]:
     runs = [RunDir(entry.runs[0].path) for entry in pair]
     config, info, task = runs[0].config, runs[0].model_info, get_task(data)
-    images = load(data, size=config.size, root=data_root or config.data_root, download=False).test.images
+    images = load(data, size=config.size or 28, root=data_root or config.data_root, download=False).test.images
     shown = [
         (i, position)
         for i, position in enumerate(conditions(gathered.protocol, task.dims, info["masked"]))
@@ -91,7 +92,7 @@ def _turning(gathered: Gathered, data: str, pair: list[Entry], data_root: Path |
     arrays = [load_predictions(run) for run in runs]
     labels = arrays[0][f"{gathered.protocol}_labels"]
     if len(images) < len(labels):
-        raise ValueError(f"the runs were tested on {len(labels)} images, the file has {len(images)}")
+        raise ValueError(f"the runs were tested on {count_of(len(labels), 'image')}, the file has {len(images)}")
     rows = [i for i, _ in shown]
     logits = [torch.from_numpy(a[f"{gathered.protocol}_logits"][rows]) for a in arrays]
     chances, decisions = ([what(task.kind, each).numpy() for each in logits] for what in (probabilities, decide))

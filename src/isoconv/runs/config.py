@@ -13,6 +13,19 @@ Protocol = Literal["standard", "official", "disturbed"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 Device = Literal["auto", "cpu", "cuda"]
 MIN_LR = 1e-6  # where the learning rate ends
+NETWORK_OPTIONS = (
+    "kernel_sizes",
+    "stem_kernel",
+    "stem_stride",
+    "bands",
+    "profile",
+    "circular",
+    "spacing",
+    "init",
+    "downsample",
+    "engine",
+)
+"""Fields of :class:`TrainConfig` that are options of the network; None stands for the network's own."""
 _LEAST = dict.fromkeys(
     ("width", "stem_kernel", "stem_stride", "bands", "epochs", "batch_size", "size", "threads"), 1
 ) | {"seed": 0}
@@ -24,23 +37,31 @@ class TrainConfig:
 
     data: str
     """Data set: a MedMNIST task or an embedded synthetic set, `isoconv data list` names them; or the path of your own,
-    a folder with a folder per class, a .csv manifest or an .npz, see `isoconv data check`."""
+    a folder with a folder per class or with images/ and masks/, a .csv manifest or an .npz, see `isoconv data
+    check`."""
     model: str
     """Network; `isoconv models` names them."""
     out: Path
     """Run directory to write; it must not exist yet (except with --resume)."""
-    width: int = 64
-    """Channels of the first stage; the paper's networks have 64, narrower ones train faster."""
+    task: str | None = None
+    """Kind of work, such as classification or segmentation; None lets the data decide."""
+    width: int | None = None
+    """Channels of the first stage, narrower networks train faster; None stands for 64, in segmentation 32."""
     kernel_sizes: tuple[int, ...] | None = None
-    """Kernel size of each stage, such as 9 9 5 5; None stands for the network's own."""
+    """Kernel size of each stage (of a U-Net each level, finest first), such as 9 9 5 5; None stands for the network's
+    own."""
     stem_kernel: int | None = None
     """Kernel size of the first layer; None stands for the network's own."""
     stem_stride: int | None = None
     """Stride of the first layer; None stands for the network's own."""
     bands: int | None = None
-    """Number of rings in a kernel; None lets its size decide."""
+    """Number of bands in a kernel; None lets its size decide."""
     profile: str | None = None
     """Shape of the rings: hard (the paper), linear, gaussian or area; None stands for the network's own."""
+    circular: bool | None = None
+    """Whether the corners of a kernel are zero; None stands for yes, as in the paper's code."""
+    spacing: tuple[float, ...] | None = None
+    """Size of a voxel along each axis, such as 2.5 1 1, so that kernels are round in space; None stands for cubes."""
     init: str | None = None
     """Initial weights of the isotropic layers: default, or official (as the paper's code)."""
     downsample: str | None = None
@@ -52,16 +73,19 @@ class TrainConfig:
     epochs: int = 100
     """Passes over the training split; the learning rate falls to 1e-6 along half a cosine over all of them."""
     batch_size: int | None = None
-    """Images per step, over all processes together; None stands for 128 in 2D, 4 in 3D."""
+    """Images per step, over all processes together; None stands for 128 in 2D, 4 in 3D, in segmentation 8."""
     lr: float | None = None
     """Learning rate at the start; None stands for 2e-2 in 2D, 1e-2 in 3D."""
+    loss: str | None = None
+    """What is minimised, such as focal; None stands for the usual loss of the task, and a wrong name lists them all."""
     recipe: Recipe = "standard"
     """Training recipe: standard (native size, inscribed disc, small shifts) or official (the paper's: 32 pixels, crops,
     colour)."""
     rotate: bool = False
     """Also turn the training images at random: the rival that learns rotation from examples."""
-    size: int = 28
-    """Image size of the MedMNIST file: 28, 64, 128 or 224 (3D: 28 or 64); your own images are resized to any."""
+    size: int | None = None
+    """Image size of the MedMNIST file: 28, 64, 128 or 224 (3D: 28 or 64); your own images are resized to any. None
+    stands for 28, in segmentation 64."""
     seed: int = 0
     """Seed of the initial weights, the order of the images and their augmentation."""
     precision: Precision = "32-true"
@@ -114,5 +138,5 @@ class TrainConfig:
                 f"config of another isoconv version: fields {', '.join(sorted(wrong))} are unknown or missing"
             )
         values = {name: default for name, default in names.items() if default is not MISSING} | dict(values)
-        sizes = values["kernel_sizes"]
-        return cls(**{**values, "kernel_sizes": tuple(sizes) if isinstance(sizes, list) else sizes})
+        read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**read)

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from isoconv._version import __version__
 from isoconv.runs.config import TrainConfig
 from isoconv.runs.device import resolve_device
 
 
 def environment(config: TrainConfig) -> dict[str, Any]:
     """What a training ran on."""
-    from isoconv import __version__
-
     device = resolve_device(config.device)
     return {
         "isoconv": __version__,

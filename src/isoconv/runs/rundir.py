@@ -8,8 +8,7 @@ checkpoints/last.ckpt  state of the whole training after the last finished epoch
 model.json             how to rebuild the best network, and the task that it was trained for
 model.safetensors      weights of the best network, chosen on the validation split
 ```
-Evaluation adds `predictions.npz`, `results.json` and `figures/`; that of a segmentation `segmentation.npz`,
-`segmentation.json` and `figures/`.
+Evaluation adds `predictions.npz`, `results.json` and `figures/`.
 """
 
 from __future__ import annotations
@@ -27,14 +26,16 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import nn
 
+from isoconv._checks import count_of
 from isoconv.runs.config import TrainConfig
 from isoconv.runs.environment import environment
 from isoconv.runs.network import OnImages, check_state
 from isoconv.runs.writing import atomic_write, write_json
+from isoconv.tasks import Task, task_of
 
 log = logging.getLogger(__name__)
 
-_MODEL_INFO = ("model", "task", "input_size", "masked", "epoch")
+_MODEL_INFO = ("model", "task", "input_size", "masked", "outputs", "epoch")
 _RESTORE = "restore it, or train again with another --out"
 _CUT_START = ("checkpoints", "environment.json", ".environment.json.tmp", ".config.json.tmp")
 # These say where a training runs, not what it computes: they may change when it is resumed.
@@ -137,15 +138,14 @@ class RunDir:
     def warn_unfinished(self) -> None:
         """Say so where the training stopped before its last epoch."""
         if (done := len(self.metrics())) < (epochs := self.config.epochs):
-            log.warning("%s: %d of %d epochs are trained; --resume goes on", self.path, done, epochs)
+            log.warning("%s: %d of %s trained; --resume continues", self.path, done, count_of(epochs, "epoch"))
 
     def results(self) -> dict[str, Any]:
         """What `isoconv evaluate` found, by protocol."""
-        return self._found("results.json", f"isoconv evaluate {self.path}")
-
-    def segmentation_results(self) -> dict[str, Any]:
-        """What `isoconv segment evaluate` found."""
-        return self._found("segmentation.json", f"isoconv segment evaluate {self.path}")
+        command = f"isoconv evaluate {self.path}"
+        return self._json(
+            "results.json", missing=f"evaluate it first: {command}", damaged=f"delete it and do: {command}"
+        )
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """All arrays of an npz file that the evaluation wrote; empty if there is none.
@@ -164,8 +164,8 @@ class RunDir:
 
     @property
     def model_info(self) -> dict[str, Any]:
-        """The best network: ``model`` (arguments of `create_model`), ``task``, ``input_size``, ``masked`` (see
-        :class:`OnImages`) and ``epoch``."""
+        """The best network: ``model`` (arguments of `create_model`), ``task``, ``input_size``, ``masked`` and
+        ``outputs`` (see :class:`isoconv.runs.OnImages`) and ``epoch``."""
         info = self._json("model.json", "the training has not finished an epoch yet; continue it with --resume")
         if absent := [name for name in _MODEL_INFO if name not in info]:
             what = f"{self.path / 'model.json'} was written by another version of isoconv: it lacks {', '.join(absent)}"
@@ -180,19 +180,14 @@ class RunDir:
             )
 
     @property
-    def segments(self) -> bool:
-        """Whether the network gives a label to each pixel, not to the image."""
-        return self.model_info["task"]["kind"] == "segmentation"
+    def task(self) -> Task:
+        """What the network was trained for."""
+        return task_of(self.model_info["task"])
 
-    def check_classifies(self, command: str) -> None:
-        """Raises ValueError for a run of segmentation, with what it has instead of ``isoconv {command}``."""
-        if self.segments:
-            raise ValueError(f"{self.path} segments, this is for networks that classify; see isoconv segment {command}")
-
-    def check_segments(self, command: str) -> None:
-        """Raises ValueError for a run of classification, with what it has instead of ``isoconv segment {command}``."""
-        if not self.segments:
-            raise ValueError(f"{self.path} was trained to classify; use isoconv {command}")
+    @property
+    def masked(self) -> bool:
+        """Whether the network knows images that are black outside of the inscribed disc (ball) from its training."""
+        return self.model_info["masked"] or self.task.knows_disc
 
     def load_model(self) -> nn.Module:
         """The best network in eval mode: images in [0, 1], shape (N, C, *spatial), to logits (N, outputs).
@@ -213,7 +208,8 @@ class RunDir:
             ) from None
         check_state(path, state, net.state_dict())
         net.load_state_dict(state)
-        return OnImages(net, self.model_info["masked"]).eval()
+        info = self.model_info
+        return OnImages(net, info["masked"], info["outputs"]).eval()
 
     def save_model(self, net: nn.Module, info: Mapping[str, Any]) -> None:
         """Replace the best network by ``net``, atomically."""
@@ -226,9 +222,6 @@ class RunDir:
     def write_metrics(self, lines: Iterable[Mapping[str, Any]]) -> None:
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         atomic_write(self.path / "metrics.jsonl", lambda f: f.write(text.encode()))
-
-    def _found(self, name: str, command: str) -> dict[str, Any]:
-        return self._json(name, missing=f"evaluate it first: {command}", damaged=f"delete it and do: {command}")
 
     def _json(self, name: str, missing: str = _RESTORE, damaged: str = _RESTORE) -> dict[str, Any]:
         path = self.path / name

@@ -18,8 +18,9 @@ from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
-import isoconv
 from isoconv._extras import require
+from isoconv._version import __version__
+from isoconv.data import Task as DataInfo
 from isoconv.evaluation.comparison import labels_of
 from isoconv.evaluation.prediction import Predictor
 from isoconv.serve.turning import ANGLES, AXES, turn
@@ -82,7 +83,7 @@ def create_app(
         FloatingPointError: one gives logits that are not finite.
     """
     limits = limits or Limits()
-    task, titles = _check(predictors), labels_of([p.run.config for p in predictors])
+    info, titles = _check(predictors), labels_of([p.run.config for p in predictors])
     worker = ThreadPoolExecutor(1, "isoconv")
 
     async def work(call: Callable[[], T]) -> T:
@@ -94,8 +95,8 @@ def create_app(
         worker.shutdown(cancel_futures=True)
 
     app = FastAPI(
-        title=f"isoconv serve: {task['title']}",
-        version=isoconv.__version__,
+        title=f"isoconv serve: {info.title}",
+        version=__version__,
         lifespan=lifespan,
         docs_url=None,  # its pages take their scripts from elsewhere
         redoc_url=None,
@@ -107,7 +108,7 @@ def create_app(
     @app.get("/health")
     async def health() -> Health:
         """Whether the server is there, and what it serves."""
-        return Health(status="ok", version=isoconv.__version__, task=task["title"], networks=titles)
+        return Health(status="ok", version=__version__, task=info.title, networks=titles)
 
     @app.post("/predict", responses=_REFUSALS)
     async def predict(
@@ -133,14 +134,14 @@ def create_app(
     ) -> StreamingResponse:
         """Turn an image in steps of 5 degrees. The first line names `networks`, `labels` and `angles`; then for each
         angle a line tells what the networks make of it; a last line `detail` tells why there are not all of them."""
-        known = AXES if task["dims"] == 3 else AXES[:1]
+        known = AXES if info.dims == 3 else AXES[:1]
         if axis not in known:
             raise HTTPException(422, f"axis must be {' or '.join(known)}, got {axis!r}")
         read = await work(lambda: read_upload(file, predictors, limits))
         if (count := len(read[0][0])) != 1:
             raise HTTPException(422, f"{file.filename} holds {count} images, one can be turned; send it to /predict")
         batches = turn(predictors, [images for _, images in read], axis)
-        head = {"file": file.filename, "networks": titles, "labels": task["labels"], "angles": ANGLES}
+        head = {"file": file.filename, "networks": titles, "labels": info.labels, "angles": ANGLES}
 
         async def lines() -> AsyncIterator[str]:
             yield _line(head)
@@ -158,20 +159,21 @@ def create_app(
     return app
 
 
-def _check(predictors: Sequence[Predictor]) -> dict[str, Any]:
-    """The task that all networks share. Each is run once: what they compile is compiled before the first request."""
+def _check(predictors: Sequence[Predictor]) -> DataInfo:
+    """The facts that all networks share. Each is run once: what they compile is compiled before the first request."""
     first, *others = predictors
     for other in others:
         for name in ("labels", "dims", "channels", "kind"):
-            if (a := first.task[name]) != (b := other.task[name]):
+            if (a := getattr(first.task.info, name)) != (b := getattr(other.task.info, name)):
                 raise ValueError(
                     f"{first.run.path} and {other.run.path} cannot be compared: their {name} are {a} and {b}; "
                     "take runs of one data set"
                 )
     for predictor in predictors:
-        shape = (1, predictor.task["channels"], *(predictor.size,) * predictor.task["dims"])
+        info = predictor.task.info
+        shape = (1, info.channels, *(predictor.size,) * info.dims)
         predictor.predict(["grey"], torch.full(shape, 128, dtype=torch.uint8), rotations=False)
-    return first.task
+    return first.task.info
 
 
 def _page(predictors: Sequence[Predictor], titles: Sequence[str], limits: Limits) -> list[tuple[str, str, str]]:
@@ -180,7 +182,7 @@ def _page(predictors: Sequence[Predictor], titles: Sequence[str], limits: Limits
     room, report = files("isoconv.serve"), files("isoconv.report")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     html = environment.from_string(room.joinpath("page.html.jinja").read_text("utf-8")).render(
-        task=predictors[0].task,
+        task=predictors[0].task.info,
         size=predictors[0].size,
         titles=titles,
         limits=limits,

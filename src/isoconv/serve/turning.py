@@ -11,7 +11,7 @@ from torch import Tensor
 
 from isoconv._extras import require
 from isoconv.evaluation.prediction import Predictor
-from isoconv.figures.drawing import watching_first_stage
+from isoconv.figures.maps import watching_first_stage
 from isoconv.report.images import png
 from isoconv.symmetry import circular_mask, rotate
 
@@ -41,7 +41,7 @@ def turn(predictors: Sequence[Predictor], images: Sequence[Tensor], axis: str) -
         ``|g^-1 f(g x) - f(x)| / |f(x)|`` within the disc. Both are None for a network without a stage ``layer1``.
     """
     views = [_View(*pair, axis) for pair in zip(predictors, images, strict=True)]
-    size = _BATCH[predictors[0].task["dims"]]
+    size = _BATCH[predictors[0].task.info.dims]
     for start in range(0, len(ANGLES), size):
         angles = ANGLES[start : start + size]
         seen = [view.at(angles) for view in views]
@@ -67,12 +67,16 @@ class _View:
     def at(self, angles: Sequence[int]) -> list[dict[str, Any]]:
         frames = self._turned([self.image] * len(angles), angles)
         with watching_first_stage(self.predictor.model) as stage:
-            logits = self.predictor.finite(self.predictor.model(frames).float().cpu())
+            answers = self.predictor.task.answers(self.predictor.outputs(frames))
         rows = [
-            {"image": png(self._pixels(frame)), "label": label, "probabilities": chances, "maps": None, "change": None}
-            for frame, label, chances in zip(
-                frames, self.predictor.label(logits), self.predictor.chances(logits), strict=True
-            )
+            {
+                "image": png(self._pixels(frame)),
+                "label": answer["label"],
+                "probabilities": list(answer["probabilities"].values()),
+                "maps": None,
+                "change": None,
+            }
+            for frame, answer in zip(frames, answers, strict=True)
         ]
         if stage:
             back = self._turned(stage[0].split(1), [-angle for angle in angles])

@@ -27,13 +27,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from isoconv._checks import did_you_mean
+from isoconv._checks import count_of, did_you_mean
 from isoconv.data import MEDMNIST, get_task, load
 from isoconv.data.medmnist import find
 from isoconv.evaluation.comparison import results_by
 from isoconv.runs import RunDir
 from isoconv.runs.config import TrainConfig
 from isoconv.study.plan import Cell, Study, command
+from isoconv.tasks import task_of
 
 __all__ = ["STATES", "BusyError", "locked", "run_cell", "run_study", "study_status"]
 
@@ -44,7 +45,7 @@ STATES = ("done", "running", "stopped", "failed", "missing")
 _BUSY = 3  # exit status of a process that found its cell taken
 _HALF_WRITTEN_S = 60  # a lock without content is being written, unless it is older than this
 _POLL_S = 0.2
-_RESOLVED = ("lr", "batch_size", "precondition")  # by the training, where a study leaves them open
+_RESOLVED = ("task", "width", "size", "loss", "lr", "batch_size", "precondition")  # by the training, where left open
 _WORKER = [sys.executable, "-m", "isoconv.study.running"]
 
 
@@ -96,7 +97,8 @@ def run_study(
     place = {"device": device, "threads": threads, "data_root": data_root}
     work = [study.config(cell, folder, **place) for cell in cells]
     todo = [config for config in work if _state(config, study.protocols)[0] not in ("done", "running")]
-    log.info("%d of %d cells are to do, %d at once with %d threads each", len(todo), len(work), jobs, threads)
+    to_do, each = count_of(len(work), "cell"), count_of(threads, "thread")
+    log.info("%d of %s to do, %d at once with %s each", len(todo), to_do, jobs, each)
     _check_networks(todo)
     _fetch(todo)
     _Pool(study.protocols, jobs).run(todo)
@@ -190,6 +192,7 @@ def run_cell(config: TrainConfig, protocols: Sequence[str]) -> None:
         ValueError, OSError, FloatingPointError: as `isoconv.training.train` and `isoconv.evaluation.evaluate` do.
     """
     from isoconv.evaluation.measuring import evaluate
+    from isoconv.figures import save_all
     from isoconv.training.loop import train
 
     with locked(config.out):
@@ -197,6 +200,7 @@ def run_cell(config: TrainConfig, protocols: Sequence[str]) -> None:
         for protocol in protocols:
             if not _is_evaluated(run, protocol):
                 evaluate(run, protocol, device=config.device)
+                save_all(run, protocol)
 
 
 class BusyError(RuntimeError):
@@ -304,7 +308,7 @@ def _state(config: TrainConfig, protocols: Sequence[str]) -> tuple[str, int, str
     if (holder := _holder(_beside(config.out, "lock"))) and not _is_dead(holder):
         return "running", epochs, f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
     if run is not None and epochs < config.epochs:
-        todo = f"{epochs} of {config.epochs} epochs"
+        todo = f"{epochs} of {count_of(config.epochs, 'epoch')}"
     elif run is not None:
         left = [protocol for protocol in protocols if not _is_evaluated(run, protocol)]
         if not left:
@@ -347,12 +351,12 @@ def _check_networks(configs: Sequence[TrainConfig]) -> None:
 
     for config in {replace(config, data="", out=Path(), seed=0): config for config in configs}.values():
         with torch.device("meta"):
-            build(config, get_task(config.data))
+            build(config, task_of(get_task(config.data, config.task)))
 
 
 def _fetch(configs: Sequence[TrainConfig]) -> None:
     """Download once what the cells need; where that fails, they say so themselves."""
-    for name, size, root in dict.fromkeys((config.data, config.size, config.data_root) for config in configs):
+    for name, size, root in dict.fromkeys((config.data, config.size or 28, config.data_root) for config in configs):
         if name in MEDMNIST and find(MEDMNIST[name], size, root) is None:
             try:
                 load(name, size, root)

@@ -11,10 +11,12 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 
 __all__ = [
@@ -25,9 +27,12 @@ __all__ = [
     "draws",
     "holm",
     "interval",
+    "margins",
     "mcnemar",
     "number",
     "probabilities",
+    "rank_auc",
+    "sign_flip_test",
 ]
 
 _CHUNK = 100  # resamples at once: bounds the memory on large test sets
@@ -43,6 +48,32 @@ def probabilities(kind: str, logits: Tensor) -> Tensor:
     """Probabilities, float64, shaped as the logits: a sigmoid per label of a multilabel task, else a softmax over
     classes."""
     return logits.double().sigmoid() if kind == "multilabel" else logits.double().softmax(-1)
+
+
+def margins(kind: str, logits: Tensor) -> Tensor:
+    """Log-odds of each class against the rest, float64, shaped as the logits (..., K): they rank images as the
+    probabilities do, which can be equal to 1 where these still differ. Equal ones are equal to the last bit, whatever
+    the others' order and what is added to all logits of an image."""
+    logits, classes = logits.double(), logits.shape[-1]
+    if kind == "multilabel":
+        return logits
+    logits = logits - logits.amax(-1, keepdim=True)
+    others = [torch.cat([logits[..., :c], logits[..., c + 1 :]], -1).sort(-1).values for c in range(classes)]
+    return logits - torch.stack([each.logsumexp(-1) for each in others], -1)
+
+
+def rank_auc(scores: Tensor, positive: Tensor) -> float:
+    """Area under the ROC curve: how often an image with the label has the larger score than one without, ties counting
+    half.
+
+    Args:
+        scores: (N,).
+        positive: boolean (N,), neither all nor none true.
+    """
+    ranks = torch.from_numpy(require("scipy.stats", extra="study").rankdata(scores.cpu().numpy()))
+    positive = positive.cpu()
+    with_it = int(positive.sum())
+    return ((ranks[positive].sum() - with_it * (with_it + 1) / 2) / (with_it * (len(ranks) - with_it))).item()
 
 
 def correct(kind: str, logits: Tensor, labels: Tensor) -> Tensor:
@@ -64,8 +95,8 @@ def classification_metrics(
 
     Returns:
         Plain JSON values: ``accuracy``, ``balanced_accuracy`` (mean recall; multilabel: mean of sensitivities and
-        specificities), ``macro_f1``, ``auc`` (one class against the rest, of probabilities, mean over classes), for an
-        ordinal task also ``mean_absolute_error`` and ``quadratic_kappa``; ``per_class`` lists of ``recall``,
+        specificities), ``macro_f1``, ``auc`` (one class against the rest, by :func:`margins`, mean over classes), for
+        an ordinal task also ``mean_absolute_error`` and ``quadratic_kappa``; ``per_class`` lists of ``recall``,
         ``precision``, ``auc``, ``support``; ``confusion`` (row: label, column: decision; multilabel: a 2 x 2 table per
         label); ``notes`` on what is undefined.
 
@@ -85,10 +116,10 @@ def classification_metrics(
     recalls = torch.cat([recall, tn / (tn + fp)]) if kind == "multilabel" else recall
     present = tp + fn > 0
     comparable = present & (tn + fp > 0)
-    chances = probabilities(kind, logits)
+    ranked = margins(kind, logits)
     auc = torch.full_like(recall, math.nan)
     for c in comparable.nonzero().flatten().tolist():
-        auc[c] = torchmetrics.binary_auroc(chances[:, c], truth[:, c])
+        auc[c] = rank_auc(ranked[:, c], truth[:, c].bool())
 
     confusion = table
     scores = {
@@ -185,6 +216,25 @@ def mcnemar(a: Tensor, b: Tensor) -> dict[str, Any]:
     return {"only_a": only_a, "only_b": only_b, "p": min(1.0, 2 * ways / 2**n)}
 
 
+def sign_flip_test(differences: Tensor, permutations: int = 9999) -> float:
+    """Paired permutation test on the mean of differences (N,) of two networks, image by image: were they alike, either
+    sign would be as likely. Returns the two-sided p."""
+    if not differences.any():
+        return 1.0
+    return float(
+        require("scipy.stats", extra="study")
+        .permutation_test(
+            (differences.double().numpy(),),
+            lambda values, axis: values.mean(axis),
+            permutation_type="samples",
+            n_resamples=permutations,
+            batch=_CHUNK,
+            rng=np.random.default_rng(0),
+        )
+        .pvalue
+    )
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """Holm's step-down correction: adjusted p-values, in the order given. Below 0.05, the chance that any of them is a
     false alarm is at most 5 %."""
@@ -214,9 +264,10 @@ def _check(kind: str, logits: Tensor, labels: Tensor) -> None:
             f"labels must lie in 0..{highest}, got {labels.min().item()}..{labels.max().item()}; check the data set"
         )
     if not logits.isfinite().all():
+        bad = int((~logits.isfinite()).any(1).sum())
         raise ValueError(
-            f"{(~logits.isfinite()).any(1).sum().item()} of {len(logits)} images have logits that are not finite; "
-            "the training diverged, train again with a lower --lr"
+            f"the logits of {bad} of {count_of(len(logits), 'image')} are not finite; the training diverged, train "
+            "again with a lower --lr"
         )
 
 

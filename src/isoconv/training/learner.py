@@ -1,0 +1,73 @@
+"""What lightning trains: a network that learns a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from isoconv._extras import require
+from isoconv.nn import precondition_
+from isoconv.runs import OnImages
+from isoconv.tasks import Task
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+else:
+    pl = require("lightning.pytorch", extra="study")
+
+__all__ = ["Learner"]
+
+MOMENTUM, WEIGHT_DECAY = 0.9, 1e-3
+
+
+class Learner(pl.LightningModule):
+    """A network behind what it is trained with, which learns a task. ``forward``: images in [0, 1] to outputs.
+
+    Args:
+        model: the network.
+        task: what it learns.
+        lr, schedule: learning rate, and its share at a step.
+        loss: of the task, by name; None for its default.
+        precondition: equal gradient steps for all bands, see :func:`isoconv.nn.precondition_`.
+    """
+
+    def __init__(
+        self,
+        model: OnImages,
+        task: Task,
+        lr: float,
+        schedule: Callable[[int], float],
+        loss: str | None = None,
+        precondition: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model, self.task = model, task
+        self.lr, self.schedule, self.precondition = lr, schedule, precondition
+        self.loss = task.losses[task.loss_name(loss)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, targets = batch
+        loss = self.task.training_loss(self.model, self.loss, images, targets, self.global_step)
+        self.log("loss", loss, prog_bar=True, logger=False, batch_size=len(images))
+        return loss
+
+    def on_before_optimizer_step(self, _: torch.optim.Optimizer) -> None:
+        if self.precondition:
+            precondition_(self)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        images, targets = batch
+        outputs = self(images).float()
+        loss = self.task.validation_loss(self.model, self.loss, outputs, targets)
+        return {"loss": loss, "records": self.task.record(outputs, targets), "targets": targets}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), self.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
