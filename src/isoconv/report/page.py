@@ -89,6 +89,7 @@ def render(gathered: Gathered, rows: list[dict[str, Any]], data_root: Path | Non
     }
     everyone = {e.index: e.title for entries in gathered.entries.values() for e in entries}
     kinds = comparing.by_kind(gathered)
+    tasks = [gathered.tasks[data[0]] for data in kinds.values()]
     template = environment.get_template("report.html.jinja")
     content = {
         "gathered": gathered,
@@ -103,7 +104,8 @@ def render(gathered: Gathered, rows: list[dict[str, Any]], data_root: Path | Non
         "sections": [_section(gathered, data) for data in gathered.entries],
         "rankings": {kind: _rankings(gathered, data) for kind, data in kinds.items()},
         "pairs": rows,
-        "tasks": [gathered.tasks[data[0]] for data in kinds.values()],
+        "tasks": tasks,
+        "methods": [method for task in tasks if (method := extras_of(task).method)],
         "small": SMALL_TEST_SET,
         "kernels": _pictures(gathered, next(iter(gathered.entries)), "kernels"),
         "states": {state: [row for row in gathered.status if row["state"] == state] for state in STATES},

@@ -169,12 +169,7 @@ class _Read:
 
 
 def _read(run: RunDir, protocol: str, row: dict[str, Any]) -> _Read:
-    read = _Read(run, run.task, row, results_by(run, protocol), recorded(run, protocol))
-    if [p.name for p in read.recorded.positions] != [p["name"] for p in read.entry["conditions"]]:
-        raise ValueError(
-            f"{run.path} was evaluated in other positions than protocol {protocol!r} has now; evaluate it again"
-        )
-    return read
+    return _Read(run, run.task, row, results_by(run, protocol), recorded(run, protocol))
 
 
 def _angles(read: _Read) -> dict[float, int]:

@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from isoconv._checks import count_of
 from isoconv.report import comparing
 from isoconv.report.columns import COSTS, all_scores, disturbed_scores, extras_of, leading_scores
 from isoconv.report.scores import Entry, Gathered
@@ -22,7 +23,7 @@ def markdown(gathered: Gathered) -> str:
     for data, entries in gathered.entries.items():
         task, images = gathered.tasks[data], gathered.test_images[data]
         resolution = extras_of(task).resolution(images)
-        text.append(f"\n## {data}\n\n{images} test images{': ' if resolution else ''}{resolution}.\n")
+        text.append(f"\n## {data}\n\n{count_of(images, 'test image')}{': ' if resolution else ''}{resolution}.\n")
         text += _markdown_table(entries, leading_scores(task), costs=True)
         if "disturbed" in gathered.study.protocols:
             text.append(f"\nProtocol disturbed, {who_saw_what(entries)}:\n")
