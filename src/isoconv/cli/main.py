@@ -19,7 +19,7 @@ from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.cli.data import Data
 from isoconv.cli.display import show, show_best_epoch, show_comparison, show_scores, show_table, write_json
-from isoconv.cli.options import Json, RunPath, check_plot
+from isoconv.cli.options import Json, RunPath, check_all_done, check_plot
 from isoconv.cli.serve import Serve
 from isoconv.cli.study import Study
 from isoconv.cli.tools import Doctor, Export
@@ -108,12 +108,13 @@ class Predict:
     as_json: Json = False
 
     def run(self) -> None:
-        from isoconv.evaluation.prediction import check_output, predict, write_predictions
+        from isoconv.evaluation.prediction import check_output, predict
         from isoconv.runs import RunDir
 
         task = RunDir(self.path).task
         if self.out is not None:
             check_output(self.out, folder=task.answers_with_masks)
+        unread: list[Exception] = []
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, *_, **__: log.warning("warning: %s", message)
@@ -123,7 +124,15 @@ class Predict:
                 batch_size=self.batch_size,
                 device=self.device,
                 rotations=not self.upright_only,
+                onerror=lambda _, error: unread.append(error),
             )
+        if rows:
+            self._show(task, rows)
+        check_all_done(unread, len(rows), "file", "read")
+
+    def _show(self, task: Task, rows: list[dict[str, Any]]) -> None:
+        from isoconv.evaluation.prediction import write_predictions
+
         if self.out is not None:
             rows = write_predictions(task, rows, self.out)
             log.info("answers on %s written to %s", count_of(len(rows), "image"), self.out)
