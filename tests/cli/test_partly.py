@@ -107,9 +107,7 @@ def test_a_program_is_told_or_stopped(pictures: Path, evaluated: Evaluated) -> N
     assert predict(predictor.run, [pictures / "b.png"], onerror=lambda *_: None) == []
 
 
-def test_a_folder_that_cannot_be_listed(
-    pictures: Path, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_cannot_be_listed(pictures: Path, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
     closed, scandir = pictures / "closed", os.scandir
     closed.mkdir()
 

@@ -138,11 +138,28 @@ class Predictor:
             upright, *others = conditions("standard", task.info.dims)
             turned = [upright, *(p for p in others if p.group == "rotation")]
             shown = with_progress(batches) if progress else batches
-            agreement = task.agreements(position_records(self.model, task, shown, turned))
+            records = position_records(self.model, task, shown, turned)
+            self._warn_if_constant(records[0])
+            agreement = task.agreements(records)
             means = agreement[indices(turned, "rotation")].mean(0).tolist()
             for row, mean in zip(rows, means, strict=True):
                 row[task.agreement.key] = mean
         return rows
+
+    def _warn_if_constant(self, upright: Tensor) -> None:
+        """Answers that do not depend on the image agree under rotation, too; the test images tell whether they do."""
+        if (note := self.task.constant(upright)) is None:
+            return
+        try:
+            evaluated = self.run.results()
+        except (FileNotFoundError, ValueError):
+            unknown = (
+                "the answers are all the same; if the network knows no other, that they are invariant says nothing"
+            )
+            log.warning("note: %s; see: isoconv evaluate %s", unknown, self.run.path)
+            return
+        if any(note in entry["notes"] for entry in evaluated.values()):
+            log.warning("note: %s", note)
 
     @torch.inference_mode()
     def outputs(self, images: Tensor) -> Tensor:

@@ -110,6 +110,7 @@ def render(gathered: Gathered, rows: list[dict[str, Any]], data_root: Path | Non
         "auc": {name: comparing.auc_differences(head, name) for name in comparing.POSITIONS},
         "ratios": comparing.cost_ratios(head) if head else {},
         "cost_titles": _COST_TITLES,
+        "notes": {row["data"]: _notes([row["a"], row["b"]]) for row in head},
         "best": comparing.best_of_each(gathered),
         "verdict": comparing.verdict,
         "averaged_of": {averaged.name: averaged.of for averaged in gathered.study.averaged},
@@ -141,6 +142,7 @@ def markdown(gathered: Gathered) -> str:
         heads = [*(SCORES[name] for name in _MAIN), *_COST_TITLES.values()]
         main = [[*(_percent(e, name) for name in _MAIN), *(_cost(e, name) for name in _COST_TITLES)] for e in entries]
         text += _markdown_table(entries, heads, main)
+        text += ["", *(f"- {note}" for note in notes)] if (notes := _notes(entries)) else []
         if "disturbed" in gathered.study.protocols:
             text.append(f"\nProtocol disturbed, {_seen(entries)}:\n")
             cells = [[_percent(e, name, "not measured") for name in _CONDITIONS] for e in entries]
@@ -237,8 +239,13 @@ def _section(gathered: Gathered, data: str) -> dict[str, Any]:
         "by_time": against("training_seconds"),
         "confusion": [_confusion(e, task) for e in entries if e.contestant in strong],
         "feature_maps": _pictures(gathered, data, "feature_maps"),
-        "notes": list(dict.fromkeys(f"{e.title}: {note}" for e in entries for run in e.runs for note in run.notes)),
+        "notes": _notes(entries),
     }
+
+
+def _notes(entries: Sequence[Entry]) -> list[str]:
+    """What is undefined or worthless in the scores of contestants."""
+    return list(dict.fromkeys(f"{e.title}: {note}" for e in entries for run in e.runs for note in run.notes))
 
 
 def _by_group(gathered: Gathered, data: str) -> str:

@@ -239,7 +239,7 @@ def _score_averaged(read: _Read, averaged: Averaged) -> Scored:
     right = _share_right(kind, mixed, labels)
     accuracy = right.mean(1).tolist()
     same = correct(kind, mixed, decide(kind, mixed[0])).double()
-    upright = classification_metrics(kind, mixed[0], labels)
+    upright = classification_metrics(kind, mixed[0], labels, read.task["labels"])
     steps = [classification_metrics(kind, each, labels) for each in mixed] if averaged.turns < 36 else [upright]
     angles = [(position["angle"], value) for position, value in zip(table, accuracy, strict=True)]
     always = correct(kind, mixed, labels).all(0).double().mean().item()
@@ -271,6 +271,7 @@ def _score_averaged(read: _Read, averaged: Averaged) -> Scored:
         ],
         masked=read.run.model_info["masked"],
         **_by_image(kind, mixed[0], mixed, labels),
+        notes=tuple(upright["notes"]),
     )
 
 
