@@ -262,7 +262,7 @@ def test_the_card_of_a_training_that_was_stopped(evaluated: Evaluated) -> None:
 )
 def test_the_card_claims_the_symmetries_that_the_network_has(evaluated: Evaluated, model: dict, words: str) -> None:
     run = evaluated("plain")
-    write_json(run.path / "model.json", {**run.model_info, "model": model})
+    write_json(run.path / "model.json", {**run.model_info, "model": {"in_channels": 3, "num_classes": 5, **model}})
     assert words in model_card(run, Usage("net.pt2", "pt2", 1))
 
 

@@ -193,14 +193,16 @@ def test_results_of_another_version(three: list[RunDir]) -> None:
     with pytest.raises(ValueError, match=r"another isoconv version, without always_right; do it again: isoconv evalu"):
         compare(three)
     edit(three[0], "results.json", lambda results: results.update(standard={}))
-    with pytest.raises(ValueError, match="another isoconv version, without upright, "):
+    with pytest.raises(ValueError, match=r"results\.json lacks the entry 'standard\.protocol'; delete it and do"):
         results_by(three[0], "standard")
 
 
 def test_results_of_an_earlier_network(three: list[RunDir]) -> None:
     best = three[1].model_info["epoch"]
     edit(three[1], "model.json", lambda info: info.update(epoch=9))
-    expected = rf"plain was evaluated when epoch {best} was its best, which now is 9; do it again: isoconv evaluate"
+    expected = (
+        rf"plain was evaluated when epoch {best} was its best, which now is 9 by model.json; do it again: isoconv"
+    )
     with pytest.raises(ValueError, match=expected):
         compare(three)
 

@@ -166,7 +166,9 @@ def test_results_of_another_version(three: list[RunDir]) -> None:
 
 def test_results_of_an_earlier_network(three: list[RunDir]) -> None:
     write_json(three[1].path / "model.json", {**three[1].model_info, "epoch": 9})
-    with pytest.raises(ValueError, match="was its best, which now is 9; do it again: isoconv segment evaluate"):
+    with pytest.raises(
+        ValueError, match="was its best, which now is 9 by model.json; do it again: isoconv segment evaluate"
+    ):
         compare(three)
 
 

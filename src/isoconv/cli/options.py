@@ -18,6 +18,7 @@ else:
 log = logging.getLogger(__name__)
 
 Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as JSON.")]
+Wait = Annotated[bool, tyro.conf.arg(help="Wait while another process works in the run directory.")]
 DataRoot = Annotated[
     Path | None, tyro.conf.arg(help="Folder of the MedMNIST files; None stands for $ISOCONV_DATA, else ~/.medmnist.")
 ]

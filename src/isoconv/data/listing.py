@@ -51,7 +51,7 @@ class Item:
 
 def items(path: Path, task: str | None = None) -> list[Item]:
     """What a folder or a manifest lists, in sorted order, the splits as they are given there. Arguments and errors are
-    those of :func:`find`."""
+    those of :func:`isoconv.data.own.find`."""
     if path.is_dir() and (task == "segmentation" or (task is None and masks.is_folder(path))):
         found = [Item(i, (), _split_name(s, path), medical.patient_of(i) or "", m) for i, m, s in masks.pairs_in(path)]
     elif path.is_dir():
@@ -239,7 +239,7 @@ def _manifest(path: Path) -> list[Item]:
 def _files(path: Path, values: Sequence[Mapping[str, str]], column: str) -> list[tuple[int, int]]:
     """What tells the file in each row of a column from any other. Raises FileNotFoundError for those that are not
     there."""
-    found = [_identity(path.parent / cells[column]) if cells[column] else None for cells in values]
+    found = [_identity(os.path.join(path.parent, cells[column])) if cells[column] else None for cells in values]
     absent = [f"row {i}: {values[i - 2][column]!r}" for i, each in enumerate(found, start=2) if each is None]
     if absent:
         what = count_of(len(values), "image" if column == "path" else "mask")
@@ -249,10 +249,10 @@ def _files(path: Path, values: Sequence[Mapping[str, str]], column: str) -> list
     return [each for each in found if each is not None]
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(place: str) -> tuple[int, int] | None:
     """What tells a file from any other, None if there is none; for 300,000 rows ``Path.resolve`` takes minutes."""
     try:
-        found = path.stat()
+        found = os.stat(place)
     except (OSError, ValueError):  # also names that no file can have
         return None
     return found.st_dev, found.st_ino

@@ -18,13 +18,8 @@ COSTS = ("parameters", "multiply_adds_dense", "multiply_adds_banded", "training_
 
 
 class Recorded(NamedTuple):
-    """What a task recorded of every test image.
-
-    Attributes:
-        positions: of the protocol.
-        records: (positions, N, ...).
-        targets: (N, ...), see :meth:`isoconv.tasks.Task.identity`.
-    """
+    """What a task recorded of every test image in the positions of a protocol: records (positions, N, ...), and of the
+    targets (N, ...) what :meth:`isoconv.tasks.base.Task.identity` keeps."""
 
     positions: tuple[Condition, ...]
     records: Tensor

@@ -139,7 +139,8 @@ def ranking(gathered: Gathered, position: str) -> dict[str, Any] | None:
     columns = [[entry for entry in entries if entry.contestant in everywhere] for entries in gathered.entries.values()]
     if len(columns) < 2 or len(everywhere) < 2:
         return None
-    ranks = average_ranks([[entry.accuracy(position) for entry in row] for row in columns])
+    scores = [[entry.accuracy(position) for entry in row] for row in columns]
+    ranks = average_ranks(scores)
     difference = critical_difference(len(ranks), len(columns))
     return {
         "entries": columns[0],
@@ -147,7 +148,7 @@ def ranking(gathered: Gathered, position: str) -> dict[str, Any] | None:
         "datasets": len(columns),
         "difference": difference,
         "spans": cliques(ranks, difference),
-        "friedman": friedman(ranks, len(columns)),
+        "friedman": friedman(scores),
         "left_out": [
             title
             for name, title in {e.contestant: e.title for row in gathered.entries.values() for e in row}.items()

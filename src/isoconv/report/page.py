@@ -20,7 +20,7 @@ from isoconv.report.scores import CONDITIONS, SCORES, Entry, Gathered, gather
 from isoconv.report.turning import turning_images, within
 from isoconv.runs import atomic_write
 from isoconv.study.plan import Study
-from isoconv.study.running import STATES
+from isoconv.study.status import STATES
 
 __all__ = ["write_report"]
 

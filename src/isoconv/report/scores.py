@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from isoconv.evaluation.protocols import DISTURBANCES, conditions
 from isoconv.evaluation.results import load_predictions, results_by
 from isoconv.runs import RunDir
 from isoconv.study.plan import Averaged, Study
-from isoconv.study.running import study_status
+from isoconv.study.status import study_status
 from isoconv.tasks.metrics import classification_metrics, correct, decide, probabilities
 
 __all__ = ["CONDITIONS", "SCORES", "Entry", "Gathered", "Scored", "gather"]
@@ -167,7 +166,7 @@ def gather(study: Study, folder: Path, protocol: str) -> Gathered:
                     f"them, again: isoconv evaluate {read.run.path} --protocol {protocol}"
                 )
             tasks[data] = read.task
-            environments.append(json.loads((read.run.path / "environment.json").read_text()))
+            environments.append(read.run.environment)
             found.setdefault(row["contestant"], []).append(_score(read))
             for one in study.averaged:
                 if one.of == row["contestant"] and read.task["dims"] == 2 and _angles(read) % one.turns == 0:

@@ -23,9 +23,11 @@ from isoconv.data import get_task, own_path
 from isoconv.evaluation.protocols import check_protocol
 from isoconv.models import list_models
 from isoconv.runs.config import TrainConfig
+from isoconv.runs.reading import read_bytes
 
 __all__ = ["Averaged", "Cell", "Contestant", "Study", "command", "load_study"]
 
+_LIMIT = 2**20  # bytes of a study
 _CELL = {"data", "model", "out", "seed"}
 _PLACE = {"device", "threads", "data_root"}  # where a study runs is said when it is run
 _OPTIONS = [f.name for f in fields(TrainConfig) if f.name not in _CELL | _PLACE]
@@ -146,12 +148,11 @@ def load_study(path: str | os.PathLike[str]) -> Study:
         FileNotFoundError: no such file.
         ValueError: not TOML; an unknown key, name or value, with near matches; or a name given twice.
     """
-    path = Path(path)
+    path, remedy = Path(path), "give a TOML file such as studies/quick.toml"
+    content = read_bytes(path, remedy, remedy, limit=_LIMIT)
     try:
-        table = tomllib.loads(path.read_text("utf-8-sig"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no study at {path}; give a TOML file such as studies/quick.toml") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table = tomllib.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError, numbers of too many digits
         raise ValueError(f"{path} is not valid TOML: {error}") from None
     try:
         return _study(path.stem, table)

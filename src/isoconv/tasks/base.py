@@ -117,8 +117,9 @@ class Task(ABC):
 
     # Training
 
-    def output_scale(self, targets: Tensor) -> tuple[list[float], list[float]] | None:
-        """Shift and scale of each output, from the targets of the training split; None for outputs as they are."""
+    def output_scale(self, targets: Tensor) -> dict[str, list[float]] | None:
+        """``shift`` and ``scale`` of each output, see :class:`isoconv.runs.OnImages`, from the targets of the training
+        split; None for outputs as they are."""
         return None
 
     def training_loss(self, model: nn.Module, loss: Loss, images: Tensor, targets: Tensor, step: int) -> Tensor:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from isoconv._extras import require
 from isoconv.tasks.base import Defaults, Loss, Task, Wording
 from isoconv.tasks.metrics import (
     bootstrap,
@@ -40,6 +39,8 @@ class _Prepared(NamedTuple):
 
 
 class Classification(Task):
+    """Records are the logits, float32 (N, K)."""
+
     name = "classification"
     kinds = ("multiclass", "binary", "ordinal", "multilabel")
     networks = "classification"
@@ -66,8 +67,8 @@ class Classification(Task):
     @property
     def losses(self) -> Mapping[str, Loss]:
         if self.info.kind == "multilabel":
-            return {"bce": _bce, "focal": _focal("binary_focal_loss_with_logits")}
-        return {"cross_entropy": F.cross_entropy, "focal": _focal("focal_loss")}
+            return {"bce": _entropy, "focal": _focal}
+        return {"cross_entropy": _entropy, "focal": _focal}
 
     def validation(self, records: Tensor, targets: Tensor) -> dict[str, float | None]:
         scores = classification_metrics(self.info.kind, records, targets)
@@ -91,12 +92,24 @@ class Classification(Task):
         shape = (len(images), self.info.num_outputs) if self.info.kind == "multilabel" else (len(images),)
         return torch.zeros(shape, dtype=torch.int64)
 
+    def check_records(self, records: Any, targets: Any) -> str | None:
+        outputs, images = self.info.num_outputs, records.shape[1]
+        several = self.info.kind == "multilabel"
+        if records.dtype.kind != "f" or records.shape[2:] != (outputs,):
+            return f"logits must be numbers (positions, images, {outputs})"
+        if targets.dtype.kind not in "iu" or targets.shape != ((images, outputs) if several else (images,)):
+            return f"labels must be whole numbers of {images} images"
+        below = 2 if several else outputs
+        if images and not 0 <= targets.min() <= targets.max() < below:
+            return f"labels must lie in 0..{below - 1}"
+        return None
+
     def table(self, records: Tensor, targets: Tensor) -> tuple[list[dict[str, Any]], Tensor]:
         kind, labels = self.info.kind, self.info.labels
+        metrics = [classification_metrics(kind, logits, targets, labels) for logits in records]
         accuracy, balanced = bootstrap(kind, records, targets)
         rows = []
-        for logits, accuracy_ci, balanced_ci in zip(records, interval(accuracy), interval(balanced), strict=True):
-            scores = classification_metrics(kind, logits, targets, labels)
+        for scores, accuracy_ci, balanced_ci in zip(metrics, interval(accuracy), interval(balanced), strict=True):
             row = {score.key: scores[score.key] for score in (self.main, *self.others)}
             intervals = {"accuracy_ci": accuracy_ci, "balanced_accuracy_ci": balanced_ci}
             rows.append({**row, **intervals, "recall": scores["per_class"]["recall"]})
@@ -170,16 +183,18 @@ def goodness(line: Mapping[str, Any]) -> tuple[float, float]:
     return (line["val_acc"] if line["val_auc"] is None else line["val_auc"]), -line["val_loss"]
 
 
-def _bce(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+def _entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """Minus the logarithm of the probability of each label, (N, K) for several labels, else (N,)."""
+    if labels.dim() == 2:
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+    return F.cross_entropy(logits, labels, reduction="none")
 
 
-def _focal(name: str) -> Loss:
+def _entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return _entropies(logits, labels).mean()
+
+
+def _focal(logits: Tensor, labels: Tensor) -> Tensor:
     """Focal loss (Lin et al., arXiv 1708.02002) with its exponent 2, without class weights."""
-
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        function: Callable[..., Tensor] = getattr(require("kornia.losses", "study"), name)
-        targets = labels.to(logits.dtype) if name.startswith("binary") else labels
-        return function(logits, targets, alpha=None, gamma=2.0, reduction="mean")
-
-    return loss
+    each = _entropies(logits, labels)
+    return (torch.expm1(-each).square() * each).mean()

@@ -54,12 +54,14 @@ def probabilities(kind: str, logits: Tensor) -> Tensor:
 
 def margins(kind: str, logits: Tensor) -> Tensor:
     """Log-odds of each class against the rest, float64, shaped as the logits (..., K): they rank images as the
-    probabilities do, which can be equal to 1 where these still differ."""
-    if kind == "multilabel":
-        return logits.double()
+    probabilities do, which can be equal to 1 where these still differ. Equal ones are equal to the last bit, whatever
+    the others' order and what is added to all logits of an image."""
     logits, classes = logits.double(), logits.shape[-1]
-    others = [torch.cat([logits[..., :c], logits[..., c + 1 :]], -1).logsumexp(-1) for c in range(classes)]
-    return logits - torch.stack(others, -1)
+    if kind == "multilabel":
+        return logits
+    logits = logits - logits.amax(-1, keepdim=True)
+    others = [torch.cat([logits[..., :c], logits[..., c + 1 :]], -1).sort(-1).values for c in range(classes)]
+    return logits - torch.stack([each.logsumexp(-1) for each in others], -1)
 
 
 def rank_auc(scores: Tensor, positive: Tensor) -> float:
@@ -222,12 +224,9 @@ def mcnemar(a: Tensor, b: Tensor) -> dict[str, Any]:
             f"a paired test needs the same images, got {len(a)} and {len(b)}; evaluate both on one test set"
         )
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    n, few = only_a + only_b, min(only_a, only_b)
-    ways = term = 1
-    for i in range(few):
-        term = term * (n - i) // (i + 1)
-        ways += term
-    return {"only_a": only_a, "only_b": only_b, "p": min(1.0, 2 * ways / 2**n)}
+    stats = require("scipy.stats", extra="study")
+    p = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    return {"only_a": only_a, "only_b": only_b, "p": float(p)}
 
 
 def sign_flip_test(differences: Tensor, permutations: int = 9999) -> float:
