@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from isoconv._text import printable
+
 __all__ = ["one_line"]
 
 _FORESEEN = (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError)
@@ -13,7 +15,7 @@ def one_line(error: Exception, traceback: str) -> str:
     Args:
         traceback: how to see where an error came from that nobody foresaw.
     """
-    text = " ".join(str(error).split())
+    text = printable(" ".join(str(error).split()))
     if isinstance(error, _FORESEEN) and text:
         return f"error: {text}"
     kind = type(error).__name__ + (f" ({text})" if text else "")

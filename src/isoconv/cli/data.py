@@ -6,7 +6,6 @@ import csv
 import io
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from isoconv._checks import count_of
 from isoconv._extras import require
-from isoconv.cli.display import show, show_table, write_json
+from isoconv.cli.display import show, show_lines, show_table, write_json
 from isoconv.cli.options import DataRoot, Json, check_all_done
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ class DataCheck:
             flat = {**report.facts, **{f"{label}, train/val/test": text for label, text in counts.items()}}
             show(flat, as_json=False, title=self.data)
             for kind, lines in (("error", report.errors), ("warning", report.warnings)):
-                sys.stdout.writelines(f"{kind}: {line}\n" for line in lines)
+                show_lines(f"{kind}: {line}" for line in lines)
         if report.errors:
             raise ValueError(f"{self.data} has {count_of(len(report.errors), 'error')}; correct them before training")
 

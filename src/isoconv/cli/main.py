@@ -18,8 +18,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from isoconv._checks import count_of
 from isoconv._errors import one_line
 from isoconv._extras import require
+from isoconv._text import printable
 from isoconv.cli.data import Data
-from isoconv.cli.display import show, show_best_epoch, show_comparison, show_scores, show_table, write_json
+from isoconv.cli.display import (
+    show,
+    show_best_epoch,
+    show_comparison,
+    show_lines,
+    show_scores,
+    show_table,
+    write_json,
+)
 from isoconv.cli.options import Json, RunPath, Wait, check_all_done, check_plot
 from isoconv.cli.serve import Serve
 from isoconv.cli.study import Study
@@ -208,7 +217,7 @@ class Demo:
             write_json({**comparison, "figures": [str(path) for path in figures]})
         else:
             show_comparison(comparison)
-            sys.stdout.write("".join(f"figure: {path}\n" for path in figures))
+            show_lines(f"figure: {path}" for path in figures)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +277,7 @@ class BenchOptions:
         if self.as_json:
             write_json(result)
         else:
-            sys.stdout.write(markdown(result))
+            show_lines(markdown(result).splitlines())
         if self.plot is not None:
             from isoconv.figures import speed_ratios
 
@@ -330,7 +339,7 @@ class _Stderr(logging.Handler):
     """Looks sys.stderr up at each line: a progress bar puts itself there, to keep lines and bar apart."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(self.format(record) + "\n")
+        sys.stderr.write(printable(self.format(record)) + "\n")
 
 
 def main(args: Sequence[str] | None = None) -> int:

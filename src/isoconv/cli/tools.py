@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from isoconv._checks import did_you_mean
 from isoconv._extras import require
-from isoconv.cli.display import show
+from isoconv.cli.display import show, show_lines
 from isoconv.cli.options import Json, RunPath
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Doctor:
             page = diagnosis.to_html().encode()
             atomic_write(self.html, lambda f: f.write(page))
             log.info("the page is %s", self.html)
-        sys.stdout.write(f"{diagnosis.to_json() if self.as_json else diagnosis}\n")
+        show_lines((diagnosis.to_json() if self.as_json else str(diagnosis)).splitlines())
 
 
 @dataclass(frozen=True, kw_only=True)

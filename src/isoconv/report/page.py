@@ -13,6 +13,7 @@ from typing import Any
 
 from isoconv._checks import count_of
 from isoconv._extras import require
+from isoconv._text import markdown as escaped
 from isoconv.evaluation.protocols import DISTURBANCES, check_protocol
 from isoconv.report import charts, comparing
 from isoconv.report.images import drawing
@@ -134,17 +135,17 @@ def render(gathered: Gathered, rows: list[dict[str, Any]], data_root: Path | Non
 
 def markdown(gathered: Gathered) -> str:
     """The tables of the data sets."""
-    title = f"# {gathered.study.title}\n\nProtocol {gathered.protocol}; accuracy in %, mean ± deviation over seeds.\n"
-    text = [title]
+    what = f"Protocol {gathered.protocol}; accuracy in %, mean ± deviation over seeds."
+    text = [f"# {escaped(gathered.study.title)}\n\n{what}\n"]
     for data, entries in gathered.entries.items():
         images = gathered.test_images[data]
-        text.append(f"\n## {data}\n\n{count_of(images, 'test image')}: one is {100 / images:.2f} points.\n")
+        text.append(f"\n## {escaped(data)}\n\n{count_of(images, 'test image')}: one is {100 / images:.2f} points.\n")
         heads = [*(SCORES[name] for name in _MAIN), *_COST_TITLES.values()]
         main = [[*(_percent(e, name) for name in _MAIN), *(_cost(e, name) for name in _COST_TITLES)] for e in entries]
         text += _markdown_table(entries, heads, main)
-        text += ["", *(f"- {note}" for note in notes)] if (notes := _notes(entries)) else []
+        text += ["", *(f"- {escaped(note)}" for note in notes)] if (notes := _notes(entries)) else []
         if "disturbed" in gathered.study.protocols:
-            text.append(f"\nProtocol disturbed, {_seen(entries)}:\n")
+            text.append(f"\nProtocol disturbed, {escaped(_seen(entries))}:\n")
             cells = [[_percent(e, name, "not measured") for name in _CONDITIONS] for e in entries]
             text += _markdown_table(entries, [SCORES[name] for name in _CONDITIONS], cells)
     return "\n".join(text) + "\n"
@@ -152,9 +153,7 @@ def markdown(gathered: Gathered) -> str:
 
 def _markdown_table(entries: Sequence[Entry], heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
     heads = ["contestant", "seeds", *heads]
-    rows = [
-        [entry.title.replace("|", "\\|"), str(len(entry.runs)), *row] for entry, row in zip(entries, cells, strict=True)
-    ]
+    rows = [[escaped(entry.title), str(len(entry.runs)), *row] for entry, row in zip(entries, cells, strict=True)]
     return [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
