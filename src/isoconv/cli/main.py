@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from isoconv._checks import count_of
 from isoconv._errors import one_line
 from isoconv._extras import require
+from isoconv._machine import check_threads
 from isoconv._text import printable
 from isoconv.cli.data import Data
 from isoconv.cli.display import (
@@ -272,6 +273,7 @@ class BenchOptions:
         check_plot(self.plot)
         resolve_device(self.device)  # refuses a GPU that is not there
         if self.threads is not None:
+            check_threads(self.threads)
             torch.set_num_threads(self.threads)
         result = bench(rounds=self.rounds, device=self.device)
         if self.as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from isoconv._checks import did_you_mean
 from isoconv._extras import require
+from isoconv._machine import check_memory
 from isoconv.cli.display import show, show_lines
 from isoconv.cli.options import Json, RunPath
 
@@ -94,7 +96,9 @@ def _shape(text: str) -> tuple[int, ...]:
     parts = text.lower().split("x")
     if not 3 <= len(parts) <= 5 or not all(part.isdecimal() and int(part) for part in parts):
         raise ValueError(f"--input is a shape such as 1x3x224x224 (images x channels x spatial axes), got {text!r}")
-    return tuple(map(int, parts))
+    shape = tuple(map(int, parts))
+    check_memory(4 * math.prod(shape), f"an input of {text}", "use a smaller --input")
+    return shape
 
 
 def _network(target: str) -> nn.Module:
