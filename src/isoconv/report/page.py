@@ -126,6 +126,7 @@ def _head(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     ]
     return {
         "rows": rows,
+        "notes": {row["data"]: tables.notes_of([row["a"], row["b"]]) for row in rows},
         "task": task,
         "a": rows[0]["a"].title,
         "b": rows[0]["b"].title,
@@ -187,7 +188,7 @@ def _section(gathered: Gathered, data: str) -> dict[str, Any]:
             for matrix in extras.matrices(task, [run.details for run in entry.runs])
         ],
         "feature_maps": _pictures(gathered, data, "feature_maps"),
-        "notes": list(dict.fromkeys(f"{e.title}: {note}" for e in entries for run in e.runs for note in run.notes)),
+        "notes": tables.notes_of(entries),
     }
 
 

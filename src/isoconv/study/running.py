@@ -81,7 +81,7 @@ def run_study(
     _check_networks(todo)
     _fetch(todo)
     # Threads suffice to watch over processes; and loky, joblib's own choice, drops all cells if one worker is killed.
-    pool = joblib.Parallel(n_jobs=jobs, prefer="threads", return_as="generator_unordered")
+    pool = joblib.Parallel(n_jobs=max(1, min(jobs, len(todo))), prefer="threads", return_as="generator_unordered")
     with ending_together():
         outcomes = pool(joblib.delayed(run_cell)(config, study.protocols) for config in todo)
         for number, outcome in enumerate(outcomes, 1):
