@@ -248,7 +248,7 @@ def test_a_flipped_bit_in_the_weights(evaluated: Evaluated) -> None:
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(
-        ValueError, match=r"model\.safetensors has another checksum than model.json beside it notes; copy it again"
+        ValueError, match=r"model\.safetensors has another checksum than model\.json beside it notes; copy"
     ):
         RunDir(path.parent).load_model()
 
