@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.evaluation.protocols import check_protocol
 from isoconv.report import charts, comparing, tables
@@ -53,7 +54,7 @@ def write_report(
     if out.suffix not in (".html", ".htm"):
         raise ValueError(f"the report is an HTML file, name it so: --out {out.with_suffix('.html')}, got {out}")
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise FileNotFoundError(f"{out.parent} is no folder that can be written; make it, or choose another --out")
+        raise FileNotFoundError(f"{out.parent} is not a writable folder; make it, or choose another --out")
     gathered = gather(study, folder, protocol)
     rows = comparing.pairs(gathered)
     contents = {
@@ -243,10 +244,10 @@ def _machines(gathered: Gathered) -> list[str]:
     """What the runs ran on, the most frequent first."""
     seen = Counter(
         f"isoconv {e['isoconv']}{' at commit ' + e['commit'][:10] if e['commit'] else ''}, torch {e['torch']}, "
-        f"{e['device']}, {e['threads']} threads"
+        f"{e['device']}, {count_of(e['threads'], 'thread')}"
         for e in gathered.environments
     )
-    return [f"{text}: {count} run{'s' if count > 1 else ''}" for text, count in seen.most_common()]
+    return [f"{text}: {count_of(count, 'run')}" for text, count in seen.most_common()]
 
 
 def _signed(value: float, score: Score) -> str:
