@@ -314,7 +314,7 @@ def test_large_numbers_are_readable(capsys: pytest.CaptureFixture[str]) -> None:
         ("segment evaluate x", "isoconv evaluate works for every task now; use it without `segment`"),
         ("segment --help", "isoconv train works for every task now"),
         ("train --data cells --model resnet18 --out x --lr -1", "lr must be finite and at least 1e-06"),
-        ("train --data cells --model resnet18 --out x --epochs 0", "epochs must be a whole number of at least 1"),
+        ("train --data cells --model resnet18 --out x --epochs 0", "epochs must be a whole number from 1"),
     ],
 )
 def test_wrong_usage(call: Call, line: str, message: str) -> None:

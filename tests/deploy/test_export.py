@@ -306,7 +306,7 @@ def test_the_card_of_a_network_that_segments(exported: Exported, name: str) -> N
 )
 def test_the_card_claims_the_symmetries_that_the_network_has(evaluated: Evaluated, model: dict, words: str) -> None:
     run = evaluated("plain")
-    write_json(run.path / "model.json", {**run.model_info, "model": model})
+    write_json(run.path / "model.json", {**run.model_info, "model": {"in_channels": 3, "num_classes": 5, **model}})
     card = model_card(run, Usage("net.pt2", "pt2", 1))
     assert words in card
     assert ("cannot tell an image from its mirror image" in card) == ("mirror images" in words)

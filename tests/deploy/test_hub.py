@@ -139,7 +139,7 @@ def test_networks_that_could_not_be_rebuilt(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"not built by isoconv\.create_model"):
         isoconv.save_pretrained(isoconv.convert(net), tmp_path / "net")
     net.fc = nn.Linear(16, 5)
-    with pytest.raises(ValueError, match=r"was changed after create_model built it: fc\.weight has shape \(5, 16\)"):
+    with pytest.raises(ValueError, match=r"was changed after create_model built it: fc\.weight is \(5, 16\), expected"):
         isoconv.save_pretrained(net, tmp_path / "net")
     net = isoconv.create_model("resnet18", **OPTIONS)
     net.layer2[0].relu = nn.GELU()
@@ -197,17 +197,21 @@ def test_missing_and_cut_files(folder: Path) -> None:
     [
         ({"version": 2, "isoconv": "9.0"}, "has format version 2, this isoconv reads 1; install isoconv 9.0"),
         ({"version": None}, "has no version of the format"),
-        ({"modle": {}}, "unknown entry 'modle'; did you mean 'model'?"),
-        ({"model": "resnet18"}, "'model' must be the arguments of isoconv.create_model"),
-        ({"model": {"name": "sre_resnet81"}}, "did you mean 'sre_resnet18'"),
-        ({"model": {"name": "sre_resnet18", "widht": 4}}, "did you mean 'width'?"),
-        ({"model": {"name": "sre_resnet18", "in_channels": "one"}}, "does not describe a network of this version"),
+        ({"modle": {}}, "has an unknown entry 'modle'"),
+        ({"model": "resnet18"}, "'model' must be an object, got 'resnet18'"),
+        ({"model": {"name": "sre_resnet81", **OPTIONS}}, "did you mean 'sre_resnet18'"),
+        ({"model": {"name": "sre_resnet18", **OPTIONS, "widht": 4}}, "did you mean 'width'?"),
+        ({"model": {"name": "sre_resnet18", **OPTIONS, "bands": 0}}, "does not describe a network of this version"),
         (
             {"model": {"name": "sre_resnet18", **OPTIONS, "width": 3}},
-            "does not fit config.json beside it: conv1.weight",
+            "does not fit the network: conv1.weight",
         ),
         ({"model": {"name": "sre_resnet34", **OPTIONS}}, "layer1.2.conv1.weight is missing"),
-        ({"images": {"mask": True}}, "'images' must be null or say whether they are 'masked'"),
+        ({"images": {"mask": True}}, "lacks the entry 'images.masked'; did you mean 'mask'?"),
+        ({"model": {"name": "sre_resnet18", **OPTIONS, "kernel_sizes": [501] * 4}}, "a whole number from 1 to 31, or"),
+        ({"model": {"name": "sre_resnet18", **OPTIONS, "width": 4096}}, "expected at most 268,435,456"),
+        ({"model": {"name": "sre_resnet18", **OPTIONS, "spacing": [1e30, 1]}}, "got [1e+30, 1]"),
+        ({"sha256": "0" * 64}, r"has another checksum than \S+ beside it notes; copy or download it again"),
     ],
 )
 def test_configs_that_do_not_fit(folder: Path, changes: dict, words: str) -> None:

@@ -259,14 +259,34 @@ def test_results_of_another_version(three: list[RunDir]) -> None:
     with pytest.raises(ValueError, match=r"another isoconv version, without flips; do it again: isoconv evaluate "):
         compare(three)
     edit(three[0], "results.json", lambda results: results.update(standard={}))
-    with pytest.raises(ValueError, match="another isoconv version, without masked, data, conditions, upright, "):
+    with pytest.raises(ValueError, match=r"results\.json lacks the entry 'standard\.protocol'; delete it and do"):
         results_by(three[0], "standard")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda entry: entry["summary"].update(flips=None), "has no number as flips"),
+        (lambda entry: entry["conditions"][3].update(accuracy=None), "has no number as accuracy of rot30"),
+        (lambda entry: entry["conditions"][3].update(group="nix"), "has other positions than the protocol has now"),
+        (lambda entry: entry["conditions"].pop(), "has other positions than the protocol has now"),
+    ],
+)
+def test_results_that_are_incomplete(three: list[RunDir], change: Callable[[dict], object], words: str) -> None:
+    edit(three[1], "results.json", lambda results: change(results["standard"]))
+    expected = (
+        rf"plain/results\.json, protocol 'standard', {words}; do it again: isoconv evaluate .* --protocol standard"
+    )
+    with pytest.raises(ValueError, match=expected):
+        compare(three)
 
 
 def test_results_of_an_earlier_network(three: list[RunDir]) -> None:
     best = three[1].model_info["epoch"]
     edit(three[1], "model.json", lambda info: info.update(epoch=9))
-    expected = rf"plain was evaluated when epoch {best} was its best, which now is 9; do it again: isoconv evaluate"
+    expected = (
+        rf"plain was evaluated when epoch {best} was its best, which now is 9 by model.json; do it again: isoconv"
+    )
     with pytest.raises(ValueError, match=expected):
         compare(three)
 

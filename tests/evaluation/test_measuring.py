@@ -1,4 +1,4 @@
-"""Measuring: what is said of networks whose answers are known, and of how these change with the position."""
+"""Measuring: what is said of networks whose answers are known, and of their invariance, for every kind of task."""
 
 import json
 from dataclasses import replace

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 import isoconv
 from isoconv.data import Task, load
 from isoconv.evaluation.prediction import Predictor, check_output, predict, write_predictions
-from isoconv.runs import RunDir
+from isoconv.runs import RunDir, write_json
+from isoconv.runs.network import sha256
 from isoconv.tasks import task_of
 from isoconv.tasks.dice import count, pooled
 from isoconv.training.loop import TrainConfig
@@ -243,7 +244,9 @@ def test_run_that_is_none_or_unfinished(tmp_path: Path) -> None:
 
 def test_network_that_gives_no_finite_logits(grey: RunDir, tmp_path: Path) -> None:
     path = grey.path / "model.safetensors"
-    save_file({name: value * float("nan") for name, value in load_file(path).items()}, path)
+    huge = {name: torch.full_like(value, 1e38) for name, value in load_file(path).items() if value.is_floating_point()}
+    save_file({**load_file(path), **huge}, path)
+    write_json(grey.path / "model.json", {**grey.model_info, "sha256": sha256(path.read_bytes())})
     with pytest.raises(
         FloatingPointError, match="grey gives outputs that are not finite; train again with a lower --lr"
     ):

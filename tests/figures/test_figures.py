@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from isoconv.figures.curves import against_angle
 from isoconv.figures import feature_maps, kernels, rotation_curve, save_all, save_comparison
+from isoconv.figures.curves import against_angle
 from isoconv.runs import RunDir, write_json
 from isoconv.tasks.scores import Score
 

@@ -6,6 +6,7 @@ Run as a script, this file trains on the same tiny images, to be killed or to be
 
 import argparse
 import errno
+import io
 import json
 import logging
 import math
@@ -478,7 +479,10 @@ def test_damaged_checkpoint_is_refused(config: TrainConfig, damage: str, tmp_pat
         "list": [],
     }
     if damage in others:
-        torch.save(others[damage], checkpoint)
+        buffer = io.BytesIO()
+        torch.save(others[damage], buffer)
+        checkpoints.seal(buffer)
+        checkpoint.write_bytes(buffer.getvalue())
     else:
         checkpoint.write_bytes(content[: len(content) // 2] if damage == "short" else b"")
     with pytest.raises(ValueError, match=r"last\.ckpt is cut short or no checkpoint of isoconv; restore it"):
@@ -486,11 +490,35 @@ def test_damaged_checkpoint_is_refused(config: TrainConfig, damage: str, tmp_pat
     assert not (tmp_path / "exploded").exists()
 
 
+@pytest.mark.parametrize("where", [0.0, 0.1, 0.5, 0.9, 0.99999])
+def test_a_flipped_bit_in_a_checkpoint_is_refused(config: TrainConfig, where: float) -> None:
+    """Wherever it is; torch alone takes one in the weights, and the training goes on from others."""
+    checkpoint = train(config).last_checkpoint
+    content = bytearray(checkpoint.read_bytes())
+    content[int(where * len(content))] ^= 4
+    checkpoint.write_bytes(content)
+    with pytest.raises(ValueError, match=r"last\.ckpt is damaged, it has another checksum .*; restore it from a copy"):
+        train(config, resume=True)
+
+
+def test_torch_itself_takes_a_flipped_bit(config: TrainConfig) -> None:
+    checkpoint = train(config).last_checkpoint
+    content = bytearray(checkpoint.read_bytes())
+    weight = torch.load(checkpoint, weights_only=True)["state_dict"]["model.net.conv1.weight"].numpy().tobytes()
+    content[content.index(weight)] ^= 4
+    torch.load(io.BytesIO(content), weights_only=True)
+    checkpoint.write_bytes(content)
+    with pytest.raises(ValueError, match="another checksum"):
+        checkpoints.load_checkpoint(checkpoint)
+
+
 def test_checkpoint_of_another_architecture_is_refused(config: TrainConfig, tmp_path: Path) -> None:
     checkpoint = train(config).last_checkpoint
     other = train(replace(config, out=tmp_path / "other", width=3, epochs=1)).last_checkpoint
     checkpoint.write_bytes(other.read_bytes())
-    with pytest.raises(ValueError, match=r"last\.ckpt does not fit the network: model\.net\.\S+ is \(3, .* \(2, "):
+    with pytest.raises(
+        ValueError, match=r"last\.ckpt does not fit the network: model\.net\.\S+ is \(3, .* \(2, .*other architecture"
+    ):
         train(config, resume=True)
 
 

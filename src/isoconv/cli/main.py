@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from isoconv._checks import count_of
+from isoconv._errors import one_line
 from isoconv._extras import require
 from isoconv.cli.data import Data
 from isoconv.cli.display import show, show_best_epoch, show_comparison, show_scores, show_table, write_json
-from isoconv.cli.options import Json, RunPath, check_plot
+from isoconv.cli.options import Json, RunPath, Wait, check_plot
 from isoconv.cli.serve import Serve
 from isoconv.cli.study import Study
 from isoconv.cli.tools import Doctor, Export
@@ -46,12 +47,14 @@ class Train(TrainConfig):
 
     resume: bool = False
     """Continue the stopped run in --out; repeat the options that it was started with."""
+    wait: Wait = False
     as_json: Json = False
 
     def run(self) -> None:
         from isoconv.training.loop import is_first_process, train
 
-        run = train(TrainConfig(**{f.name: getattr(self, f.name) for f in fields(TrainConfig)}), self.resume)
+        config = TrainConfig(**{f.name: getattr(self, f.name) for f in fields(TrainConfig)})
+        run = train(config, self.resume, self.wait)
         if is_first_process():
             show_best_epoch(run, self.as_json)
 
@@ -68,6 +71,7 @@ class Evaluate:
     """Images per forward pass; None stands for 256 in 2D, 16 in 3D, in segmentation 64 and 4."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
+    wait: Wait = False
     as_json: Json = False
 
     def run(self) -> None:
@@ -76,7 +80,7 @@ class Evaluate:
         from isoconv.runs import RunDir
 
         run = RunDir(self.path)
-        result = evaluate(run, self.protocol, self.batch_size, self.device)
+        result = evaluate(run, self.protocol, self.batch_size, self.device, wait=self.wait)
         if self.as_json:
             write_json(result)
         else:
@@ -341,10 +345,10 @@ def main(args: Sequence[str] | None = None) -> int:
         tyro.cli(
             Command, prog="isoconv", description=DESCRIPTION, args=[a for a in argv if a != "--debug"], config=config
         ).run()
-    except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, users get one line
         if debug:
             raise
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(one_line(error, traceback="the same command with --debug shows where") + "\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")

@@ -13,6 +13,7 @@ else:
     tyro = require("tyro", extra="study")
 
 Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as JSON.")]
+Wait = Annotated[bool, tyro.conf.arg(help="Wait while another process works in the run directory.")]
 DataRoot = Annotated[
     Path | None, tyro.conf.arg(help="Folder of the MedMNIST files; None stands for $ISOCONV_DATA, else ~/.medmnist.")
 ]

@@ -91,7 +91,7 @@ class StudyStatus:
 
     def run(self) -> None:
         from isoconv.study.plan import load_study
-        from isoconv.study.running import study_status
+        from isoconv.study.status import study_status
 
         study = load_study(self.study)
         _show(study, study_status(study, _folder(study, self.runs)), self.as_json)
@@ -145,7 +145,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _show(study: StudyFile, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    from isoconv.study.running import STATES
+    from isoconv.study.status import STATES
 
     counts = Counter(row["state"] for row in rows)
     if as_json:

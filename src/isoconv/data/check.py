@@ -158,7 +158,11 @@ def _vary(looks: Sequence[_Look], report: Report) -> None:
     coloured = [len(look.shape) > 2 and look.shape[-1] in (1, 3, 4) for look in looks]
     shapes = [look.shape[:-1] if c else look.shape for look, c in zip(looks, coloured, strict=True)]
     sizes = Counter("x".join(map(str, shape)) for shape in shapes)
-    spacings = Counter(" x ".join(f"{s:.3g}" for s in look.spacing) + " mm" for look in looks if look.spacing)
+    spacings = Counter(
+        " x ".join(f"{s:.3g}" for s in look.spacing) + " mm" if look.spacing else "not stated"
+        for look, shape in zip(looks, shapes, strict=True)
+        if len(shape) == 3
+    )
     types = Counter(look.dtype for look in looks)
     grey = Counter("RGB" if c and look.shape[-1] >= 3 else "grey" for look, c in zip(looks, coloured, strict=True))
     for what, counts, remedy in (
@@ -172,7 +176,7 @@ def _vary(looks: Sequence[_Look], report: Report) -> None:
         if len(counts) > 1:
             report.warnings.append(f"{what} vary, {len(counts)} kinds: {remedy}")
     report.facts["values"] = f"{min(look.low for look in looks):g} to {max(look.high for look in looks):g}"
-    if 0 < sum(spacings.values()) < len(looks):
+    if 0 < spacings["not stated"] < len(looks):
         report.warnings.append("some volumes have no voxel spacing: they are taken to be cubes")
 
 

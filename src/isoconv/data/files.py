@@ -103,7 +103,15 @@ def read_each(
         try:
             yield path, _read(path, channels, size, dims, limits)
         except ValueError as refused:
-            yield path, refused
+            yield path, _without_frames(refused)
+
+
+def _without_frames(error: ValueError) -> ValueError:
+    """The error, without what its traceback keeps alive: the arrays that were decoded."""
+    linked: BaseException | None = error
+    while linked is not None:
+        linked = linked.with_traceback(None).__context__
+    return error
 
 
 def _read(path: Path, channels: int, size: int, dims: int, limits: Limits) -> tuple[list[str], Tensor]:
@@ -115,7 +123,7 @@ def _read(path: Path, channels: int, size: int, dims: int, limits: Limits) -> tu
             _say_cubes()
         for i, image in enumerate(stack):
             names.append(f"{name}[{i}]" if is_stack else name)
-            images.append(_fit(_channels_first(names[-1], image, channels), size, found.spacing))
+            images.append(_fit(names[-1], image, channels, size, found.spacing))
     return names, torch.stack(images)
 
 
@@ -140,7 +148,7 @@ def is_image(path: Path) -> bool:
 def stack_images(name: str, array: np.ndarray, channels: int, dims: int, size: int) -> Tensor:
     """uint8 ``(N, channels, *spatial)`` of a stack of uint8 images, colours in the last axis, errors as above."""
     stack, _ = _as_stack(name, Decoded(array, "unknown"), channels, dims)
-    return torch.stack([_fit(_channels_first(f"{name}[{i}]", image, channels), size) for i, image in enumerate(stack)])
+    return torch.stack([_fit(f"{name}[{i}]", image, channels, size) for i, image in enumerate(stack)])
 
 
 def probe(path: Path, limits: Limits = LIMITS) -> tuple[int, int]:
@@ -289,15 +297,18 @@ def _as_stack(name: str, found: Decoded, channels: int, dims: int) -> tuple[np.n
     rank = array.ndim - coloured
     kind = "an image (H, W) or a stack of them" if dims == 2 else "a volume (D, H, W) or a stack of them"
     if rank == 3 and dims == 2 and found.leading == "depth":
-        shape = " x ".join(map(str, array.shape[:3]))
-        raise ValueError(f"{name} is a volume of {shape} voxels; the network expects {kind}: save its slices as images")
+        voxels = " x ".join(map(str, array.shape[:3]))
+        raise ValueError(
+            f"{name} is a volume of {voxels} voxels; the network expects {kind}: save its slices as images"
+        )
     if rank == 3 and dims == 3 and found.leading == "images":
         raise ValueError(f"{name} {found.no_depth}, no volume; the network expects {kind}")
     if not coloured:
         _ask(name, array.shape, channels, dims)
         array = array[..., None]
     if rank not in (dims, dims + 1):
-        raise ValueError(f"{name} has shape {found.array.shape}; the network expects {kind}, colours in the last axis")
+        shape = array.shape[:-1] if array.shape[-1] == 1 and found.leading != "unknown" else found.array.shape
+        raise ValueError(f"{name} has shape {shape}; the network expects {kind}, colours in the last axis")
     array = array[..., :3]
     return (array, True) if rank == dims + 1 else (array[None], False)
 
@@ -319,28 +330,27 @@ def _ask(name: str, shape: tuple[int, ...], channels: int, dims: int) -> None:
         )
 
 
-def _channels_first(name: str, image: np.ndarray, channels: int) -> Tensor:
-    """uint8 ``(channels, *spatial)`` of an image ``(*spatial, 1 or 3)``."""
+def _fit(name: str, image: np.ndarray, channels: int, size: int, spacing: Spacing | None = None) -> Tensor:
+    """uint8 ``(channels, *spatial)``, every side of ``size``, of an image ``(*spatial, 1 or 3)``."""
+    if image.size == 0 or image.min() == image.max():
+        what = "empty" if image.size == 0 else "constant, all its pixels are equal"
+        raise ValueError(f"{name} is {what}; leave it out")
     if image.shape[-1] == 3 and channels == 1:
-        if (image != image[..., :1]).any():
+        if any((image[..., 0] != image[..., i]).any() for i in (1, 2)):
             raise ValueError(f"{name} is RGB, the network expects 1 channel; convert it to grey")
         image = image[..., :1]
-    if image.shape[-1] == 1 and channels == 3:
-        image = image.repeat(3, axis=-1)
-    if image.size == 0 or image.min() == image.max():
-        raise ValueError(
-            f"{name} is {'empty' if image.size == 0 else 'constant, all its pixels are equal'}; leave it out"
-        )
-    return torch.tensor(np.moveaxis(image, -1, 0))
-
-
-def _fit(image: Tensor, size: int, spacing: Spacing | None = None) -> Tensor:
-    """``image`` as uint8 ``(C, size, size)`` or ``(C, size, size, size)``."""
     if image.ndim == 3:
-        side = min(image.shape[1:])
-        top, left = ((s - side) // 2 for s in image.shape[1:])
-        return _rounded(_resized(image[:, top : top + side, left : left + side], size, size))
-    return _rounded(_cube(image, size, spacing or tuple(1 / n for n in image.shape[1:])))
+        side = min(image.shape[:2])
+        top, left = ((s - side) // 2 for s in image.shape[:2])
+        square = _channels_first(image[top : top + side, left : left + side])
+        fitted = _resized(square, size, size)
+    else:
+        fitted = _cube(_channels_first(image), size, spacing or tuple(1 / n for n in image.shape[:3]))
+    return fitted.round().clamp(0, 255).to(torch.uint8).expand(channels, *fitted.shape[1:])
+
+
+def _channels_first(image: np.ndarray) -> Tensor:
+    return torch.tensor(np.moveaxis(image, -1, 0))
 
 
 def _cube(volume: Tensor, size: int, spacing: Spacing) -> Tensor:
@@ -366,7 +376,3 @@ def _resized(planes: Tensor, height: int, width: int) -> Tensor:
 
 def _linear(plane: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(plane[None, None], (height, width), mode="bilinear", antialias=True)[0, 0]
-
-
-def _rounded(image: Tensor) -> Tensor:
-    return image.round().clamp(0, 255).to(torch.uint8)

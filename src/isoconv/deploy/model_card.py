@@ -129,8 +129,8 @@ def _code(task: Task, usage: Usage, info: Mapping[str, Any]) -> str:
         arguments = ", ".join(f"{key}={value!r}" for key, value in info["model"].items())
         scaled = ""
         if info["outputs"] is not None:
-            shift, scale = info["outputs"]
-            scaled = f" * torch.tensor({scale}) + torch.tensor({shift})"
+            scale, shift = (f"torch.tensor({info['outputs'][name]})" for name in ("scale", "shift"))
+            scaled = f" * {scale} + {shift}"
         return (
             "import isoconv\nimport torch\nfrom safetensors.torch import load_file\n\n"
             f"net = isoconv.fuse(isoconv.create_model({arguments})).eval()\n"

@@ -55,7 +55,7 @@ def predict(
 
         - ``source``: the file, of an npz archive with ``:array``;
         - ``index``: its place in a stack, None for a single image;
-        - what :meth:`isoconv.tasks.Task.answers` gives: of a classification ``label``, the name of the class (with
+        - what :meth:`isoconv.tasks.base.Task.answers` gives: of a classification ``label``, the name of the class (with
           several labels the list of those whose probability exceeds 1/2), and ``probabilities`` by label; of a
           segmentation ``mask``, uint8 label numbers (*spatial), and ``shares`` of the pixels by label;
         - the agreement of the task, such as ``consistency``: over the standard protocol's rotations, all of them within

@@ -208,12 +208,9 @@ def mcnemar(a: Tensor, b: Tensor) -> dict[str, Any]:
             f"a paired test needs the same images, got {len(a)} and {len(b)}; evaluate both on one test set"
         )
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    n, few = only_a + only_b, min(only_a, only_b)
-    ways = term = 1
-    for i in range(few):
-        term = term * (n - i) // (i + 1)
-        ways += term
-    return {"only_a": only_a, "only_b": only_b, "p": min(1.0, 2 * ways / 2**n)}
+    stats = require("scipy.stats", extra="study")
+    p = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    return {"only_a": only_a, "only_b": only_b, "p": float(p)}
 
 
 def sign_flip_test(differences: Tensor, permutations: int = 9999) -> float:

@@ -33,6 +33,7 @@ from isoconv.data.augment import augmentation, input_size
 from isoconv.models import create_model, list_models, model_info
 from isoconv.runs import OnImages, RunDir, resolve_device
 from isoconv.runs.config import MIN_LR, NETWORK_OPTIONS, TrainConfig
+from isoconv.runs.lock import lock
 from isoconv.tasks import Task, task_of
 from isoconv.training.checkpoints import AtomicCheckpointIO, history_of
 from isoconv.training.learner import Learner
@@ -51,15 +52,17 @@ _ENVIRONMENTS = "lightning.fabric.plugins.environments"
 _PROCESSES = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}  # torchrun sets these; without it there is one process
 
 
-def train(config: TrainConfig, resume: bool = False) -> RunDir:
+def train(config: TrainConfig, resume: bool = False, wait: bool = False) -> RunDir:
     """Train a network and return its run directory.
 
     Args:
         config: what to train; ``config.out`` is made.
         resume: continue the run in ``config.out``, which must have been started with the same config; a finished run
             is left as it is.
+        wait: while another process works in ``config.out``.
 
     Raises:
+        BusyError: another process works in ``config.out``, and ``wait`` is false.
         FileExistsError: ``config.out`` exists and ``resume`` is false.
         ValueError: an unknown name or impossible value, a damaged checkpoint, or ``resume`` with another config or
             other data.
@@ -67,6 +70,11 @@ def train(config: TrainConfig, resume: bool = False) -> RunDir:
         FloatingPointError: the loss became infinite or NaN; the last good checkpoint is kept.
         OSError: the run directory cannot be written; the last good checkpoint is kept.
     """
+    with lock(config.out, "training", wait):
+        return _train(config, resume)
+
+
+def _train(config: TrainConfig, resume: bool) -> RunDir:
     info, load = find(config.data, config.data_root, config.task)
     task = task_of(info)
     if config.task is None and own_path(config.data):

@@ -1,0 +1,23 @@
+"""How a program says in one line that it failed."""
+
+from __future__ import annotations
+
+__all__ = ["one_line"]
+
+_FORESEEN = (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError)
+
+
+def one_line(error: Exception, traceback: str) -> str:
+    """Such as ``"error: no run at x; train one with ..."``.
+
+    Args:
+        traceback: how to see where an error came from that nobody foresaw.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, _FORESEEN) and text:
+        return f"error: {text}"
+    kind = type(error).__name__ + (f" ({text})" if text else "")
+    return (
+        f"error: unexpected {kind}, a defect of isoconv; {traceback}. Please report it: the traceback, the command and "
+        "what `isoconv --version` prints"
+    )
