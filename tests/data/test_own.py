@@ -253,6 +253,14 @@ def test_check_finds_nothing_in_a_good_set(folder: Path) -> None:
     assert report.facts["train/val/test"] == "14/2/4"
 
 
+def test_check_says_where_no_voxel_size_is_stated(tmp_path: Path) -> None:
+    for i in range(20):
+        path = tmp_path / "ab"[i % 2] / f"{i}.npy"
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, RNG.integers(0, 256, (7, 8, 9), np.uint8))
+    assert check(str(tmp_path), size=8).facts["voxel spacings"] == "not stated (20)"
+
+
 def test_check_names_every_defect(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "a" / "p0_0.png").write_bytes(b"no picture")
     pil.fromarray(np.zeros((20, 24), np.uint8)).save(folder / "a" / "p0_1.png")

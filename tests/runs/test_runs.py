@@ -31,7 +31,14 @@ def run(config: TrainConfig) -> RunDir:
     net = isoconv.create_model("sre_resnet18", 1, 3, width=2, kernel_sizes=(5, 5, 3, 3))
     labels = {"kind": "multiclass", "dims": 2, "channels": 1, "labels": ["a", "b", "c"]}
     task = {"name": "cells", "title": "Cells", **labels}
-    info = {"model": isoconv.models.model_config(net), "task": task, "input_size": 28, "masked": False, "epoch": 0}
+    info = {
+        "model": isoconv.models.model_config(net),
+        "task": task,
+        "input_size": 28,
+        "masked": False,
+        "outputs": None,
+        "epoch": 0,
+    }
     run.save_model(net, info)
     return run
 
@@ -175,7 +182,7 @@ def test_load_model_gives_the_saved_network_on_images_from_0_to_1(run: RunDir) -
 
 
 def test_outputs_are_brought_to_the_unit_of_the_targets(run: RunDir) -> None:
-    images, outputs = torch.rand(2, 1, 12, 12), ([10.0, -1.0, 0.0], [2.0, 0.5, 1.0])
+    images, outputs = torch.rand(2, 1, 12, 12), {"shift": [10.0, -1.0, 0.0], "scale": [2.0, 0.5, 1.0]}
     bare = run.load_model()
     write_json(run.path / "model.json", {**run.model_info, "outputs": outputs})
     scaled = run.load_model()

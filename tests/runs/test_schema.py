@@ -17,7 +17,6 @@ import isoconv
 from isoconv.evaluation.comparison import compare
 from isoconv.evaluation.protocols import PROTOCOLS
 from isoconv.runs import RunDir, TrainConfig
-from isoconv.runs.arrays import check_predictions
 from isoconv.runs.network import sha256
 from isoconv.runs.reading import JSON_LIMIT
 
@@ -66,7 +65,7 @@ def test_what_is_written_is_read_back_as_it_is(evaluated: Evaluated, name: str) 
         assert json.dumps(again) == json.dumps(content[file])  # in the same order, too
     assert [json.dumps(line) for line in run.metrics()] == (run.path / "metrics.jsonl").read_text().splitlines()
     with np.load(run.path / "predictions.npz") as archive:
-        arrays = run.predictions()
+        arrays = run.arrays("predictions.npz")
         assert arrays.keys() == set(archive)
         assert all(np.array_equal(arrays[key], archive[key]) for key in archive)
     assert len(arrays) == 3 * len(PROTOCOLS)
@@ -88,7 +87,7 @@ def test_what_is_written_is_read_back_as_it_is(evaluated: Evaluated, name: str) 
         ("environment.json", put(["a"], "data"), r"'data' must be an object, got \['a'\]"),
         ("environment.json", put(-1, "threads"), "'threads' must be greater than or equal to 0, got -1"),
         ("environment.json", drop("torch"), "lacks the entry 'torch'"),
-        ("model.json", put("nix", "task", "kind"), "'task.kind' must be 'multiclass', .* or 'regression', got 'nix'"),
+        ("model.json", put("nix", "task", "kind"), "'task.kind' must be 'multiclass', .*, got 'nix'"),
         ("model.json", put("oval", "task", "labels", 1), None),
         ("model.json", put("round", "task", "labels", 1), "'task.labels' must differ .*, got 'round' more than once"),
         ("model.json", put(7, "task", "labels", 1), r"'task.labels\[1\]' must be a valid string, got 7"),
@@ -134,7 +133,7 @@ def test_what_is_written_is_read_back_as_it_is(evaluated: Evaluated, name: str) 
         (
             "results.json",
             put(1e400, "standard", "upright", "auc"),
-            "'standard.upright' must hold finite numbers .* inf",
+            "must hold finite numbers .* inf",
         ),
     ],
 )
@@ -248,7 +247,9 @@ def test_a_flipped_bit_in_the_weights(evaluated: Evaluated) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"model\.safetensors has another checksum than was noted .*; copy it again"):
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors has another checksum than model\.json beside it notes; copy"
+    ):
         RunDir(path.parent).load_model()
 
 
@@ -286,63 +287,11 @@ def test_a_kill_between_weights_and_description(
 
 def test_predictions_that_are_not_finite(evaluated: Evaluated) -> None:
     runs = [evaluated(name) for name in ("sre", "plain")]
-    arrays = runs[0].predictions()
+    arrays = runs[0].arrays("predictions.npz")
     arrays["official_logits"][3, 2, 1] = np.nan
     np.savez(runs[0].path / "predictions.npz", **arrays)
     with pytest.raises(ValueError, match=r"predictions\.npz: official_logits must hold finite numbers, got NaN"):
         compare(runs)
-
-
-def _arrays(**changes: Any) -> dict[str, np.ndarray]:
-    names, logits = np.array(["rot0", "rot90"]), np.zeros((2, 4, 3), np.float32)
-    arrays = {"standard_conditions": names, "standard_logits": logits, "standard_labels": np.zeros(4, np.int64)}
-    return {name: value for name, value in {**arrays, **changes}.items() if value is not None}
-
-
-@pytest.mark.parametrize(
-    ("kind", "changes", "words"),
-    [
-        ("multiclass", {}, None),
-        ("binary", {"standard_labels": np.array([0, 2, 1, 2])}, None),
-        ("multiclass", {"standard_labels": None}, "standard_labels is missing"),
-        ("multiclass", {"standard_counts": np.zeros(1)}, "standard_counts is of another task"),
-        ("multiclass", {"standard_conditions": np.zeros(2)}, r"standard_conditions must be names, got float64 \(2,\)"),
-        ("multiclass", {"standard_logits": np.zeros((2, 4, 2))}, r"and 3 outputs, got float64 \(2, 4, 2\)"),
-        ("multiclass", {"standard_logits": np.zeros((3, 4, 3))}, r"of 2 positions, .*, got float64 \(3, 4, 3\)"),
-        ("multiclass", {"standard_logits": np.zeros((2, 4, 3), int)}, r"got int64 \(2, 4, 3\)"),
-        ("multiclass", {"standard_labels": np.zeros(5, int)}, r"must be those of 4 images, got int64 \(5,\)"),
-        ("multiclass", {"standard_labels": np.zeros((4, 3), int)}, r"must be those of 4 images, got int64 \(4, 3\)"),
-        ("multiclass", {"standard_labels": np.zeros(4)}, r"must be those of 4 images, got float64 \(4,\)"),
-        ("multiclass", {"standard_labels": np.array([0, 3, 0, 0])}, "must be numbers from 0 to 2"),
-        ("multiclass", {"standard_labels": np.array([0, -1, 0, 0])}, "must be numbers from 0 to 2"),
-        ("multilabel", {"standard_labels": np.eye(4, 3, dtype=int)}, None),
-        ("multilabel", {}, r"must be those of 4 images, got int64 \(4,\)"),
-        ("multilabel", {"standard_labels": 2 * np.eye(4, 3, dtype=int)}, "must be numbers from 0 to 1"),
-        (
-            "regression",
-            {"standard_logits": None, "standard_values": np.zeros((2, 4, 3)), "standard_labels": np.zeros((4, 3))},
-            None,
-        ),
-        ("regression", {}, "standard_logits is of another task"),
-        (
-            "segmentation",
-            {
-                "standard_logits": None,
-                "standard_counts": np.zeros((2, 4, 3, 5), int),
-                "standard_labels": np.eye(4, 9, dtype=int),
-            },
-            None,
-        ),
-        ("segmentation", {"standard_logits": None, "standard_counts": np.zeros((2, 4, 3, 5))}, "got float64"),
-    ],
-)
-def test_arrays_of_each_kind_of_task(kind: str, changes: dict[str, Any], words: str | None) -> None:
-    wrong = check_predictions(_arrays(**changes), {"kind": kind, "labels": ["a", "b", "c"]})
-    if words is None:
-        assert wrong is None
-    else:
-        with pytest.raises(ValueError, match=words):
-            raise ValueError(wrong)
 
 
 def test_an_array_that_declares_more_than_is_there_is_not_allocated(evaluated: Evaluated) -> None:
@@ -353,10 +302,10 @@ def test_an_array_that_declares_more_than_is_there_is_not_allocated(evaluated: E
     path.write_bytes(content.replace(b"(37, 40, 5), }" + b" " * 9, b"(99999999999, 40, 5), }"))
     assert path.read_bytes() != content
     with pytest.raises(ValueError, match=r"is damaged \(standard_logits\.npy declares 79999999999200 bytes, 29600 are"):
-        run.predictions()
+        run.arrays("predictions.npz")
     np.savez_compressed(path, standard_logits=np.zeros((37, 40, 5), np.float32))
     with pytest.raises(ValueError, match=r"is damaged \(standard_logits\.npy is compressed"):
-        run.predictions()
+        run.arrays("predictions.npz")
 
 
 def test_a_flipped_bit_in_an_array(evaluated: Evaluated) -> None:
@@ -368,7 +317,7 @@ def test_a_flipped_bit_in_an_array(evaluated: Evaluated) -> None:
     content[where] ^= 1
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"predictions\.npz is damaged \(Bad CRC-32 for file 'standard_logits\.npy'\)"):
-        run.predictions()
+        run.arrays("predictions.npz")
 
 
 def test_what_cannot_be_read_back_is_not_written(tmp_path: Path) -> None:

@@ -103,7 +103,15 @@ def read_each(
         try:
             yield path, _read(path, channels, size, dims, limits)
         except (ValueError, ImportError) as refused:  # the latter for want of an extra
-            yield path, refused
+            yield path, _without_frames(refused)
+
+
+def _without_frames(error: Exception) -> Exception:
+    """The error, without what its traceback keeps alive: the arrays that were decoded."""
+    linked: BaseException | None = error
+    while linked is not None:
+        linked = linked.with_traceback(None).__context__
+    return error
 
 
 def _read(path: Path, channels: int, size: int, dims: int, limits: Limits) -> tuple[list[str], Tensor]:
@@ -310,15 +318,18 @@ def _as_stack(name: str, found: Decoded, channels: int, dims: int) -> tuple[np.n
     rank = array.ndim - coloured
     kind = "an image (H, W) or a stack of them" if dims == 2 else "a volume (D, H, W) or a stack of them"
     if rank == 3 and dims == 2 and found.leading == "depth":
-        shape = " x ".join(map(str, array.shape[:3]))
-        raise ValueError(f"{name} is a volume of {shape} voxels; the network expects {kind}: save its slices as images")
+        voxels = " x ".join(map(str, array.shape[:3]))
+        raise ValueError(
+            f"{name} is a volume of {voxels} voxels; the network expects {kind}: save its slices as images"
+        )
     if rank == 3 and dims == 3 and found.leading == "images":
         raise ValueError(f"{name} {found.no_depth}, no volume; the network expects {kind}")
     if not coloured:
         _ask(name, array.shape, channels, dims)
         array = array[..., None]
     if rank not in (dims, dims + 1):
-        raise ValueError(f"{name} has shape {found.array.shape}; the network expects {kind}, colours in the last axis")
+        shape = array.shape[:-1] if array.shape[-1] == 1 and found.leading != "unknown" else found.array.shape
+        raise ValueError(f"{name} has shape {shape}; the network expects {kind}, colours in the last axis")
     array = array[..., :3]
     return (array, True) if rank == dims + 1 else (array[None], False)
 

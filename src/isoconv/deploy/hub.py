@@ -109,7 +109,7 @@ def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = No
     missing = "was the folder written by save_pretrained?"
     config = read_json(folder / CONFIG, SAVED_NETWORK, _AGAIN, missing)
     net = build(str(folder / CONFIG), config["model"])
-    state = read_weights(folder / WEIGHTS, net.state_dict(), config["sha256"], _AGAIN)
+    state = read_weights(folder / WEIGHTS, net.state_dict(), config["sha256"], CONFIG, _AGAIN)
     net.load_state_dict(state, assign=True)
     images = config["images"]
     return (net if images is None else OnImages(net, images["masked"], images["outputs"])).eval()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -177,23 +177,38 @@ def measure(
     records = position_records(model, task, with_progress(batches), positions)
     targets = task.identity(split.labels.cpu())
     rows, resampled = task.table(records, targets)
-    agreement = task.agreements(records).nanmean(1).tolist()
-    table = [
-        {"name": p.name, "group": p.group, "angle": p.angle, **row, task.agreement.key: agree}
-        for p, row, agree in zip(positions, rows, agreement, strict=True)
-    ]
     decimals = 2 if protocol == "official" and task.main.unit == "%" else None
-    summary = summarise(positions, table, resampled, task.main, (*task.others, task.agreement), decimals)
-    turned = indices(positions, "rotation")
-    summary[task.agreement.key] = summary.pop(f"rotated_{task.agreement.key}")
-    del summary[f"upright_{task.agreement.key}"]
+    summary, table = summed_up(task, positions, records, targets, rows, resampled, decimals)
     values = {
-        "summary": {**summary, **task.over_turns(records[[0, *turned]], targets)},
+        "summary": summary,
         "conditions": table,
         **task.details(records, targets, positions, rows),
         "notes": task.notes(records[0], targets),
     }
     return values, records, targets
+
+
+def summed_up(
+    task: Task,
+    positions: Sequence[Condition],
+    records: Tensor,
+    targets: Tensor,
+    rows: Sequence[Mapping[str, Any]],
+    resampled: Tensor,
+    decimals: int | None = None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The ``summary`` and the ``conditions`` of :func:`measure`, from what a task records (positions, N, ...), the
+    upright position first, and what :meth:`isoconv.tasks.Task.table` gave for it."""
+    agreement = task.agreements(records).nanmean(1).tolist()
+    table = [
+        {"name": p.name, "group": p.group, "angle": p.angle, **row, task.agreement.key: agree}
+        for p, row, agree in zip(positions, rows, agreement, strict=True)
+    ]
+    summary = summarise(positions, table, resampled, task.main, (*task.others, task.agreement), decimals)
+    summary[task.agreement.key] = summary.pop(f"rotated_{task.agreement.key}")
+    del summary[f"upright_{task.agreement.key}"]
+    turned = indices(positions, "rotation")
+    return {**summary, **task.over_turns(records[[0, *turned]], targets)}, table
 
 
 def multiply_adds(model: nn.Module, images: Tensor) -> dict[str, int]:

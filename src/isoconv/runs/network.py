@@ -90,13 +90,16 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def read_weights(path: Path, expected: Mapping[str, Tensor], checksum: str, remedy: str) -> dict[str, Tensor]:
+def read_weights(
+    path: Path, expected: Mapping[str, Tensor], checksum: str, noted: str, remedy: str
+) -> dict[str, Tensor]:
     """Weights of a network, on the CPU.
 
     Args:
         path: a safetensors file.
         expected: the state of a network without weights, that :func:`build` made.
         checksum: SHA-256 of the file.
+        noted: the file that holds the checksum.
         remedy: the end of the error.
 
     Raises:
@@ -111,7 +114,7 @@ def read_weights(path: Path, expected: Mapping[str, Tensor], checksum: str, reme
         raise ValueError(f"{path} is not a complete weights file ({error}); {remedy}") from None
     check_state(f"{path} does not fit the network", state, expected, remedy)
     if sha256(content) != checksum:
-        raise ValueError(f"{path} has another checksum than was noted when it was written; {remedy}")
+        raise ValueError(f"{path} has another checksum than {noted} beside it notes; {remedy}")
     for name, value in state.items():
         if not value.isfinite().all():
             raise ValueError(f"{path}: {name} must hold finite numbers, got NaN or infinity; {remedy}")

@@ -219,7 +219,7 @@ class RunDir:
             raise ValueError(f"{self.path / 'model.json'} describes {what}; {_RESTORE}")
         remedy = "copy it again, or train again with another --out"
         path = self._pending if self._is_pending(info["sha256"]) else self.path / "model.safetensors"
-        net.load_state_dict(read_weights(path, net.state_dict(), info["sha256"], remedy), assign=True)
+        net.load_state_dict(read_weights(path, net.state_dict(), info["sha256"], "model.json", remedy), assign=True)
         return OnImages(net, info["masked"], info["outputs"]).eval()
 
     @property

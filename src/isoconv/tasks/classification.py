@@ -46,6 +46,11 @@ class Classification(Task):
     networks = "classification"
     record_name = "logits"
     defaults = Defaults(width=64, size=28, batch_size={2: 128, 3: 4}, lr={2: 2e-2, 3: 1e-2})
+    averages = True
+    answer_fields = {
+        "label": (str | list[str], "the class; with several labels, those whose probability exceeds 1/2"),
+        "probabilities": (dict[str, float], "by label"),
+    }
     main = Score("accuracy", "accuracy")
     others = (Score("balanced_accuracy", "balanced accuracy"), Score("auc", "AUC"), Score("macro_f1", "macro-F1"))
     agreement = Score("consistency", "same answer as upright")
@@ -172,15 +177,49 @@ class Classification(Task):
         chances = {f"p({name})": chance for name, chance in answer["probabilities"].items()}
         return {"label": "; ".join(label) if isinstance(label, list) else label, **chances}
 
+    @property
+    def readings(self) -> tuple[Score, ...]:
+        return tuple(Score(label, label) for label in self.info.labels)
+
+    def read(self, answer: Mapping[str, Any]) -> list[float]:
+        return list(answer["probabilities"].values())
+
+    def said(self, answer: Mapping[str, Any]) -> str:
+        return _words([answer["label"]] if isinstance(answer["label"], str) else answer["label"])
+
+    def told(self, target: Tensor) -> str:
+        numbers = target.nonzero().flatten() if target.dim() else [target]
+        return _words([self.info.labels[i] for i in numbers])
+
     def shown(self, answer: Mapping[str, Any]) -> dict[str, str | None]:
         labels = [answer["label"]] if isinstance(answer["label"], str) else answer["label"]
         chances = (f"{100 * answer['probabilities'][label]:.1f} %" for label in labels)
         return {"label": ", ".join(labels) or None, "probability": ", ".join(chances) or None}
 
+    def curves(
+        self, answer: Mapping[str, Any], upright: Mapping[str, Any], agreement: float
+    ) -> list[tuple[Score, float]]:
+        """The probability of the label that is the likeliest upright."""
+        label = max(upright["probabilities"], key=upright["probabilities"].__getitem__)
+        return [(Score("probability", f"probability of {label}"), answer["probabilities"][label])]
+
+    def examples(self, targets: Tensor, count: int) -> list[int]:
+        """The first image of each label, with several labels of each the first that has no other."""
+        if self.info.kind == "multilabel":
+            alone = targets.sum(1) == 1
+            has = [alone & (label == 1) for label in targets.T]
+        else:
+            has = [targets == label for label in range(self.info.num_outputs)]
+        return [int(each.int().argmax()) for each in has if each.any()][:count] or super().examples(targets, 1)
+
 
 def goodness(line: Mapping[str, Any]) -> tuple[float, float]:
     """Order of epochs: validation AUC, or accuracy where all images have one label so that there is no AUC; loss."""
     return (line["val_acc"] if line["val_auc"] is None else line["val_auc"]), -line["val_loss"]
+
+
+def _words(labels: Sequence[str]) -> str:
+    return ", ".join(labels) or "none"
 
 
 def _entropies(logits: Tensor, labels: Tensor) -> Tensor:

@@ -44,7 +44,9 @@ class Segmentation(Task):
     turns_in_training = False
     masked = False
     knows_disc = True
+    pooled = True
     answers_with_masks = True
+    answer_fields = {"shares": (dict[str, float], "of the pixels, by label")}
     main = Score("dice", "Dice")
     agreement = Score("consistency", "same mask as upright (Dice)")
 
@@ -184,8 +186,19 @@ class Segmentation(Task):
     def columns(self, answer: Mapping[str, Any]) -> dict[str, Any]:
         return {f"share of {label}": share for label, share in answer["shares"].items()}
 
-    def shown(self, answer: Mapping[str, Any]) -> dict[str, str | None]:
-        return {label: f"{100 * share:.1f} %" for label, share in answer["shares"].items()}
+    @property
+    def readings(self) -> tuple[Score, ...]:
+        return tuple(Score(label, label) for label in self.info.labels)
+
+    def read(self, answer: Mapping[str, Any]) -> list[float]:
+        return list(answer["shares"].values())
+
+    def curves(
+        self, answer: Mapping[str, Any], upright: Mapping[str, Any], agreement: float
+    ) -> list[tuple[Score, float]]:
+        """The agreement with the upright mask, and the share of each label but the background."""
+        shares = [(Score(label, f"share of {label}"), answer["shares"][label]) for label in self.info.labels[1:]]
+        return [(self.agreement, agreement), *shares]
 
     @property
     def output_shape(self) -> str:
