@@ -14,7 +14,9 @@ from isoconv.data import get_task
 from isoconv.deploy.model_card import Usage, model_card
 from isoconv.evaluation import compare, evaluate
 from isoconv.evaluation.prediction import predict
+from isoconv.report import write_report
 from isoconv.runs import RunDir
+from isoconv.study.plan import load_study
 from isoconv.tasks import task_of
 
 Evaluated = Callable[[str], RunDir]
@@ -79,7 +81,47 @@ def test_before_an_evaluation_nobody_knows(constant: RunDir, images: Path, caplo
     assert message.startswith("note: the answers are all the same; if the network knows no other")
     assert message.endswith(f"isoconv evaluate {constant.path}")
 
-    # Each kind of work
+
+STUDY = """
+title = "Few cells"
+data = ["cells"]
+seeds = [0]
+protocols = ["standard"]
+headline = ["sre", "plain"]
+[options]
+width = 4
+epochs = 4
+batch_size = 4
+size = 16
+[[contestant]]
+name = "sre"
+model = "sre_resnet18"
+kernel_sizes = [5, 5, 3, 3]
+[[contestant]]
+name = "plain"
+model = "resnet18"
+[[averaged]]
+name = "plain-4"
+of = "plain"
+turns = 4
+"""
+
+
+def test_a_report_says_so_in_its_summary_and_its_tables(constant: RunDir, evaluated: Evaluated, tmp_path: Path) -> None:
+    (tmp_path / "few.toml").write_text(STUDY)
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    constant.path.rename(runs / "cells-plain-s0")
+    evaluated("sre").path.rename(runs / "cells-sre-s0")
+    page, table, *_ = write_report(load_study(tmp_path / "few.toml"), runs, tmp_path / "report.html")
+    summary, rest = page.read_text().split('id="legend"')
+    assert WORTHLESS in summary
+    assert WORTHLESS in rest
+    noted = [line for line in table.read_text().splitlines() if line.endswith(WORTHLESS)]
+    assert [line.partition(":")[0] for line in noted] == ["- plain", "- plain-4"]
+
+
+# Each kind of work
 
 
 @pytest.mark.parametrize(
