@@ -63,7 +63,7 @@ def train(config: TrainConfig, resume: bool = False, wait: bool = False) -> RunD
         wait: while another process works in ``config.out``.
 
     Raises:
-        BusyError: another process works in ``config.out``, and ``wait`` is false.
+        isoconv.runs.lock.BusyError: another process works in ``config.out``, and ``wait`` is false.
         FileExistsError: ``config.out`` exists and ``resume`` is false.
         ValueError: an unknown name or impossible value, more than this machine can bear, a damaged checkpoint, or
             ``resume`` with another config or other data.
