@@ -30,9 +30,8 @@ python_use_unqualified_type_names = True
 napoleon_use_rtype = False
 nitpicky = True  # a reference to a name that is not documented fails the build
 suppress_warnings = ["ref.python"]  # the builtin `type` in an annotation is none of our attributes of that name
-nitpick_ignore_regex = [
-    ("py:class", r"(?!isoconv\.).*|.*\._\w+|.*\.(Net|SREOptions)")
-]  # but not torch's, numpy's, private ones
+# but not torch's, numpy's, private ones
+nitpick_ignore_regex = [("py:class", r"(?!isoconv\.).*|.*\._\w+|.*\.(Net|SREOptions)")]
 
 REFERENCE = (
     "isoconv",

@@ -158,7 +158,8 @@ class FieldGate(_FieldLayer):
     """Magnitudes join the scalars, and each field is scaled by what becomes of its magnitude.
 
     With m the magnitude of a field v (:func:`~isoconv.nn.field_layers.magnitudes`), its gate is
-    g = ReLU(norm(m)), a norm that is learned; out go ReLU of the scalars, the gates as further scalars, and ``v * g / m``.
+    g = ReLU(norm(m)), a norm that is learned; out go ReLU of the scalars, the gates as further scalars, and
+    ``v * g / m``.
 
     Args:
         fields: of the input. The output has ``fields.directed`` scalars more.
