@@ -23,7 +23,7 @@ def _failing(error: Exception) -> object:
     ("error", "line"),
     [
         (ValueError("no such\n  thing"), "error: no such thing"),
-        (OSError(28, "No space left"), "error: [Errno 28] No space left"),
+        (OSError(28, "No space left"), "error: cannot write a file (No space left); free disk space"),
         (
             KeyError("masked"),
             "error: unexpected KeyError ('masked'), a defect of isoconv; the same command with --debug",
