@@ -74,7 +74,7 @@ def export_run(
         out: the file; None stands for ``model`` with the ending of the format in the folder ``export`` of the run.
 
     Raises:
-        BusyError: another process works in the run directory, into which the file shall go.
+        isoconv.runs.lock.BusyError: another process works in the run directory, into which the file shall go.
         FileNotFoundError: no run or no network there, or no folder for ``out``.
         FileExistsError: the file or its card exists; both stay as they are.
         ModuleNotFoundError: format onnx without the extra ``onnx``.

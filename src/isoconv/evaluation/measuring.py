@@ -58,7 +58,7 @@ def evaluate(
         the inscribed disc (ball).
 
     Raises:
-        BusyError: another process works in the run directory, and ``wait`` is false.
+        isoconv.runs.lock.BusyError: another process works in the run directory, and ``wait`` is false.
         FileNotFoundError: no run there, or it has no network yet; or its data set is gone.
         ValueError: unknown protocol; weights, earlier results or test images that are not as they should be.
         PermissionError: the run directory cannot be written; nothing is computed then.

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.data import DeviceBatches, Split
 from isoconv.data.files import read_each, split_index
@@ -109,7 +110,7 @@ class Predictor:
                 onerror(path, found)
         images = torch.cat(parts)
         if info.channels == 3 and (grey := (images == images[:, :1]).flatten(1).all(1).sum().item()):
-            log.info("%d of %d images are grey: repeated in red, green and blue", grey, len(images))
+            log.info("%d of %s grey: repeated in red, green and blue", grey, count_of(len(images), "image"))
         return names, images
 
     def predict(

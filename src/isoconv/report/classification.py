@@ -27,6 +27,7 @@ class ClassificationExtras(Extras):
     )
     beside = "auc", "which does not depend on where the decision is drawn"
     heading = "Confusion, upright and rotated"
+    method = f"Calibration error: mean distance of confidence and accuracy over {_BINS} bins."
 
     def contents(self, task: Task) -> str:
         count = len(task.info.labels)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from isoconv._checks import count_of
 from isoconv.tasks import Score, Task
 
 __all__ = ["Extras", "Matrix"]
@@ -36,16 +37,17 @@ class Extras:
         beside: a score of the task that stands beside the main one in the summary, by its key without a position, and
             why it does; None for none.
         heading: of the matrices.
+        method: how :attr:`scores` are computed, in a sentence.
     """
 
     scores: ClassVar[tuple[Score, ...]] = ()
     beside: ClassVar[tuple[str, str] | None] = None
     heading: ClassVar[str] = ""
+    method: ClassVar[str] = ""
 
     def contents(self, task: Task) -> str:
         """What there is to tell in an image: "4 classes"."""
-        count = len(task.info.labels)
-        return f"{count} output{'s' if count > 1 else ''}"
+        return count_of(len(task.info.labels), "output")
 
     def resolution(self, images: int) -> str:
         """How much one of so many test images changes the main score; empty if that depends on the image."""

@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import IO, Any
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.evaluation.protocols import check_protocol
 from isoconv.report import charts, comparing, tables
@@ -54,7 +55,7 @@ def write_report(
     if out.suffix not in (".html", ".htm"):
         raise ValueError(f"the report is an HTML file, name it so: --out {out.with_suffix('.html')}, got {out}")
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise FileNotFoundError(f"{out.parent} is no folder that can be written; make it, or choose another --out")
+        raise FileNotFoundError(f"{out.parent} is not a writable folder; make it, or choose another --out")
     gathered = gather(study, folder, protocol)
     rows = comparing.pairs(gathered)
     contents = {
@@ -93,6 +94,7 @@ def render(gathered: Gathered, rows: list[dict[str, Any]], data_root: Path | Non
     }
     everyone = {e.index: e.title for entries in gathered.entries.values() for e in entries}
     kinds = comparing.by_kind(gathered)
+    tasks = [gathered.tasks[data[0]] for data in kinds.values()]
     template = environment.get_template("report.html.jinja")
     content = {
         "gathered": gathered,
@@ -107,7 +109,8 @@ def render(gathered: Gathered, rows: list[dict[str, Any]], data_root: Path | Non
         "sections": [_section(gathered, data) for data in gathered.entries],
         "rankings": {kind: _rankings(gathered, data) for kind, data in kinds.items()},
         "pairs": rows,
-        "tasks": [gathered.tasks[data[0]] for data in kinds.values()],
+        "tasks": tasks,
+        "methods": [method for task in tasks if (method := extras_of(task).method)],
         "small": SMALL_TEST_SET,
         "kernels": _pictures(gathered, next(iter(gathered.entries)), "kernels"),
         "states": {state: [row for row in gathered.status if row["state"] == state] for state in STATES},
@@ -128,6 +131,7 @@ def _head(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     ]
     return {
         "rows": rows,
+        "notes": {row["data"]: tables.notes_of([row["a"], row["b"]]) for row in rows},
         "task": task,
         "a": rows[0]["a"].title,
         "b": rows[0]["b"].title,
@@ -136,7 +140,6 @@ def _head(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "why_beside": beside and beside[1],
         "differences": {score: comparing.beside_differences(rows, score.key) for score in scores},
         "ratios": comparing.cost_ratios(rows),
-        "notes": [f"{row['task'].info.title}, {note}" for row in rows for note in tables.notes([row["a"], row["b"]])],
     }
 
 
@@ -190,7 +193,7 @@ def _section(gathered: Gathered, data: str) -> dict[str, Any]:
             for matrix in extras.matrices(task, [run.details for run in entry.runs])
         ],
         "feature_maps": _pictures(gathered, data, "feature_maps"),
-        "notes": tables.notes(entries),
+        "notes": tables.notes_of(entries),
     }
 
 
@@ -245,10 +248,10 @@ def _machines(gathered: Gathered) -> list[str]:
     """What the runs ran on, the most frequent first."""
     seen = Counter(
         f"isoconv {e['isoconv']}{' at commit ' + e['commit'][:10] if e['commit'] else ''}, torch {e['torch']}, "
-        f"{e['device']}, {e['threads']} threads"
+        f"{e['device']}, {count_of(e['threads'], 'thread')}"
         for e in gathered.environments
     )
-    return [f"{text}: {count} run{'s' if count > 1 else ''}" for text, count in seen.most_common()]
+    return [f"{text}: {count_of(count, 'run')}" for text, count in seen.most_common()]
 
 
 def _signed(value: float, score: Score) -> str:

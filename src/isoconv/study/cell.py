@@ -71,7 +71,7 @@ def work(config: TrainConfig, protocols: Sequence[str]) -> None:
 
 
 def run_cell(config: TrainConfig, protocols: Sequence[str]) -> Outcome:
-    """Do the :func:`work` on a cell in a process of its own, unless it is done or another process works on it.
+    """Do the work on a cell in a process of its own, unless it is done or another process works on it.
 
     What that process says goes to the log of the cell, and if it fails, one line why to the file beside it.
 

@@ -1,6 +1,6 @@
 """Running a study: cells by a pool of joblib, several at once, on several machines.
 
-Each task of the pool is a call of :func:`isoconv.study.cell.run_cell`. Inside of `joblib.parallel_config` the tasks go
+Each task of the pool is a call of :func:`isoconv.study.run_cell`. Inside of `joblib.parallel_config` the tasks go
 to the backend that it names, such as Dask, and there to other machines.
 """
 
@@ -60,7 +60,7 @@ def run_study(
         device, data_root: as in TrainConfig. Where there are several GPUs the jobs are spread over them.
 
     Returns:
-        Rows of :func:`study_status` for the chosen cells.
+        Rows of :func:`isoconv.study.study_status` for the chosen cells.
 
     Raises:
         ValueError: no cell is chosen, or a contestant's network cannot be built.

@@ -63,7 +63,7 @@ def train(config: TrainConfig, resume: bool = False, wait: bool = False) -> RunD
         wait: while another process works in ``config.out``.
 
     Raises:
-        BusyError: another process works in ``config.out``, and ``wait`` is false.
+        isoconv.runs.lock.BusyError: another process works in ``config.out``, and ``wait`` is false.
         FileExistsError: ``config.out`` exists and ``resume`` is false.
         ValueError: an unknown name or impossible value, more than this machine can bear, a damaged checkpoint, or
             ``resume`` with another config or other data.
@@ -79,7 +79,7 @@ def _train(config: TrainConfig, resume: bool) -> RunDir:
     info, load = find(config.data, config.data_root, config.task)
     task = task_of(info)
     if config.task is None and own_path(config.data):
-        log.info("%s looks like %s; --task says otherwise", config.data, _described(task))
+        log.info("%s looks like %s; --task overrides it", config.data, _described(task))
     config = resolved(config, task)
     size, batch_size, lr = cast(int, config.size), cast(int, config.batch_size), cast(float, config.lr)
     if config.threads is not None:
@@ -165,7 +165,8 @@ def resolved(config: TrainConfig, task: Task) -> TrainConfig:
 def _described(task: Task) -> str:
     info = task.info
     labels = f"{', '.join(info.labels[:8])}{', ...' if len(info.labels) > 8 else ''}"
-    return f"{task.name} ({info.kind} in {info.dims}D: {labels})"
+    kind = "" if info.kind == task.name else f"{info.kind}, "
+    return f"{task.name} ({kind}{info.dims}D: {labels})"
 
 
 def _trainer(
