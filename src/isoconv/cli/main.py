@@ -7,6 +7,7 @@ Exit status: 0 done, 1 the job failed (one line says why), 2 wrong usage, 130 or
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -192,9 +193,9 @@ class Compare:
         else:
             show_comparison(comparison)
         if self.plot is not None:
-            from isoconv.figures import rotation_curve
+            from isoconv.figures import rotation_curve, save
 
-            rotation_curve(runs, comparison["protocol"]).savefig(self.plot)
+            save(rotation_curve(runs, comparison["protocol"]), self.plot)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,9 +282,9 @@ class BenchOptions:
         else:
             show_lines(markdown(result).splitlines())
         if self.plot is not None:
-            from isoconv.figures import speed_ratios
+            from isoconv.figures import save, speed_ratios
 
-            speed_ratios(result).savefig(self.plot)
+            save(speed_ratios(result), self.plot)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,6 +366,9 @@ def main(args: Sequence[str] | None = None) -> int:
         tyro.cli(
             Command, prog="isoconv", description=DESCRIPTION, args=[a for a in argv if a != "--debug"], config=config
         ).run()
+        _flush_output()
+    except BrokenPipeError:  # who reads, such as `head`, has enough
+        return 128 + signal.SIGPIPE
     except Exception as error:  # noqa: BLE001 - whatever it is, users get one line
         if debug:
             raise
@@ -374,3 +378,12 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr.write("stopped\n")
         return 128 + signal.SIGINT
     return 0
+
+
+def _flush_output() -> None:
+    """What cannot be written now is not tried once more at the end of the process, whose error would be no line."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise

@@ -22,7 +22,7 @@ from isoconv.data import DeviceBatches, Split, load, resize
 from isoconv.evaluation.protocols import Condition, conditions, is_masked
 from isoconv.evaluation.results import load_predictions
 from isoconv.nn.dense import cost
-from isoconv.runs import RunDir, atomic_write, resolve_device, write_json
+from isoconv.runs import RunDir, resolve_device
 from isoconv.runs.lock import lock
 from isoconv.symmetry import circular_mask
 from isoconv.tasks import Task
@@ -127,8 +127,7 @@ def _evaluate(run: RunDir, protocol: str, batch_size: int | None, device: str, l
         f"{protocol}_labels": identity.numpy(),
         f"{protocol}_conditions": np.array([c["name"] for c in scores["conditions"]]),
     }
-    atomic_write(run.path / "predictions.npz", lambda f: np.savez(f, **predictions))
-    write_json(run.path / "results.json", {**earlier, protocol: result})
+    run.save_results({**earlier, protocol: result}, predictions)
     return result
 
 

@@ -9,7 +9,6 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +22,7 @@ from isoconv.data import DeviceBatches, Split
 from isoconv.data.files import read_each, split_index
 from isoconv.evaluation.measuring import in_eval_mode, position_records, with_progress
 from isoconv.evaluation.protocols import conditions
-from isoconv.runs import RunDir, atomic_write, resolve_device
+from isoconv.runs import RunDir, atomic_write, resolve_device, whole_folder
 from isoconv.tasks import Task
 from isoconv.tasks.summary import indices
 
@@ -212,23 +211,24 @@ def write_predictions(task: Task, rows: Sequence[dict[str, Any]], path: str | os
     """
     path, folder = Path(path), bool(rows) and "mask" in rows[0]
     check_output(path, folder)
-    table = path / "masks.csv" if folder else path
-    if folder:
-        rows = _write_masks(rows, path)
-    text = _WRITERS[table.suffix.lower()](task, rows)
-    content = text.encode(errors="surrogateescape")  # names of files may be any bytes
-    atomic_write(table, lambda f: f.write(content))
-    return list(rows)
-
-
-def _write_masks(rows: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
-    files = [folder / (_stem(row) + (".png" if row["mask"].ndim == 2 else ".npy")) for row in rows]
+    if not folder:
+        table = _table(task, rows, path.suffix)
+        atomic_write(path, lambda f: f.write(table))
+        return list(rows)
+    files = [_stem(row) + (".png" if row["mask"].ndim == 2 else ".npy") for row in rows]
     if len(set(files)) < len(files):
         raise ValueError("several images have the same name, their masks would be one file; predict them apart")
-    folder.mkdir(exist_ok=True)
-    for file, row in zip(files, rows, strict=True):
-        atomic_write(file, partial(_write_mask, row["mask"]))
-    return [{**row, "mask": str(file)} for file, row in zip(files, rows, strict=True)]
+    written = [{**row, "mask": str(path / file)} for file, row in zip(files, rows, strict=True)]
+    with whole_folder(path) as made:
+        for file, row in zip(files, rows, strict=True):
+            with (made / file).open("wb") as opened:
+                _write_mask(row["mask"], opened)
+        (made / "masks.csv").write_bytes(_table(task, written, ".csv"))
+    return written
+
+
+def _table(task: Task, rows: Sequence[dict[str, Any]], ending: str) -> bytes:
+    return _WRITERS[ending.lower()](task, rows).encode(errors="surrogateescape")  # names of files may be any bytes
 
 
 def _stem(row: Mapping[str, Any]) -> str:

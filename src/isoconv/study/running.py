@@ -18,6 +18,7 @@ from isoconv._checks import count_of, did_you_mean
 from isoconv._extras import require
 from isoconv.data import MEDMNIST, get_task, load
 from isoconv.data.medmnist import find
+from isoconv.runs import writing
 from isoconv.runs.config import TrainConfig
 from isoconv.study.cell import Outcome, ending_together, run_cell
 from isoconv.study.plan import Cell, Study
@@ -70,7 +71,8 @@ def run_study(
         raise ValueError(f"jobs must be at least 1, got {jobs}")
     if threads is None:
         threads = max(1, _cores() // jobs)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"{folder} cannot be written; choose a --runs folder that you may write to")
     place = {"device": device, "threads": threads, "data_root": data_root}
