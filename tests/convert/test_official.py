@@ -191,6 +191,89 @@ def test_bad_checkpoints_are_refused_with_a_reason(checkpoint: Any, kind: type[E
         load_official_checkpoint(checkpoint, NET)
 
 
+def quantized(x: Tensor) -> Tensor:
+    return torch.quantize_per_tensor(x.float(), 0.1, 0, torch.qint8)
+
+
+NOT_DENSE: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "meta": (lambda x: x.to("meta"), "on the meta device, without values"),
+    "sparse": (lambda x: x.to_sparse(), r"sparse or packed \(torch.sparse_coo\)"),
+    "sparse rows": (lambda x: x.view(len(x), -1).to_sparse_csr(), r"sparse or packed \(torch.sparse_csr\)"),
+    "packed": (lambda x: x.to_mkldnn(), r"sparse or packed \(torch._mkldnn\)"),
+    "quantized": (quantized, r"quantized \(torch.qint8\)"),
+    "nested": (lambda x: torch.nested.nested_tensor([x]), "a nested tensor"),
+    "lazy": (lambda _: nn.UninitializedParameter(), "a UninitializedParameter"),
+    "complex": (lambda x: x.to(torch.complex64), "1 complex: "),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta", "ignore:The PyTorch API of nested tensors")
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated", "ignore:.*quantiz.*")
+class TestTensorsWithoutDenseValues:
+    """What cannot be copied is refused before anything is copied, whichever tensor it is."""
+
+    def check(self, net: nn.Module, state: dict[str, Tensor], message: str) -> None:
+        before = {key: value.clone() for key, value in net.state_dict().items()}
+        with pytest.raises(ValueError, match=message):
+            load_official_checkpoint(state, net)
+        assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+    @pytest.mark.parametrize(("spoil", "message"), NOT_DENSE.values(), ids=NOT_DENSE)
+    @pytest.mark.parametrize("place", [0, 60, 120])
+    def test_a_weight(self, spoil: Callable[[Tensor], Tensor], message: str, place: int) -> None:
+        net = create_model("sre_resnet18", 1, 2, width=2)
+        state = {key: torch.randn(value.shape) for key, value in net.state_dict().items()}
+        name = [key for key, value in state.items() if value.dim()][place * 2 // 3]
+        state[name] = spoil(state[name])
+        self.check(net, state, message + name if message.startswith("1 complex") else f"{name} .*{message}")
+
+    @pytest.mark.parametrize(("spoil", "message"), NOT_DENSE.values(), ids=NOT_DENSE)
+    def test_the_bands(self, spoil: Callable[[Tensor], Tensor], message: str) -> None:
+        net = nn.Sequential(isoconv.SREConv2d(2, 2, 5))
+        state = official(net[0])
+        state["0.weight_index_mat"] = spoil(state["0.weight_index_mat"])
+        self.check(net, state, "0.weight_index_mat .*" + ("complex64" if "complex" in message else message))
+
+    @pytest.mark.parametrize("index", [torch.zeros(()), torch.zeros(9), torch.zeros(2, 2, 9)], ids=["0", "1", "3"])
+    def test_bands_of_an_impossible_shape(self, index: Tensor) -> None:
+        net = nn.Sequential(isoconv.SREConv2d(2, 2, 3))
+        self.check(net, official(net[0]) | {"0.weight_index_mat": index}, r"of shape \(1, 1, bands, taps\), got")
+
+    def test_a_model_without_values(self) -> None:
+        with torch.device("meta"):
+            net = nn.Sequential(nn.Conv2d(1, 1, 3))
+        with pytest.raises(ValueError, match=r"0.weight of the model is on the meta device.*give it dense weights"):
+            load_official_checkpoint({"0.weight": torch.zeros(1, 1, 3, 3), "0.bias": torch.zeros(1)}, net)
+
+    def test_files_that_hold_them(self, tmp_path: Path) -> None:
+        net = nn.Sequential(isoconv.SREConv2d(2, 2, 3))
+        for kind in ("meta", "sparse", "quantized"):
+            spoil, message = NOT_DENSE[kind]
+            state = official(net[0])
+            torch.save(state | {"0.bias": spoil(state["0.bias"])}, tmp_path / "net.pt")
+            before = net[0].weight.clone()
+            with pytest.raises(ValueError, match=f"0.bias of the checkpoint is {message}"):
+                load_official_checkpoint(tmp_path / "net.pt", net)
+            assert torch.equal(net[0].weight, before)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(22, "Invalid argument"), TypeError("no"), OverflowError("no"), MemoryError()]
+)
+def test_whatever_reading_a_damaged_file_raises_is_told(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As which version of PyTorch raises for which half of a file differs."""
+
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise error
+
+    (tmp_path / "half.pt").write_bytes(b"half")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(ValueError, match="half.pt cannot be read: expected a state dict"):
+        load_official_checkpoint(tmp_path / "half.pt", NET)
+
+
 def test_a_model_that_is_no_module_is_refused() -> None:
     with pytest.raises(TypeError, match=r"expected a torch.nn.Module, got str"):
         load_official_checkpoint({"weight": torch.zeros(1)}, "sre_resnet18")  # type: ignore[type-var]

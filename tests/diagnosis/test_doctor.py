@@ -1,5 +1,6 @@
 """The doctor: what it measures, what it blames, and what it says."""
 
+import html
 import json
 import math
 import re
@@ -112,6 +113,93 @@ def test_code_before_and_after_all_layers() -> None:
     start.conv = isoconv.SREConv2d(1, 1, 3)
     start.forward = lambda x: start.conv(F.pad(x, (1, 0)))
     assert finding(isoconv.doctor(start, (1, 1, 16, 16)), "flip").where == "before conv"
+
+
+class Code(nn.Module):
+    """A layer that no rule knows."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def shifted(x: Tensor) -> Tensor:
+    return F.pad(x, (0, 1, 0, 1))[..., 1:, 1:]
+
+
+class TestSaturatingLayers:
+    """They hide errors and enlarge them: only the own error of a layer, or of code, says whose it is."""
+
+    @pytest.mark.parametrize("last", [nn.ReLU6(), nn.Sigmoid(), nn.Tanh(), nn.Hardtanh()], ids=repr)
+    def test_a_layer_whose_error_is_hidden_is_still_the_first(self, last: nn.Module) -> None:
+        body = isoconv.SREConv2d(1, 4, 3, padding=1), Code(lambda x: shifted(x) + 30), last
+        net = nn.Sequential(*body, isoconv.SREConv2d(4, 1, 3), Coded(shifted)).double()
+        diagnosis = isoconv.doctor(net, (1, 1, 16, 16))
+        assert [found.layer for found in diagnosis.findings[:2]] == ["1", "1"]
+        assert layer(diagnosis, "3").total["flip"] < 1e-2
+
+    @pytest.mark.parametrize("layer", [nn.Softmax(1), nn.Sigmoid(), nn.Tanh(), nn.Hardtanh()], ids=repr)
+    def test_code_is_told_from_the_layer_behind_it(self, layer: nn.Module) -> None:
+        net = Coded(lambda x: layer(1e3 * shifted(x)))
+        net.layer = layer
+        for found in isoconv.doctor(net.double(), (1, 1, 16, 16)).findings:
+            assert (found.layer, found.where) == (None, "after first, before layer")
+
+    @pytest.mark.parametrize("last", [nn.Softmax(1), nn.InstanceNorm2d(4), nn.GroupNorm(2, 4), nn.LogSoftmax(1)])
+    def test_what_reveals_an_error_is_not_blamed_for_it(self, last: nn.Module) -> None:
+        """Beside an offset that all channels share, the error is within the tolerance."""
+        conv = nn.Conv2d(1, 4, 3, padding=1)
+        conv.bias.data[:] = 1e5
+        net = nn.Sequential(conv, last, nn.InstanceNorm2d(4), isoconv.SREConv2d(4, 2, 3)).double()
+        diagnosis = isoconv.doctor(net, (1, 1, 16, 16))
+        assert 0 < layer(diagnosis, "0").own["flip"] < 1e-4
+        for found in diagnosis.findings[:2]:
+            assert found.error > 1e-2
+            assert (found.layer, found.where) == (None, "little by little, most in 0 (Conv2d)")
+            assert (found.reason, found.remedy) == ("its kernel is not isotropic", "convert(net)")
+
+    def test_rounding_that_is_enlarged_is_called_so(self) -> None:
+        net = nn.Sequential(isoconv.SREConv2d(1, 4, 5, padding=2), Code(lambda x: torch.sin(1e6 * x)), nn.ReLU())
+        found = finding(isoconv.doctor(net, (1, 1, 16, 16)), "rot90")
+        assert found.where == "little by little, most in 0 (SREConv2d)"
+        assert "enlarge" in found.reason
+        assert "net.double()" in found.remedy
+        assert finding(isoconv.doctor(net.double(), (1, 1, 16, 16)), "rot90").holds
+
+    def test_an_error_that_the_output_hides_is_noted(self) -> None:
+        for hiding in (
+            nn.Threshold(1e9, 1.0),
+            Code(lambda x: x * 0),
+            nn.Sequential(Code(lambda x: x + 99), nn.Sigmoid()),
+        ):
+            net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), hiding, nn.Softmax(1))
+            diagnosis = isoconv.doctor(net, (1, 1, 16, 16))
+            assert all(found.holds for found in diagnosis.findings)
+            assert diagnosis.notes[:2] == tuple(
+                f"{symmetry}: kept by the output, though 0 (Conv2d) breaks it: what follows hides or undoes that, on "
+                "this input at least."
+                for symmetry in ("90°", "flips")
+            )
+
+    def test_code_behind_a_broken_layer_is_no_longer_blamed_for_it(self) -> None:
+        """Only what it does to the output that the layer should have had counts: none, so the repaired network is
+        clean."""
+        net = Coded(lambda x: x * 2)
+        net.first = nn.Conv2d(1, 4, 5, padding=2)
+        assert {found.layer for found in isoconv.doctor(net, (1, 1, 16, 16)).findings} == {"first"}
+
+
+def test_infinite_errors_are_explained_wherever_they_are_shown() -> None:
+    for net in (Coded(lambda x: x / 0), nn.Sequential(nn.Conv3d(1, 1, 1, (1, 2, 2)), nn.ReLU()), nn.AvgPool2d((2, 1))):
+        dims = 3 if isinstance(net, nn.Sequential) else 2
+        diagnosis = isoconv.doctor(net, (1, 1, *[8] * dims))
+        for shown in (str(diagnosis), html.unescape(diagnosis.to_html())):
+            assert " inf" in shown or ">inf" in shown
+            assert "inf: an output of another shape, no number" in " ".join(shown.split())
+    assert "inf:" not in str(isoconv.doctor(nn.ReLU(), (1, 1, 8, 8)))
 
 
 def test_a_map_that_is_flattened() -> None:

@@ -19,6 +19,7 @@ pytest.importorskip("fastapi", reason="isoconv serve needs pip install 'isoconv[
 from fastapi import FastAPI, Request, Response
 from PIL import Image
 
+from isoconv.data import load
 from isoconv.evaluation.prediction import Predictor
 from isoconv.runs import RunDir
 from isoconv.serve import create_app
@@ -37,10 +38,13 @@ const put = async (address, name) => {
   data.items.add(new File([await (await fetch(address)).blob()], name));
   dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
 };
-const text = (selector) => [...document.querySelectorAll(selector)].map((it) => it.textContent);
+const texts = (selector) => [...document.querySelectorAll(selector)].map((it) => it.textContent);
+const sources = (selector) => [...document.querySelectorAll(selector)].map((it) => it.src);
 const widths = () => [...document.querySelectorAll(".bar i")].map((it) => it.style.width);
 const state = () => ({where: $("where").textContent, said: $("angle").getAttribute("aria-valuetext"),
-  src: $("frame").src, maps: [...document.querySelectorAll(".maps img")].map((it) => it.src), widths: widths()});
+  src: $("frame").src, maps: sources(".maps img"), seen: sources(".seen .image"), masks: sources(".seen .mask"),
+  labels: texts(".label"), kept: texts(".kept"), widths: widths(),
+  curves: [...document.querySelectorAll("#curve polyline")].map((it) => it.getAttribute("points"))});
 (async () => {
   const outcome = {hidden: [$("result").hidden]};
   await put("/broken", "broken.png");
@@ -61,9 +65,16 @@ const state = () => ({where: $("where").textContent, said: $("angle").getAttribu
   await until(() => $("where").textContent === "10°");
   $("spin").click();
   outcome.spun = $("spin").getAttribute("aria-pressed");
-  outcome.kept = text(".kept");
+  outcome.kept = texts(".kept");
   outcome.curve = $("curve").getAttribute("aria-label");
   outcome.points = [...document.querySelectorAll("#curve polyline")].map((it) => it.points.length);
+  outcome.quantities = [...$("quantity").options].map((it) => it.textContent);
+  outcome.drawn = !$("drawn").hidden;
+  outcome.others = outcome.quantities.slice(1).map((_, i) => {
+    $("quantity").value = i + 1;
+    $("quantity").dispatchEvent(new Event("change", {bubbles: true}));
+    return state();
+  });
   if ($("axis")) {
     $("axis").value = "height";
     $("axis").dispatchEvent(new Event("change", {bubbles: true}));
@@ -172,8 +183,26 @@ def test_an_image_is_dropped_and_turned(evaluated: Evaluated, acted: Acted, widt
     assert seen["spun"] == "false"
     assert seen["kept"][0].startswith("answers ")
     assert all(" of 72 angles; probability of " in kept for kept in seen["kept"])
-    assert seen["curve"].startswith("Probability by angle. sre_resnet18")
+    assert seen["curve"].startswith("Against the angle. sre_resnet18")
+    assert (len(seen["quantities"]), seen["drawn"], seen["first"]["masks"]) == (1, False, [])
     assert seen["points"] == [73, 73]  # a closed circle
+    assert not seen["wide"]
+
+
+def test_the_mask_turns_with_the_image(evaluated: Evaluated, acted: Acted) -> None:
+    pixels = load("vessels", 16).test.images[0, 0].numpy()
+    seen = acted([evaluated("masks/sre"), evaluated("masks/plain")], "vessel.png", png(pixels), 390)
+    first, quarter = seen["first"], seen["quarter"]
+    for state in (first, quarter):
+        assert state["seen"] == [state["src"]] * 2  # under each mask lies the image
+        assert all(source.startswith("data:image/png") for source in state["masks"])
+    assert all(before != after for before, after in zip(first["masks"], quarter["masks"], strict=True))
+    assert first["labels"][0].replace("\xa0", " ") == "100.0 % same mask as upright (Dice)"
+    assert seen["drawn"]
+    assert seen["quantities"] == ["same mask as upright (Dice)", "share of vessel", "share of cell"]
+    for title, state in zip(seen["quantities"][1:], seen["others"], strict=True):
+        assert all(title in kept for kept in state["kept"])
+        assert state["curves"] != first["curves"]
     assert not seen["wide"]
 
 

@@ -54,10 +54,16 @@ def one_class_per_pixel(classes: int) -> Made:
     return targets, (targets + 1) % classes, lambda t: 6 * F.one_hot(t.long(), classes).movedim(-1, 1).float()
 
 
+def numbers(targets: int) -> Made:
+    values = torch.randn(IMAGES, targets)
+    return values, values + 2, lambda t: t.clone()
+
+
 MADE = {
     **dict.fromkeys(("multiclass", "binary", "ordinal"), one_class),
     "multilabel": several_labels,
     "segmentation": one_class_per_pixel,
+    "regression": numbers,
 }
 """By the kind of data; a new kind needs an entry here, and no test of its own for what is asked of all."""
 

@@ -16,10 +16,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from isoconv._checks import count_of
+from isoconv._errors import one_line
 from isoconv._extras import require
+from isoconv._machine import check_threads
+from isoconv._text import printable
 from isoconv.cli.data import Data
-from isoconv.cli.display import show, show_best_epoch, show_comparison, show_scores, show_table, write_json
-from isoconv.cli.options import Json, RunPath, check_plot
+from isoconv.cli.display import (
+    show,
+    show_best_epoch,
+    show_comparison,
+    show_lines,
+    show_scores,
+    show_table,
+    write_json,
+)
+from isoconv.cli.options import Json, RunPath, Wait, check_all_done, check_plot
 from isoconv.cli.serve import Serve
 from isoconv.cli.study import Study
 from isoconv.cli.tools import Doctor, Export
@@ -46,12 +57,14 @@ class Train(TrainConfig):
 
     resume: bool = False
     """Continue the stopped run in --out; repeat the options that it was started with."""
+    wait: Wait = False
     as_json: Json = False
 
     def run(self) -> None:
         from isoconv.training.loop import is_first_process, train
 
-        run = train(TrainConfig(**{f.name: getattr(self, f.name) for f in fields(TrainConfig)}), self.resume)
+        config = TrainConfig(**{f.name: getattr(self, f.name) for f in fields(TrainConfig)})
+        run = train(config, self.resume, self.wait)
         if is_first_process():
             show_best_epoch(run, self.as_json)
 
@@ -68,6 +81,7 @@ class Evaluate:
     """Images per forward pass; None stands for 256 in 2D, 16 in 3D, in segmentation 64 and 4."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
+    wait: Wait = False
     as_json: Json = False
 
     def run(self) -> None:
@@ -76,7 +90,7 @@ class Evaluate:
         from isoconv.runs import RunDir
 
         run = RunDir(self.path)
-        result = evaluate(run, self.protocol, self.batch_size, self.device)
+        result = evaluate(run, self.protocol, self.batch_size, self.device, wait=self.wait)
         if self.as_json:
             write_json(result)
         else:
@@ -108,12 +122,13 @@ class Predict:
     as_json: Json = False
 
     def run(self) -> None:
-        from isoconv.evaluation.prediction import check_output, predict, write_predictions
+        from isoconv.evaluation.prediction import check_output, predict
         from isoconv.runs import RunDir
 
         task = RunDir(self.path).task
         if self.out is not None:
             check_output(self.out, folder=task.answers_with_masks)
+        unread: list[Exception] = []
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, *_, **__: log.warning("warning: %s", message)
@@ -123,7 +138,15 @@ class Predict:
                 batch_size=self.batch_size,
                 device=self.device,
                 rotations=not self.upright_only,
+                onerror=lambda _, error: unread.append(error),
             )
+        if rows:
+            self._show(task, rows)
+        check_all_done(unread, len(rows), "file", "read")
+
+    def _show(self, task: Task, rows: list[dict[str, Any]]) -> None:
+        from isoconv.evaluation.prediction import write_predictions
+
         if self.out is not None:
             rows = write_predictions(task, rows, self.out)
             log.info("answers on %s written to %s", count_of(len(rows), "image"), self.out)
@@ -195,7 +218,7 @@ class Demo:
             write_json({**comparison, "figures": [str(path) for path in figures]})
         else:
             show_comparison(comparison)
-            sys.stdout.write("".join(f"figure: {path}\n" for path in figures))
+            show_lines(f"figure: {path}" for path in figures)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,12 +273,13 @@ class BenchOptions:
         check_plot(self.plot)
         resolve_device(self.device)  # refuses a GPU that is not there
         if self.threads is not None:
+            check_threads(self.threads)
             torch.set_num_threads(self.threads)
         result = bench(rounds=self.rounds, device=self.device)
         if self.as_json:
             write_json(result)
         else:
-            sys.stdout.write(markdown(result))
+            show_lines(markdown(result).splitlines())
         if self.plot is not None:
             from isoconv.figures import speed_ratios
 
@@ -317,7 +341,7 @@ class _Stderr(logging.Handler):
     """Looks sys.stderr up at each line: a progress bar puts itself there, to keep lines and bar apart."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(self.format(record) + "\n")
+        sys.stderr.write(printable(self.format(record)) + "\n")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -341,10 +365,10 @@ def main(args: Sequence[str] | None = None) -> int:
         tyro.cli(
             Command, prog="isoconv", description=DESCRIPTION, args=[a for a in argv if a != "--debug"], config=config
         ).run()
-    except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, users get one line
         if debug:
             raise
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(one_line(error, traceback="the same command with --debug shows where") + "\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from isoconv._checks import count_of
+from isoconv._files import open_regular
 from isoconv.convert.conversion import check_module
 from isoconv.convert.windows import BANDED, Module
 
 _INDEX = "weight_index_mat"  # the basis, which the official layers keep in their state dict
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 _SHOWN = 3
-# what torch.load raises for a file that is cut short or is no checkpoint
-_UNREADABLE = (RuntimeError, EOFError, LookupError, ValueError, AssertionError, struct.error, pickle.UnpicklingError)
+# what torch.load and safetensors raise for a file that is cut short, damaged or no checkpoint
+_UNREADABLE = (
+    *(RuntimeError, EOFError, LookupError, ValueError, AssertionError, OSError, TypeError, AttributeError),
+    *(OverflowError, MemoryError, struct.error, pickle.UnpicklingError, SafetensorError),
+)
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -42,13 +47,17 @@ def load_official_checkpoint(checkpoint: str | os.PathLike[str] | Mapping[str, A
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file cannot be read, or its weights or bands do not fit ``model``, which then is unchanged.
+        OSError: if the file may not be opened.
+        ValueError: if what is in the file cannot be read, or a tensor has no dense values (meta, sparse, quantized) or
+            does not fit ``model``, as its bands must, too. ``model`` then is unchanged.
         TypeError: if the arguments are something else.
     """
     modules = dict(check_module(model).named_modules())
     if not isinstance(checkpoint, str | os.PathLike | Mapping):
         raise TypeError(f"expected a path or a state dict as checkpoint, got {type(checkpoint).__name__}")
     state = _unwrapped(checkpoint if isinstance(checkpoint, Mapping) else _read(Path(checkpoint)))
+    _check_dense(state, "the checkpoint", "save it anew from a network that holds its weights")
+    _check_dense(model.state_dict(keep_vars=True), "the model", "give it dense weights of its own first")
     weights = {}
     for key, value in state.items():
         layer, _, name = key.rpartition(".")
@@ -64,11 +73,16 @@ def load_official_checkpoint(checkpoint: str | os.PathLike[str] | Mapping[str, A
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: expected a .pt, .pth or .safetensors file")
+    with open_regular(path) as file:
+        return _parsed(file, path)
+
+
+def _parsed(file: BinaryIO, path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (*_UNREADABLE, SafetensorError) as error:
+            return load(file.read())
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
         if other := re.search(r"GLOBAL (\S+)", str(error)):
             raise ValueError(
                 f"{path} holds more than weights ({other[1]}) and is not loaded, since that could run code; if you "
@@ -104,9 +118,33 @@ def _is_weight(name: object, value: object) -> bool:
     return isinstance(name, str) and isinstance(value, Tensor)
 
 
+def _check_dense(state: Mapping[str, Tensor], owner: str, remedy: str) -> None:
+    """Refuse tensors without dense values of their own, which can be neither compared nor copied."""
+    for name, tensor in state.items():
+        if kind := _not_dense(tensor):
+            raise ValueError(f"expected dense tensors of numbers, but {name} of {owner} is {kind}; {remedy}")
+
+
+def _not_dense(tensor: Tensor) -> str:
+    if type(tensor) not in (Tensor, nn.Parameter):
+        return f"a {type(tensor).__name__}"
+    if tensor.is_meta:
+        return "on the meta device, without values"
+    if tensor.is_quantized:
+        return f"quantized ({tensor.dtype})"
+    if tensor.is_nested:
+        return "a nested tensor"
+    return "" if tensor.layout == torch.strided else f"sparse or packed ({tensor.layout})"
+
+
 def _check_bands(layer: str, module: Module, index: Tensor) -> None:
     """Refuse a layer whose taps the checkpoint assigns to bands in another way."""
     plan = module.plan
+    if index.dim() < 2 or index.numel() != math.prod(index.shape[-2:]) or index.is_complex():
+        raise ValueError(
+            f"{layer}.{_INDEX} must assign taps to bands, of shape (1, 1, bands, taps), got {index.dtype} of shape "
+            f"{tuple(index.shape)}; take a checkpoint of the official code"
+        )
     bands, taps = index.shape[-2:]
     ours = plan.basis.reshape(plan.bands, -1)
     if taps != ours.shape[1]:
@@ -139,7 +177,10 @@ def _check_fit(weights: dict[str, Tensor], model: nn.Module) -> None:
         for key, value in weights.items()
         if key in expected and value.shape != expected[key].shape
     ]
-    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    unreal = [
+        key for key, value in weights.items() if key in expected and value.is_complex() > expected[key].is_complex()
+    ]
+    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes, "complex": unreal}
     if any(wrong.values()):
         told = "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in wrong.items() if keys)
         raise ValueError(

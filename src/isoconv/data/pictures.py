@@ -20,6 +20,7 @@ from isoconv.data.decoded import Decoded, Limits, UnreadableError
 __all__ = ["SUFFIXES", "look", "oriented", "palette_indices", "picture", "pixels_of"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+"""Endings of these files."""
 # by content, names prove nothing; and never all that Pillow opens: EPS runs a program
 _PLUGINS = {b"\x89PNG": "Png", b"\xff\xd8\xff": "Jpeg", b"BM": "Bmp", b"GIF8": "Gif", b"RIFF": "WebP"}
 _DEEP = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}

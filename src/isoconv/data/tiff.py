@@ -23,6 +23,7 @@ from isoconv.data.pictures import oriented, pixels_of
 __all__ = ["SUFFIXES", "palette_indices", "tiff"]
 
 SUFFIXES = (".tif", ".tiff")
+"""Endings of these files."""
 _WHITE, _BLACK, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _READ = {_WHITE: 1, _BLACK: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3}  # photometric interpretation, its channels
 _ORIENTATION, _COLOR_MAP, _INK_SET, _COEFFICIENTS, _REFERENCE = 274, 320, 332, 529, 532

@@ -8,6 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,6 +23,7 @@ from isoconv.convert import fuse
 from isoconv.deploy.model_card import OUTPUTS, Usage, model_card
 from isoconv.models import create_model
 from isoconv.runs import OnImages, RunDir, atomic_write
+from isoconv.runs.lock import lock
 
 __all__ = ["FORMATS", "Export", "export_run"]
 
@@ -72,6 +74,7 @@ def export_run(
         out: the file; None stands for ``model`` with the ending of the format in the folder ``export`` of the run.
 
     Raises:
+        BusyError: another process works in the run directory, into which the file shall go.
         FileNotFoundError: no run or no network there, or no folder for ``out``.
         FileExistsError: the file or its card exists; both stay as they are.
         ModuleNotFoundError: format onnx without the extra ``onnx``.
@@ -80,6 +83,11 @@ def export_run(
     run = run if isinstance(run, RunDir) else RunDir(run)
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}{did_you_mean(format, FORMATS)}")
+    with lock(run.path, "exporting") if out is None else nullcontext():  # else the run is only read
+        return _export(run, format, out)
+
+
+def _export(run: RunDir, format: str, out: str | os.PathLike[str] | None) -> Export:
     path = _free_path(run.path / "export" / f"model.{format}" if out is None else Path(out), format, make=out is None)
     card = path.with_name(f"{path.name}.md")
     write, read = _FORMATS[format]

@@ -15,7 +15,7 @@ from isoconv.convert.conversion import check_module
 from isoconv.convert.report import Row
 from isoconv.convert.rules import layers
 from isoconv.convert.windows import CONVERTIBLE, EQUIVARIANT, ISOTROPIC, UNAFFECTED, UNKNOWN
-from isoconv.diagnosis.result import Diagnosis, Finding, LayerDiagnosis
+from isoconv.diagnosis.result import Diagnosis, Finding, LayerDiagnosis, title
 from isoconv.diagnosis.trial import Trial, line, measure, run, total_cost
 from isoconv.diagnosis.turns import Turn, images_for, tensors, turns_of, worst
 from isoconv.symmetry import Action, Scalars, carries_fields, distance, fields_of
@@ -30,6 +30,11 @@ _CODE = "code in a forward(), or a layer that shows no error (-)", "use layers t
 _SUM = (
     "resampling, down-sampling and non-linear layers, none of them exact at such angles",
     "smooth kernels and images lose less: convert(net, profile='gaussian')",
+)
+
+_ENLARGED = (
+    "no layer's own error exceeds the tolerance, and layers after it enlarge what there is",
+    "if it is rounding, net.double() shows so",
 )
 
 
@@ -85,13 +90,13 @@ def doctor(
 
 
 class _Place(NamedTuple):
-    """Where a symmetry is lost: in the call of that number, by its ``own`` error, or in code between the ``clean`` one
-    and it; ``exact`` if that is no matter of amount."""
+    """Where a symmetry is lost: by a call's ``own`` error, or by that of code between the ``clean`` call and it; or
+    ``gradually``, there most of all."""
 
     call: int
     own: float | None
     clean: int | None
-    exact: bool
+    gradually: bool = False
 
 
 def _examine(net: nn.Module, x: Tensor, turns: Sequence[Turn], tolerance: float) -> Diagnosis:
@@ -124,7 +129,9 @@ def _examine(net: nn.Module, x: Tensor, turns: Sequence[Turn], tolerance: float)
                 raise
             notes.append(f"One size is left out: {error}.")
     limits = {turn.symmetry: tolerance if turn.exact else FREE_ANGLE_LIMIT for turn in turns}
-    found = (_finding(symmetry, limits, trials, after, rows) for symmetry in limits)
+    found = [_finding(symmetry, limits, trials, after, rows) for symmetry in limits]
+    judged = tuple(_layers(trials, limits, rows))
+    notes += _hidden(found, judged)
     if idle := [_label(row) for i, row in enumerate(rows) if i not in trials[0].calls]:
         notes.append(f"Layers that did not run: {', '.join(idle)}.")
     return Diagnosis(
@@ -132,7 +139,7 @@ def _examine(net: nn.Module, x: Tensor, turns: Sequence[Turn], tolerance: float)
         tuple(trial.size for trial in trials),
         tolerance,
         tuple(found),
-        tuple(_layers(trials, limits, rows)),
+        judged,
         (report.parameters, report.parameters_converted),
         (trials[0].costs.total(), None if converted is None else total_cost(converted, x)),
         tuple(dict.fromkeys(notes)),
@@ -149,18 +156,34 @@ def _fields(modules: Sequence[nn.Module]) -> list[Action]:
 
 
 def _place(trial: Trial, symmetry: str, limit: float, rows: Sequence[Row]) -> _Place | None:
-    """Where the symmetry is lost first, if the output has lost it or nothing is known about that."""
+    """Where the symmetry is lost first, if the output has lost it or nothing is known about that.
+
+    Each place is judged by the error that it makes itself: what follows may hide that from the output, or enlarge it
+    from below the limit."""
     if trial.output[symmetry] is not None and not _above(trial.output[symmetry], limit):
         return None
-    clean, exact = None, symmetry in EXACT
+    places = list(_places(trial, symmetry))
+    for place, error in places:
+        exact_or_directed = symmetry in EXACT or (place.own is not None and _directed(rows[trial.calls[place.call]]))
+        if error > limit and exact_or_directed:
+            return place
+    if not places or not _above(trial.output[symmetry], limit):
+        return None
+    most, _ = max(places, key=lambda found: found[1])
+    return most._replace(gradually=True)
+
+
+def _places(trial: Trial, symmetry: str) -> Iterator[tuple[_Place, float]]:
+    """Every place whose own error is known, with that, in the order of the calls."""
+    clean = None
     for i, errors in enumerate(trial.errors[symmetry]):
-        if exact and _above(errors.before, limit):  # at other angles small errors may have added up
-            return _Place(i, None, clean, exact)
-        if _above(errors.own, limit) and (exact or _directed(rows[trial.calls[i]])):
-            return _Place(i, errors.own, clean, exact)
-        if errors.total is not None and not _above(errors.total, limit):
+        if errors.code is not None:
+            yield _Place(i, None, clean), errors.code
+        if errors.own is not None:
+            yield _Place(i, errors.own, clean), errors.own
             clean = i
-    return _Place(len(trial.calls), None, clean, exact) if _above(trial.output[symmetry], limit) else None
+    if (end := trial.end[symmetry]) is not None:
+        yield _Place(len(trial.calls), None, clean), end
 
 
 def _finding(
@@ -176,17 +199,32 @@ def _finding(
         places += [] if place is None else [(place, trial)]
     if not places:
         return Finding(symmetry, None if error is None else True, error, converted, None, "", (), "", "")
-    place, trial = min(places, key=lambda pair: pair[0].call)
+    place, trial = min(places, key=lambda pair: (pair[0].gradually, pair[0].call))
     sizes = tuple(trial.size for _, trial in places)
     ran = [rows[number] for number in trial.calls]
-    if place.own is not None:
-        row = ran[place.call]
-        where = f"in {_label(row)} ({row.type})"
-        return Finding(symmetry, False, error, converted, row.name, where, sizes, *_why(row, place.own))
-    where = f"before {_label(ran[place.call])}" if place.call < len(ran) else "at the end"
-    if place.clean is not None:
-        where = f"after {_label(ran[place.clean])}, {where}"
-    return Finding(symmetry, False, error, converted, None, where, sizes, *(_CODE if place.exact else _SUM))
+    row = ran[place.call] if place.call < len(ran) else None
+    if row is not None and place.own is not None:
+        layer, where, why = row.name, f"in {_label(row)} ({row.type})", _why(row, place.own)
+    else:
+        layer, where, why = None, "at the end" if row is None else f"before {_label(row)}", _CODE
+        if place.clean is not None:
+            where = f"after {_label(ran[place.clean])}, {where}"
+    if place.gradually:
+        layer, where = None, f"little by little, most {where}"
+        if row is None or not _directed(row):
+            why = _ENLARGED if symmetry in EXACT else _SUM
+    return Finding(symmetry, False, error, converted, layer, where, sizes, *why)
+
+
+def _hidden(found: Sequence[Finding], judged: Sequence[LayerDiagnosis]) -> Iterator[str]:
+    """Notes on symmetries that layers break and the output keeps."""
+    for finding in found:
+        first = next((layer for layer in judged if finding.symmetry in layer.breaks), None)
+        if finding.holds and finding.symmetry in EXACT and first is not None:
+            yield (
+                f"{title(finding.symmetry)}: kept by the output, though {first.name or '(root)'} ({first.type}) breaks "
+                "it: what follows hides or undoes that, on this input at least."
+            )
 
 
 def _anisotropic(row: Row) -> bool:

@@ -14,7 +14,9 @@ __all__ = ["Diagnosis", "Finding", "LayerDiagnosis"]
 
 Size = tuple[int, ...]
 NOTE = "Multiply-adds: of convolutions and linear layers; an isotropic layer has one per band, not per tap."
-INFINITE = "inf: an output of another shape, one that is no number, or fields that the symmetry does not act on."
+INFINITE = (
+    "inf: an output of another shape, no number, not zero where it should be, or fields on which no symmetry acts."
+)
 _STYLE = """body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .2rem .6rem; text-align: left }
 tr { border-bottom: 1px solid #ddd } td.n { text-align: right; font-variant-numeric: tabular-nums }

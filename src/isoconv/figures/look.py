@@ -20,6 +20,7 @@ _COLOURS = (
 _LINES = (("-", "o"), ("--", "s"), (":", "^"))
 _STYLE = {
     "font.size": 10,
+    "text.parse_math": False,  # labels may have dollar signs
     "axes.titlesize": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
