@@ -15,7 +15,7 @@ from torch import nn
 
 import isoconv
 from isoconv.deploy.hub import push_to_hub
-from isoconv.runs import RunDir
+from isoconv.runs import RunDir, write_json
 
 Evaluated = Callable[[str], RunDir]
 OPTIONS = {"in_channels": 1, "num_classes": 3, "width": 2}
@@ -76,24 +76,36 @@ def test_a_network_that_comes_back_can_be_saved_again(folder: Path, tmp_path: Pa
         assert (again / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_a_run_with_its_card(evaluated: Evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = evaluated("sre")
-    saved = isoconv.save_pretrained(run, tmp_path / "cells")
-    x, task = torch.rand(2, run.model_info["task"]["channels"], 16, 16), run.model_info["task"]
-    torch.testing.assert_close(isoconv.from_pretrained(saved)(x), run.load_model()(x))
+@pytest.mark.parametrize("name", ["sre", "masks/sre", "masks/volumes"])
+def test_a_run_with_its_card(evaluated: Evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    run = evaluated(name)
+    saved = isoconv.save_pretrained(run, tmp_path / "net")
+    task = run.task
+    x = torch.rand(2, task.info.channels, *range(16, 16 + task.info.dims))
+    torch.testing.assert_close(isoconv.from_pretrained(saved)(x), run.load_model()(x), rtol=1e-4, atol=1e-4)
     config = json.loads((saved / "config.json").read_text())
-    assert config["task"]["labels"] == list(task["labels"])
+    assert config["task"]["labels"] == list(task.info.labels)
     assert config["task"]["size"] == 16
     assert config["isoconv"] == isoconv.__version__
     card = (saved / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: isoconv\n")
+    assert card.startswith(f"---\nlibrary_name: isoconv\ntags:\n- image-{task.name}\n")
     assert "## Scores, protocol standard" in card
     assert "others run from 1 up, untested" in card
+    assert "None" not in card
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     names: dict = {"__name__": "card"}
     exec(compile(code, "card", "exec"), names)
-    assert tuple(names["probabilities"].shape) == (1, len(task["labels"]))
+    pixels = [16] * task.info.dims if task.networks == "segmentation" else []
+    assert list(names["probabilities"].shape) == [1, len(task.info.labels), *pixels]
+
+
+def test_outputs_in_the_unit_of_the_targets(evaluated: Evaluated, tmp_path: Path) -> None:
+    run = evaluated("plain")
+    x, bare = torch.rand(2, 3, 16, 16), run.load_model()
+    write_json(run.path / "model.json", {**run.model_info, "outputs": [[1.0, 2.0, 3.0, 4.0, 5.0], [0.5] * 5]})
+    again = isoconv.from_pretrained(isoconv.save_pretrained(run, tmp_path / "net"))
+    torch.testing.assert_close(again(x), 0.5 * bare(x) + torch.arange(1.0, 6))
 
 
 def test_the_network_of_a_run_without_its_card(evaluated: Evaluated, tmp_path: Path) -> None:

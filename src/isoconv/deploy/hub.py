@@ -3,9 +3,9 @@ weights in ``model.safetensors``. Nothing in them is code."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from isoconv._checks import did_you_mean
 from isoconv._extras import require
 from isoconv._version import __version__
 from isoconv.models import model_config
-from isoconv.runs import OnImages, RunDir, check_state, write_json
+from isoconv.runs import OnImages, RunDir, check_state, whole_folder
 from isoconv.runs.network import build, read_weights, sha256
 from isoconv.runs.reading import check_json, read_json
 from isoconv.runs.schema import HUB_VERSION, SAVED_NETWORK
@@ -76,14 +76,11 @@ def save_pretrained(net: nn.Module | RunDir, folder: str | os.PathLike[str]) -> 
     weights = safetensors.save({name: value.cpu().contiguous() for name, value in state.items()})
     config["sha256"] = sha256(weights)
     check_json("the network", config, SAVED_NETWORK, "it would not come back")
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        made = Path(temporary) / folder.name
-        made.mkdir()
+    with whole_folder(folder) as made:
         (made / WEIGHTS).write_bytes(weights)
-        write_json(made / CONFIG, config)
+        (made / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
         if run is not None:
             (made / CARD).write_text(_card(run, module, folder.name), encoding="utf-8")
-        os.replace(made, folder)
     return folder
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from isoconv._checks import count_of
 from isoconv._extras import require
@@ -17,7 +18,7 @@ from isoconv.report.columns import COSTS, disturbed_scores, extras_of, leading_s
 from isoconv.report.images import drawing
 from isoconv.report.scores import Gathered, gather
 from isoconv.report.turning import turning_images, within
-from isoconv.runs import atomic_write
+from isoconv.runs import write_set
 from isoconv.study.plan import Study
 from isoconv.study.status import STATES
 from isoconv.tasks import Score
@@ -63,9 +64,12 @@ def write_report(
         out.with_name(f"{out.stem}-runs.csv"): tables.runs_csv(gathered),
         out.with_name(f"{out.stem}-pairs.csv"): tables.pairs_csv(rows),
     }
-    for path, text in contents.items():
-        atomic_write(path, lambda f, text=text: f.write(text.encode()))  # type: ignore[misc]
+    write_set({path: partial(_put, text) for path, text in contents.items()})
     return list(contents)
+
+
+def _put(text: str, file: IO[bytes]) -> None:
+    file.write(text.encode())
 
 
 def render(gathered: Gathered, rows: list[dict[str, Any]], data_root: Path | None = None) -> str:
@@ -127,6 +131,7 @@ def _head(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     ]
     return {
         "rows": rows,
+        "notes": {row["data"]: tables.notes_of([row["a"], row["b"]]) for row in rows},
         "task": task,
         "a": rows[0]["a"].title,
         "b": rows[0]["b"].title,
@@ -188,7 +193,7 @@ def _section(gathered: Gathered, data: str) -> dict[str, Any]:
             for matrix in extras.matrices(task, [run.details for run in entry.runs])
         ],
         "feature_maps": _pictures(gathered, data, "feature_maps"),
-        "notes": list(dict.fromkeys(f"{e.title}: {note}" for e in entries for run in e.runs for note in run.notes)),
+        "notes": tables.notes_of(entries),
     }
 
 
