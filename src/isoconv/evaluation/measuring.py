@@ -21,7 +21,7 @@ from isoconv._extras import require
 from isoconv.data import DeviceBatches, Split, load, resize
 from isoconv.evaluation.protocols import Condition, conditions, is_masked
 from isoconv.evaluation.results import load_predictions
-from isoconv.nn.dense import cost
+from isoconv.nn.dense import cost, dense_kernel
 from isoconv.runs import RunDir, resolve_device
 from isoconv.runs.lock import lock
 from isoconv.symmetry import circular_mask
@@ -222,7 +222,8 @@ def multiply_adds(model: nn.Module, images: Tensor) -> dict[str, int]:
             counts["multiply_adds_dense"] += found.dense
             counts["multiply_adds_banded"] += found.banded
 
-    hooks = [module.register_forward_hook(count) for module in model.modules() if not any(module.children())]
+    counted = [m for m in model.modules() if not any(m.children()) or dense_kernel(m) is not None]
+    hooks = [module.register_forward_hook(count) for module in counted]
     try:
         with torch.inference_mode():
             model(images)

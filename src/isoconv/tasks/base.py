@@ -257,7 +257,7 @@ class Task(ABC):
         return ""
 
     def told(self, target: Tensor) -> str:
-        """The target of an image as :meth:`said` would put it; empty where that is."""
+        """The target of an image in a few words, those of :meth:`said` where that says any."""
         return ""
 
     def shown(self, answer: Mapping[str, Any]) -> dict[str, str | None]:

@@ -174,6 +174,9 @@ class Regression(Task):
     def read(self, answer: Mapping[str, Any]) -> list[float]:
         return list(answer["values"].values())
 
+    def told(self, target: Tensor) -> str:
+        return ", ".join(f"{label} {value:.4g}" for label, value in zip(self.info.labels, target.tolist(), strict=True))
+
 
 def _scores(values: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Of each target, from values (N, targets): ``mae``, ``rmse``, ``r2`` and ``correlation``; NaN where undefined."""
