@@ -207,7 +207,7 @@ def test_colour_for_a_grey_network_is_refused(grey: RunDir, pictures: np.ndarray
 
 def test_image_for_a_network_of_volumes(evaluated: Evaluated, tmp_path: Path) -> None:
     Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "flat.png")
-    with pytest.raises(ValueError, match=r"flat.png has shape \(16, 16, 1\); the network expects a volume \(D, H, W\)"):
+    with pytest.raises(ValueError, match=r"flat.png has shape \(16, 16\); the network expects a volume \(D, H, W\)"):
         predict(evaluated("volumes"), tmp_path / "flat.png")
 
 
