@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -130,17 +131,14 @@ class Predict:
         if self.out is not None:
             check_output(self.out, folder=task.answers_with_masks)
         unread: list[Exception] = []
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = lambda message, *_, **__: log.warning("warning: %s", message)
-            rows = predict(
-                self.path,
-                self.images,
-                batch_size=self.batch_size,
-                device=self.device,
-                rotations=not self.upright_only,
-                onerror=lambda _, error: unread.append(error),
-            )
+        rows = predict(
+            self.path,
+            self.images,
+            batch_size=self.batch_size,
+            device=self.device,
+            rotations=not self.upright_only,
+            onerror=lambda _, error: unread.append(error),
+        )
         if rows:
             self._show(task, rows)
         check_all_done(unread, len(rows), "file", "read")
@@ -348,11 +346,6 @@ class _Stderr(logging.Handler):
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     argv = list(sys.argv[1:] if args is None else args)
-    if argv == ["--version"]:
-        from isoconv._version import __version__
-
-        sys.stdout.write(f"isoconv {__version__}\n")
-        return 0
     if argv[:1] == ["segment"]:
         command = argv[1] if argv[1:2] and not argv[1].startswith("-") else "train"
         sys.stderr.write(f"error: isoconv {command} works for every task now; use it without `segment`\n")
@@ -361,11 +354,11 @@ def main(args: Sequence[str] | None = None) -> int:
     config = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
     logging.getLogger("isoconv").setLevel(logging.INFO)
     logging.getLogger("isoconv").handlers = [_Stderr()]
+    arguments = [a for a in argv if a != "--debug"]
     try:
-        # constructing a command checks its values, so it may fail like running it
-        tyro.cli(
-            Command, prog="isoconv", description=DESCRIPTION, args=[a for a in argv if a != "--debug"], config=config
-        ).run()
+        with nullcontext() if debug else _plain_warnings():
+            # constructing a command checks its values, so it may fail like running it
+            tyro.cli(Command, prog="isoconv", description=DESCRIPTION, args=arguments, config=config).run()
         _flush_output()
     except BrokenPipeError:  # who reads, such as `head`, has enough
         return 128 + signal.SIGPIPE
@@ -378,6 +371,20 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr.write("stopped\n")
         return 128 + signal.SIGINT
     return 0
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings are lines of the log, without the place in the code that gives them. Those of libraries about what will
+    change in them are for programmers."""
+
+    def show(message: Warning | str, category: type[Warning], *_: object) -> None:
+        log.log(logging.WARNING if issubclass(category, UserWarning) else logging.DEBUG, "warning: %s", message)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=UserWarning, module=r"isoconv\.")
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def _flush_output() -> None:

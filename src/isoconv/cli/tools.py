@@ -70,6 +70,14 @@ class Doctor:
         show_lines((diagnosis.to_json() if self.as_json else str(diagnosis)).splitlines())
 
 
+_EXPORT = {
+    "path": "file",
+    "card": "model card",
+    "smallest": "smallest images that it takes, pixels a side",
+    "difference": "logits differ from those of the network by at most",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Export:
     """Write a trained network to a file that runs without isoconv, with a model card beside it.
@@ -89,6 +97,10 @@ class Export:
 
         done = export_run(self.path, self.format, self.out)
         values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(done).items()}
+        if not self.as_json:
+            if done.smallest is None:
+                values["smallest"] = "those of the training, no others"
+            values = {_EXPORT[name]: value for name, value in values.items()}
         show(values, self.as_json, title=f"export of {self.path}")
 
 

@@ -6,18 +6,20 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from isoconv._checks import count_of
 from isoconv._text import code_span, markdown
 from isoconv._version import __version__
 from isoconv.data import TASKS
 from isoconv.evaluation.protocols import DISTURBANCES
 from isoconv.evaluation.results import results_by
-from isoconv.models import model_info
-from isoconv.runs import RunDir
+from isoconv.models import model_config, model_info
+from isoconv.runs import OnImages, RunDir
 from isoconv.symmetry import GridGroup
 from isoconv.tasks import Score, Task
 
-__all__ = ["OUTPUTS", "Usage", "model_card"]
+__all__ = ["OUTPUTS", "Usage", "minimal_card", "model_card"]
 
 OUTPUTS = "logits"
 """What exported networks call their outputs."""
@@ -67,6 +69,31 @@ def model_card(run: RunDir, usage: Usage) -> str:
         _limits(info["model"], task),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def minimal_card(net: nn.Module, folder: str) -> str:
+    """The card of a network of which only is known how it was built, Markdown: that, and how to load it."""
+    inner: Any = net.net if isinstance(net, OnImages) else net
+    arguments = model_config(inner)
+    kind = model_info(arguments["name"])
+    group, axes = kind.symmetry_with(arguments), ", ".join("DHW"[-kind.dims :])
+    values = "from 0 to 1" if isinstance(net, OnImages) else "as they were in its training"
+    symmetry = "none" if group is GridGroup.NONE else f"{group.words(kind.dims)}, to rounding"
+    facts = [
+        ("network", ", ".join(f"{key}={value}" for key, value in arguments.items())),
+        ("input", f"`images`, (N, {inner.in_channels}, {axes}), values {values}"),
+        ("symmetry kept exactly", symmetry),
+    ]
+    sections = [
+        f"# {arguments['name']}",
+        f"Written by isoconv {__version__}.",
+        _table(("", ""), facts),
+        "## How to run it",
+        f"```python\nimport isoconv\n\nmodel = isoconv.from_pretrained({folder!r})\n```",
+        "## What is not known here",
+        "Task, labels, data, scores and limits. Write them here before others use it.",
+    ]
+    return "\n\n".join(sections) + "\n"
 
 
 def _interface(task: Task, info: Mapping[str, Any], usage: Usage) -> list[tuple[str, str]]:
