@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from isoconv import nn as iso
 from isoconv._checks import spells_out
 from isoconv.bands import BandOptions, BandPlan, band_plan
 from isoconv.convert.rules import Layer, kind, layers
@@ -23,7 +26,6 @@ from isoconv.convert.windows import (
     SYMMETRIC,
     TRANSPOSED,
     recentred,
-    window,
 )
 from isoconv.ops import check_engine
 from isoconv.ops.reference import expand_kernel
@@ -41,6 +43,9 @@ def convert(net: nn.Module, *, engine: str = "auto", **bands: Unpack[BandOptions
     - A stride samples off centre at some input sizes. Before a strided convolution (1x1 too) or pooling layer goes a
       ``CentreGrid``, which leaves its output shape as it is; ``output_padding`` becomes less padding and a mean of
       neighbours; ``ceil_mode`` becomes symmetric pooling.
+    - A convolution or pooling layer with a ``forward`` of its own counts as what it is seen to compute when it runs
+      alone. Padding as TensorFlow's "SAME" becomes equal on both sides (``SamePad``), a weight computed from parameters
+      (weight standardisation) becomes permanent. Fixed filters (blur pooling) are centred.
     - Everything else is copied: other layers, mode, device, dtype, ``requires_grad``, hooks. A module or weight that is
       used twice stays shared; a convolution that shares its weight with a layer that is not converted is left, too.
 
@@ -59,6 +64,14 @@ def convert(net: nn.Module, *, engine: str = "auto", **bands: Unpack[BandOptions
     """
     check_engine(engine)
     found = layers(check_module(net))
+    converted = converted_copy(net, found, bands, engine)
+    if left := [layer.label for layer in found if layer.verdict.status == LEFT]:
+        log.warning("layers left as they are: %s; isoconv.conversion_report tells why", ", ".join(left))
+    return converted
+
+
+def converted_copy(net: nn.Module, found: Sequence[Layer], bands: BandOptions, engine: str) -> nn.Module:
+    """What :func:`convert` returns, of the layers ``found`` in ``net``."""
     memo = detached(net)
     heirs = []
     for layer in found:
@@ -71,15 +84,13 @@ def convert(net: nn.Module, *, engine: str = "auto", **bands: Unpack[BandOptions
     converted = copy.deepcopy(net, memo)
     for module in converted.modules() if heirs else ():
         vars(module).pop("_isoconv_config", None)  # create_model would not build this network from it
-    if left := [layer.label for layer in found if layer.verdict.status == LEFT]:
-        log.warning("layers left as they are: %s; isoconv.conversion_report tells why", ", ".join(left))
     return converted
 
 
 def plan_for(layer: Layer, bands: BandOptions) -> BandPlan:
     """The bands that ``layer`` gets."""
     try:
-        return band_plan(layer.module.kernel_size, **bands)
+        return band_plan(layer.plain.kernel_size, **bands)
     except ValueError as error:
         raise ValueError(f"layer {layer.label!r}: {error}") from None
 
@@ -120,7 +131,8 @@ def retained_energy(kernel: Tensor, plan: BandPlan) -> float:
 def _replace(layer: Layer, bands: BandOptions, engine: str, memo: dict[Any, Any]) -> tuple[nn.Module, nn.Module]:
     """The layer that does the work of ``layer`` in the converted network, yet without hooks; and the same with what
     centres it."""
-    module, base, view = layer.module, kind(layer.module), window(layer.module)
+    module, base, view = layer.plain, kind(layer.plain), layer.window
+    same = layer.twin is not None and layer.twin.same
     if base in TRANSPOSED:
         return _replace_transposed(layer, bands, engine, memo)
     if base in SYMMETRIC and base not in CONVS and module.ceil_mode:
@@ -129,8 +141,14 @@ def _replace(layer: Layer, bands: BandOptions, engine: str, memo: dict[Any, Any]
     if base in CONVS and not view.pointwise:
         heir = _banded(layer, bands, engine, memo, module.padding)
     else:
-        heir = _unhooked(module, memo)
-    return heir, nn.Sequential(view.grid("max" if base in MAX_POOLS else "avg"), heir) if view.strided else heir
+        heir = _unhooked(module if same else layer.module, memo)
+    maximal = base in MAX_POOLS
+    parts: list[nn.Module] = []
+    if same:
+        parts.append(iso.SamePad(view.kernel_size, view.stride, view.dilation, -math.inf if maximal else 0.0))
+    if view.strided:
+        parts.append(view.grid("max" if maximal else "avg"))
+    return heir, nn.Sequential(*parts, heir) if parts else heir
 
 
 def _replace_transposed(
@@ -150,7 +168,7 @@ def _replace_transposed(
 def _banded(
     layer: Layer, bands: BandOptions, engine: str, memo: dict[Any, Any], padding: Any, **extra: Any
 ) -> nn.Module:
-    module, plan = layer.module, plan_for(layer, bands)
+    module, plan = layer.plain, plan_for(layer, bands)
     banded = SYMMETRIC[kind(module) or type(module)](
         module.in_channels,
         module.out_channels,

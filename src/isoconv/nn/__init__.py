@@ -8,6 +8,7 @@ from isoconv.nn.conv import SREConvTranspose2d as SREConvTranspose2d
 from isoconv.nn.conv import SREConvTranspose3d as SREConvTranspose3d
 from isoconv.nn.preconditioning import precondition_ as precondition_
 from isoconv.nn.resampling import CentreGrid as CentreGrid
+from isoconv.nn.resampling import SamePad as SamePad
 from isoconv.nn.resampling import SymmetricAvgPool1d as SymmetricAvgPool1d
 from isoconv.nn.resampling import SymmetricAvgPool2d as SymmetricAvgPool2d
 from isoconv.nn.resampling import SymmetricAvgPool3d as SymmetricAvgPool3d
@@ -26,6 +27,7 @@ __all__ = [
     "SREConvTranspose1d",
     "SREConvTranspose2d",
     "SREConvTranspose3d",
+    "SamePad",
     "SymmetricAvgPool1d",
     "SymmetricAvgPool2d",
     "SymmetricAvgPool3d",
