@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from isoconv import nn as iso
 from isoconv._checks import spells_out
 from isoconv.bands import BandOptions, BandPlan, band_plan
 from isoconv.convert.rules import Layer, kind, layers
@@ -23,7 +26,6 @@ from isoconv.convert.windows import (
     SYMMETRIC,
     TRANSPOSED,
     recentred,
-    window,
 )
 from isoconv.harmonics import kernel_basis
 from isoconv.nn.conv import check_orders
@@ -50,6 +52,9 @@ def convert(
     - A stride samples off centre at some input sizes. Before a strided convolution (1x1 too) or pooling layer goes a
       ``CentreGrid``, which leaves its output shape as it is; ``output_padding`` becomes less padding and a mean of
       neighbours; ``ceil_mode`` becomes symmetric pooling.
+    - A convolution or pooling layer with a ``forward`` of its own counts as what it is seen to compute when it runs
+      alone. Padding as TensorFlow's "SAME" becomes equal on both sides (``SamePad``), a weight computed from parameters
+      (weight standardisation) becomes permanent. Fixed filters (blur pooling) are centred.
     - Everything else is copied: other layers, mode, device, dtype, ``requires_grad``, hooks. A module or weight that is
       used twice stays shared; a convolution that shares its weight with a layer that is not converted is left, too.
 
@@ -75,6 +80,16 @@ def convert(
     check_orders(orders, reflections)
     directed = {"orders": orders, "reflections": reflections} if orders else {}
     found = layers(check_module(net))
+    converted = converted_copy(net, found, bands, engine, directed)
+    if left := [layer.label for layer in found if layer.verdict.status == LEFT]:
+        log.warning("layers left as they are: %s; isoconv.conversion_report tells why", ", ".join(left))
+    return converted
+
+
+def converted_copy(
+    net: nn.Module, found: Sequence[Layer], bands: BandOptions, engine: str, directed: Mapping[str, Any]
+) -> nn.Module:
+    """What :func:`convert` returns, of the layers ``found`` in ``net``."""
     memo = detached(net)
     heirs = []
     for layer in found:
@@ -87,15 +102,13 @@ def convert(
     converted = copy.deepcopy(net, memo)
     for module in converted.modules() if heirs else ():
         vars(module).pop("_isoconv_config", None)  # create_model would not build this network from it
-    if left := [layer.label for layer in found if layer.verdict.status == LEFT]:
-        log.warning("layers left as they are: %s; isoconv.conversion_report tells why", ", ".join(left))
     return converted
 
 
 def plan_for(layer: Layer, bands: BandOptions) -> BandPlan:
     """The bands that ``layer`` gets."""
     try:
-        return band_plan(layer.module.kernel_size, **bands)
+        return band_plan(layer.plain.kernel_size, **bands)
     except ValueError as error:
         raise ValueError(f"layer {layer.label!r}: {error}") from None
 
@@ -134,11 +147,12 @@ def retained_energy(kernel: Tensor, plan: BandPlan) -> float:
 
 
 def _replace(
-    layer: Layer, bands: BandOptions, directed: dict[str, Any], engine: str, memo: dict[Any, Any]
+    layer: Layer, bands: BandOptions, directed: Mapping[str, Any], engine: str, memo: dict[Any, Any]
 ) -> tuple[nn.Module, nn.Module]:
     """The layer that does the work of ``layer`` in the converted network, yet without hooks; and the same with what
     centres it."""
-    module, base, view = layer.module, kind(layer.module), window(layer.module)
+    module, base, view = layer.plain, kind(layer.plain), layer.window
+    same = layer.twin is not None and layer.twin.same
     if base in TRANSPOSED:
         return _replace_transposed(layer, bands, engine, memo)
     if base in SYMMETRIC and base not in CONVS and module.ceil_mode:
@@ -148,8 +162,14 @@ def _replace(
         sees = directed if directed and _takes_orders(layer, bands, directed["orders"]) else {}
         heir = _banded(layer, bands, engine, memo, module.padding, **sees)
     else:
-        heir = _unhooked(module, memo)
-    return heir, nn.Sequential(view.grid("max" if base in MAX_POOLS else "avg"), heir) if view.strided else heir
+        heir = _unhooked(module if same else layer.module, memo)
+    maximal = base in MAX_POOLS
+    parts: list[nn.Module] = []
+    if same:
+        parts.append(iso.SamePad(view.kernel_size, view.stride, view.dilation, -math.inf if maximal else 0.0))
+    if view.strided:
+        parts.append(view.grid("max" if maximal else "avg"))
+    return heir, nn.Sequential(*parts, heir) if parts else heir
 
 
 def _replace_transposed(
@@ -167,7 +187,7 @@ def _replace_transposed(
 
 
 def _takes_orders(layer: Layer, bands: BandOptions, orders: int) -> bool:
-    module, plan = layer.module, plan_for(layer, bands)
+    module, plan = layer.plain, plan_for(layer, bands)
     if plan.dims == 1 or module.groups > 1 or module.out_channels < 2 * orders:
         return False
     return all(kernel_basis(plan, 0, order, max_order=orders).paths for order in range(1, orders + 1))
@@ -176,7 +196,7 @@ def _takes_orders(layer: Layer, bands: BandOptions, orders: int) -> bool:
 def _banded(
     layer: Layer, bands: BandOptions, engine: str, memo: dict[Any, Any], padding: Any, **extra: Any
 ) -> nn.Module:
-    module, plan = layer.module, plan_for(layer, bands)
+    module, plan = layer.plain, plan_for(layer, bands)
     banded = SYMMETRIC[kind(module) or type(module)](
         module.in_channels,
         module.out_channels,

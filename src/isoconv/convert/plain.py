@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import logging
 from itertools import chain
 from typing import Any
@@ -16,6 +15,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from isoconv.convert.conversion import check_module, detached, drop_hooks
+from isoconv.convert.measuring import defaults_of
 from isoconv.convert.windows import Module
 
 log = logging.getLogger(__name__)
@@ -94,12 +94,10 @@ def _holds_ours(module: nn.Module) -> bool:
 
 
 def _traced(module: nn.Module) -> nn.Module | None:
-    optional = inspect.signature(module.forward).parameters.values()
-    defaults = {p.name: p.default for p in optional if p.default is not p.empty}
     tracer = torch.fx.Tracer()  # a subclass of its own would be needed to unpickle what it traced
     tracer.is_leaf_module = lambda m, _name: not _holds_ours(m)  # type: ignore[method-assign, assignment]
     try:
-        graph = tracer.trace(module, defaults)
+        graph = tracer.trace(module, defaults_of(module))
     except (torch.fx.proxy.TraceError, RuntimeError, TypeError) as error:
         log.debug("torch.fx cannot trace %s: %s", type(module).__name__, error)
         return None

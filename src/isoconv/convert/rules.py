@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from isoconv import nn as iso
+from isoconv.convert.observed import Twin, twin_of
 from isoconv.convert.windows import (
     AVG_POOLS,
     BANDED,
@@ -39,12 +40,17 @@ from isoconv.symmetry import GridGroup, acts, carries_fields, fields_of
 
 
 class Layer(NamedTuple):
-    """A leaf of a network's module tree; ``centred`` if a fitting :class:`CentreGrid` comes right before it in a
-    Sequential; ``tied`` names a layer that needs the weight, which it shares, as it is."""
+    """A leaf of a network's module tree.
+
+    ``centred`` if a fitting :class:`CentreGrid` comes right before it in a Sequential; ``twin`` is what it computes if
+    its class does not say so; ``aside`` if it has one axis more than the images and does nothing along that; ``tied``
+    names a layer that needs the weight, which it shares, as it is."""
 
     name: str
     module: Module
     centred: bool
+    twin: Twin | None = None
+    aside: bool = False
     tied: str = ""
 
     @property
@@ -52,21 +58,41 @@ class Layer(NamedTuple):
         return self.name or "(root)"
 
     @property
+    def plain(self) -> Module:
+        """The layer of torch.nn that computes the same, if there is one."""
+        return self.module if self.twin is None or self.twin.layer is None else self.twin.layer
+
+    @property
+    def window(self) -> Window:
+        return window(self.module) if self.twin is None else self.twin.window
+
+    @property
+    def slides(self) -> bool:
+        """Whether it has a window."""
+        return self.twin is not None or kind(self.module) in DIMS
+
+    @property
     def verdict(self) -> Verdict:
         if self.tied:
             return Verdict(LEFT, f"{self.tied} shares its weight and is not converted", "give it a weight of its own")
-        return judge(self.module, self.centred)
+        verdict = judge(self.module, self.centred) if self.twin is None else _twinned(self.twin, self.centred)
+        if self.aside and (flaw := self.window.flaw()) is not None and verdict[1:] == flaw[1:]:
+            status = CONVERTIBLE if verdict.status == CONVERTIBLE else DEPENDS
+            return Verdict(status, "does nothing along one of its axes: symmetric if that is no axis of the images")
+        return verdict
 
     @property
     def projected(self) -> bool:
         """Whether conversion projects its weight on bands."""
-        convolves = kind(self.module) in (*CONVS, *TRANSPOSED) and not window(self.module).pointwise
+        convolves = kind(self.plain) in (*CONVS, *TRANSPOSED) and not self.window.pointwise
         return convolves and self.verdict.status == CONVERTIBLE
 
 
 def layers(net: nn.Module) -> list[Layer]:
     """The leaves of ``net``, each once, and the modules that beside their children hold parameters of their own."""
     found = list(_leaves(net, "", None, set()))
+    dims = next((len(f.window.stride) for f in found if f.slides), 0)
+    found = [f._replace(aside=f.slides and f.window.spares(dims)) for f in found]
     kept = {id(p): other.label for other in found if not other.projected for p in own_parameters(other.module)}
     return [f._replace(tied=kept.get(id(f.module.weight), "")) if f.projected else f for f in found]
 
@@ -85,7 +111,9 @@ def _leaves(module: nn.Module, name: str, before: nn.Module | None, seen: set[nn
     seen.add(module)
     inner = children(module)
     if not inner or any(True for _ in own_parameters(module)):
-        yield Layer(name, module, isinstance(before, iso.CentreGrid) and _centres(before, module))
+        twin = twin_of(module) if kind(module) is None and not carries_fields(module) else None
+        layer = Layer(name, module, False, twin)
+        yield layer._replace(centred=isinstance(before, iso.CentreGrid) and _centres(before, layer))
     before = None
     for child_name, child in inner.items():
         yield from _leaves(child, f"{name}.{child_name}" if name else child_name, before, seen)
@@ -106,8 +134,8 @@ def children(module: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def _centres(grid: iso.CentreGrid, module: nn.Module) -> bool:
-    return kind(module) in DIMS and window(module).grid(grid.mode).extra_repr() == grid.extra_repr()
+def _centres(grid: iso.CentreGrid, layer: Layer) -> bool:
+    return layer.slides and layer.window.grid(grid.mode).extra_repr() == grid.extra_repr()
 
 
 def kind(module: nn.Module) -> type[nn.Module] | None:
@@ -131,6 +159,21 @@ def judge(module: Module, centred: bool = False) -> Verdict:
         return Verdict(LEFT, "a quantised layer", "convert the network before quantising it")
     reason = "holds parameters, whose use cannot be seen" if module._modules else "no rule for layers of this type"
     return Verdict(UNKNOWN, reason, "measure with isoconv.equivariance_error")
+
+
+def _twinned(twin: Twin, centred: bool) -> Verdict:
+    """Of a layer by what it computes."""
+    if twin.layer is None:
+        return _centring(twin.window, centred) or Verdict(UNAFFECTED)
+    plain = RULES[kind(twin.layer) or type(twin.layer)](twin.layer, centred)
+    flaw = twin.window.flaw()
+    if plain.status != CONVERTIBLE or (flaw is not None and plain[1:] == flaw[1:]):
+        return plain
+    if twin.same:
+        return Verdict(CONVERTIBLE, "pads one side more at some sizes, as TensorFlow does", "convert pads both alike")
+    if twin.computed and not twin.window.pointwise:
+        return Verdict(CONVERTIBLE, "its weight is computed in forward()", "convert makes it permanent")
+    return plain
 
 
 def _conv(module: Module, centred: bool) -> Verdict:
@@ -288,7 +331,8 @@ def _rules() -> dict[type[nn.Module], Callable[[Module, bool], Verdict]]:
     modules = nn.modules
     pointwise = (modules.activation, modules.batchnorm, modules.instancenorm, modules.dropout)
     unaffected: list[Any] = [getattr(modules, name) for module in pointwise for name in module.__all__]
-    unaffected += [nn.Identity, nn.GroupNorm, nn.LocalResponseNorm, nn.CrossMapLRN2d, nn.ChannelShuffle, iso.CentreGrid]
+    unaffected += [nn.Identity, nn.GroupNorm, nn.LocalResponseNorm, nn.CrossMapLRN2d, nn.ChannelShuffle]
+    unaffected += [iso.CentreGrid, iso.SamePad]
     unaffected += [nn.Sequential, nn.ModuleList, nn.ModuleDict]  # leaves only if they are empty
     unaffected += [*MAX_POOLS.values(), *AVG_POOLS.values()]
     unaffected += [iso.SymmetricUpsample1d, iso.SymmetricUpsample2d, iso.SymmetricUpsample3d]

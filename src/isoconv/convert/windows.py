@@ -61,6 +61,12 @@ class Window(NamedTuple):
     def strided(self) -> bool:
         return max(self.stride) > 1
 
+    def spares(self, dims: int) -> bool:
+        """Whether the window has one axis more than ``dims``, leaves that alone, and treats all others alike."""
+        idle = [k == s == 1 and not any(p) for k, s, p in zip(self.kernel_size, self.stride, self.padding, strict=True)]
+        others: list[Any] = [tuple(v for v, i in zip(values, idle, strict=True) if not i) for values in self]
+        return len(idle) == dims + 1 and sum(idle) == 1 and Window(*others).flaw() is None
+
     def grid(self, mode: str) -> iso.CentreGrid:
         """What centres this window at every size."""
         return iso.CentreGrid(

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isoconv.convert import conversion_report, convert
+from isoconv.convert import convert
 from isoconv.convert.conversion import check_module
-from isoconv.convert.report import Row
+from isoconv.convert.report import Row, layer_report
 from isoconv.convert.rules import layers
 from isoconv.convert.windows import CONVERTIBLE, EQUIVARIANT, ISOTROPIC, UNAFFECTED, UNKNOWN
 from isoconv.diagnosis.result import Diagnosis, Finding, LayerDiagnosis, title
@@ -110,7 +110,8 @@ def _examine(net: nn.Module, x: Tensor, turns: Sequence[Turn], tolerance: float)
         notes.append("The output is zero everywhere, which tells nothing: use a trained network, or another input.")
     elif _above(worst(map(distance, tensors(run(net, x)), tensors(output))), tolerance):
         notes.append("The output for the same input changes from run to run: errors of that size mean nothing.")
-    modules, report = [layer.module for layer in layers(net)], conversion_report(net)
+    found_layers = layers(net)
+    modules, report = [layer.module for layer in found_layers], layer_report(net, found_layers, {})
     rows, fields = report.rows, _fields(modules)
     try:
         converted = convert(net)

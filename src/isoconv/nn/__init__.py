@@ -16,6 +16,7 @@ from isoconv.nn.fields import Fields as Fields
 from isoconv.nn.fields import arrows as arrows
 from isoconv.nn.preconditioning import precondition_ as precondition_
 from isoconv.nn.resampling import CentreGrid as CentreGrid
+from isoconv.nn.resampling import SamePad as SamePad
 from isoconv.nn.resampling import SymmetricAvgPool1d as SymmetricAvgPool1d
 from isoconv.nn.resampling import SymmetricAvgPool2d as SymmetricAvgPool2d
 from isoconv.nn.resampling import SymmetricAvgPool3d as SymmetricAvgPool3d
@@ -45,6 +46,7 @@ __all__ = [
     "SREConvTranspose3d",
     "SteerableConv2d",
     "SteerableConv3d",
+    "SamePad",
     "SymmetricAvgPool1d",
     "SymmetricAvgPool2d",
     "SymmetricAvgPool3d",

@@ -93,6 +93,30 @@ class CentreGrid(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
+class SamePad(nn.Module):
+    """Put before a :class:`CentreGrid` without padding and a strided layer, pads so that n samples become
+    ceil(n / stride), as padding "SAME" of TensorFlow does, yet both sides alike.
+
+    Args:
+        kernel_size, stride, dilation: of the layer that follows, one number per axis.
+        value: what to pad with.
+    """
+
+    def __init__(
+        self, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int], value: float = 0.0
+    ) -> None:
+        super().__init__()
+        n = len(stride)
+        self.kernel_size, self.stride = ntuple(kernel_size, n, "kernel_size"), ntuple(stride, n, "stride")
+        self.dilation, self.value = ntuple(dilation, n, "dilation"), value
+
+    def forward(self, input: Tensor) -> Tensor:
+        return resampling.same_pad(input, self.kernel_size, self.stride, self.dilation, self.value)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in ("kernel_size", "stride", "dilation", "value"))
+
+
 class SymmetricAvgPool1d(_AvgPool):
     __doc__ = _AvgPool.__doc__
     dims = 1

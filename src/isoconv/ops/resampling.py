@@ -120,6 +120,24 @@ def _check_upsample(input: Tensor, size: list[int]) -> None:
         )
 
 
+def same_padding(n: int, kernel_size: int, stride: int, dilation: int) -> int:
+    """Samples that an axis of length ``n`` lacks for ceil(n / stride) windows, what TensorFlow's "SAME" adds."""
+    missing = (-(-n // stride) - 1) * stride + dilation * (kernel_size - 1) + 1 - n
+    return torch.sym_max(missing, 0)
+
+
+def same_pad(
+    input: Tensor, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int], value: float
+) -> Tensor:
+    """``input`` with :func:`same_padding`, half of it on each side; one sample more where that is odd. The windows of a
+    :func:`centre_grid` without padding then are ceil(n / stride)."""
+    sides: list[int] = []
+    for axis, window in enumerate(zip(kernel_size, stride, dilation, strict=True), -len(stride)):
+        half = (same_padding(input.shape[axis], *window) + 1) // 2
+        sides = [half, half, *sides]
+    return F.pad(input, sides, value=value)
+
+
 def centre_grid(
     input: Tensor,
     kernel_size: Sequence[int],
