@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from isoconv.bench import markdown
-from isoconv.figures.drawing import speed_ratios
+from isoconv.figures.speed import speed_ratios
 
 
 def main(name: str, bench: Callable[..., dict[str, Any]], rounds: int) -> None:

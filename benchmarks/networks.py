@@ -276,7 +276,7 @@ def table() -> str:
     lines = [
         "# Networks of other libraries",
         "",
-        "`python benchmarks/networks.py`, see there. Untrained, eval mode. Errors: the worst of flips and quarter turns, "
+        "`python benchmarks/networks.py`, see there. Untrained, eval mode. Errors: worst of flips and quarter turns, "
         "in units of the spread of the output between two images.",
         f"Sizes: {EVEN}, {ODD}, and the worse of {' and '.join(map(str, OTHERS))}, which the report did not measure; "
         f"in 3D {EVEN_3D}, {ODD_3D} and {', '.join(map(str, OTHERS_3D))}. `-`: the network does not take that size.",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from isoconv.runs import RunDir
+from isoconv.runs import RunDir, TrainConfig
 
 hypothesis.settings.register_profile("isoconv", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("isoconv")
@@ -64,67 +64,75 @@ def medmnist_dir() -> Path:
 
 
 @contextmanager
-def _few_cells() -> Iterator[None]:
+def _few_images() -> Iterator[None]:
     from isoconv import data
+    from isoconv.data.vessels import VESSELS
 
-    counts = {"cells": (60, 20, 40), "cells3d": (12, 8, 12)}
+    counts = {"cells": (60, 20, 40), "cells3d": (12, 8, 12), "vessels": (8, 4, 4), "vessels3d": (8, 4, 4)}
     with pytest.MonkeyPatch.context() as patch:
-        for tasks in (data.TASKS, data.SYNTHETIC):
-            for name, few in counts.items():
-                patch.setitem(tasks, name, replace(tasks[name], counts=few))
+        for sets in (data.TASKS, data.SYNTHETIC, VESSELS):
+            for name in sets.keys() & counts.keys():
+                patch.setitem(sets, name, replace(sets[name], counts=counts[name]))
         yield
 
 
 @pytest.fixture
 def few_cells() -> Iterator[None]:
-    """The synthetic sets with few images: 40 and 12 in the test split."""
-    with _few_cells():
+    """The synthetic sets with few images: in the test split 40 and 12, of those with masks 4."""
+    with _few_images():
         yield
 
 
-@pytest.fixture(scope="module")
-def few_vessels() -> Iterator[None]:
-    """The synthetic sets of segmentation with 4 images in the test split."""
-    from isoconv.data.vessels import VESSELS
+def _evaluate_all(*configs: TrainConfig) -> None:
+    from isoconv.evaluation.measuring import evaluate
+    from isoconv.evaluation.protocols import PROTOCOLS
+    from isoconv.training.loop import train
 
-    with pytest.MonkeyPatch.context() as patch:
-        for name, task in VESSELS.items():
-            patch.setitem(VESSELS, name, replace(task, counts=(8, 4, 4)))
-        yield
+    with _few_images():
+        for config in configs:
+            run = train(config)
+            for protocol in PROTOCOLS:
+                evaluate(run, protocol)
 
 
 @pytest.fixture(scope="session")
 def _evaluated_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``sre``, ``plain``, ``plain1`` (another seed) and ``volumes``, trained until they differ and evaluated."""
-    from isoconv.evaluation.measuring import evaluate
-    from isoconv.evaluation.protocols import PROTOCOLS
-    from isoconv.training.loop import TrainConfig, train
-
     folder = tmp_path_factory.mktemp("runs")
     small = {"width": 4, "epochs": 4, "batch_size": 4, "size": 16, "device": "cpu"}
     plain = TrainConfig("cells", "resnet18", folder / "plain", **small)
     sre = replace(plain, model="sre_resnet18", out=folder / "sre", kernel_sizes=(5, 5, 3, 3))
     volumes = replace(plain, data="cells3d", model="sre_resnet18_3d", out=folder / "volumes", epochs=1, width=2)
-    with _few_cells(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("isoconv.figures.save_all", lambda *_: [])  # seconds each; their own tests draw them
-        for config in (sre, plain, replace(plain, seed=1, out=folder / "plain1"), volumes):
-            run = train(config)
-            for protocol in PROTOCOLS:
-                evaluate(run, protocol)
+    _evaluate_all(sre, plain, replace(plain, seed=1, out=folder / "plain1"), volumes)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _segmented_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a label per pixel, in the folder ``masks``."""
+    folder = tmp_path_factory.mktemp("runs")
+    small = {"width": 4, "epochs": 4, "batch_size": 4, "size": 16, "device": "cpu", "lr": 0.1}
+    plain = TrainConfig("vessels", "unet", folder / "masks" / "plain", **small)
+    sre = replace(plain, model="sre_unet", out=folder / "masks" / "sre", kernel_sizes=(5, 3, 3, 3), engine="reference")
+    volumes = replace(sre, data="vessels3d", model="sre_unet_3d", out=folder / "masks" / "volumes")
+    seed1 = replace(plain, seed=1, out=folder / "masks" / "plain1")
+    _evaluate_all(sre, plain, seed1, replace(volumes, kernel_sizes=(3, 3, 3, 3)))
     return folder
 
 
 @pytest.fixture
-def evaluated(_evaluated_once: Path, few_cells: None, tmp_path: Path) -> Callable[[str], RunDir]:
-    """A copy of a tiny evaluated run on few cells: ``sre``, ``plain``, ``plain1`` or ``volumes``."""
+def evaluated(request: pytest.FixtureRequest, few_cells: None, tmp_path: Path) -> Callable[[str], RunDir]:
+    """A copy of a tiny evaluated run on few images: ``sre``, ``plain``, ``plain1`` or ``volumes``, which classify, or
+    ``masks/sre`` and so on, which segment."""
 
     def copy(name: str) -> RunDir:
-        return RunDir(shutil.copytree(_evaluated_once / name, tmp_path / name))
+        once = request.getfixturevalue("_segmented_once" if name.startswith("masks/") else "_evaluated_once")
+        return RunDir(shutil.copytree(once / name, tmp_path / name))
 
     return copy
 
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An evaluation that draws nothing: drawing takes longer than everything else."""
-    monkeypatch.setattr("isoconv.figures.save_all", lambda *_: [])
+    """Commands that draw nothing: drawing takes longer than everything else."""
+    monkeypatch.setattr("isoconv.figures.save_all", lambda run, *_: [run.path / "figures" / "none.png"])

@@ -16,7 +16,10 @@ import pytest
 from isoconv.cli.main import main
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = [*sorted(DOCS.glob("tutorials/*.md")), DOCS / "concepts" / "bands.md", DOCS / "concepts" / "symmetry.md"]
+PAGES = [
+    *sorted(DOCS.glob("tutorials/*.md")),
+    *(DOCS / "concepts" / f"{n}.md" for n in ("bands", "steerable", "symmetry")),
+]
 SLOW = {"deploy-with-onnx", "drop-in-layer", "symmetry", "train-on-medmnist"}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

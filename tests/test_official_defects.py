@@ -100,6 +100,8 @@ def test_importing_needs_the_core_dependencies_only() -> None:
         "matplotlib",
         "PIL",
         "scipy",
+        "joblib",
+        "pydantic",  # always installed, but for files that are read back
     ]
     without = f"import sys; sys.modules.update(dict.fromkeys({optional}))"
     code = f"{without}; import isoconv; isoconv.SREConv2d(1, 1, 3); print(isoconv.__version__)"

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-import isoconv
 from isoconv import __main__ as program
 from isoconv import bench
 from isoconv.cli.display import show, show_best_epoch
 from isoconv.cli.main import main
 from isoconv.data import TASKS
+from isoconv.evaluation.comparison import compare
 from isoconv.models import list_models
 from isoconv.runs import RunDir
 
@@ -79,13 +79,12 @@ def picture(tmp_path: Path) -> Path:
         ("train", ["--data", "isoconv data list", "--model", "isoconv models", "--out", "--resume", "torchrun"]),
         ("evaluate", ["RUN", "isoconv train", "--protocol", "official", "--device", "--json"]),
         ("predict", ["IMAGE", "PNG, JPEG, TIFF, npy or npz", "folder", "FILE.csv or FILE.json", "--upright-only"]),
-        ("compare", ["RUN", "isoconv evaluate", "paired", "--json"]),
-        ("segment compare", ["RUN", "isoconv segment evaluate", "paired", "--plot", "--json"]),
+        ("compare", ["RUN", "isoconv evaluate", "paired", "--plot", "--json"]),
         ("demo", ["no download", "minutes", "--out", "--threads"]),
         ("data", ["list", "fetch"]),
-        ("data list", ["18 MedMNIST tasks", "synthetic", "--json"]),
+        ("data list", ["18 of MedMNIST", "synthetic", "--json"]),
         ("data fetch", ["isoconv data list", "28, 64, 128 or 224", "$ISOCONV_DATA", "~/.medmnist"]),
-        ("models", ["isoconv train --model", "'sre_*'", "--width"]),
+        ("models", ["networks", "a label per pixel", "'sre_*'", "--width"]),
     ],
 )
 def test_help(call: Call, command: str, words: list[str]) -> None:
@@ -98,7 +97,6 @@ def test_help(call: Call, command: str, words: list[str]) -> None:
 def test_every_option_is_explained(call: Call) -> None:
     commands = ["train", "evaluate", "predict", "compare", "demo", "models", "doctor", "export", "serve", "bench ops"]
     commands += [f"data {name}" for name in ("list", "fetch", "check", "manifest")]
-    commands += [f"segment {name}" for name in ("train", "evaluate", "compare", "predict")]
     commands += [f"study {name}" for name in ("run", "status", "report")]
     for command in commands:
         text = re.sub(r"[│╭╮╰╯─]", " ", call(*command.split(), "--help").out)
@@ -110,45 +108,65 @@ def test_every_option_is_explained(call: Call) -> None:
             assert len(" ".join(explained)) > 10, f"{command}: {option}"
 
 
-def test_version(call: Call) -> None:
-    assert call("--version") == (0, f"isoconv {isoconv.__version__}\n", "")
-
-
 # Results
 
 
-def test_train_evaluate_and_compare(call: Call, few_cells: None, tmp_path: Path, no_figures: None) -> None:
-    options = ["--data", "cells", "--width", 2, "--size", 16, "--epochs", 1, "--device", "cpu", "--json"]
-    for model in ("sre_resnet18", "resnet18"):
+@pytest.mark.parametrize(
+    ("data", "models"), [("cells", ("sre_resnet18", "resnet18")), ("vessels", ("sre_unet", "unet"))]
+)
+def test_train_evaluate_and_compare(
+    call: Call, few_cells: None, tmp_path: Path, no_figures: None, data: str, models: tuple[str, str]
+) -> None:
+    options = ["--data", data, "--width", 2, "--size", 16, "--epochs", 1, "--device", "cpu", "--lr", 0.1, "--json"]
+    for model in models:
         result = call("train", "--model", model, "--out", tmp_path / model, *options)
         assert result.code == 0, result.err
         assert json.loads(result.out)["epoch"] == 0
         assert "epoch 1/1: train loss" in result.err
         result = call("evaluate", tmp_path / model, "--device", "cpu", "--json")
         assert json.loads(result.out) == RunDir(tmp_path / model).results()["standard"]
-    result = call("compare", tmp_path / "sre_resnet18", tmp_path / "resnet18", "--json")
+        assert f"figures are in {tmp_path / model / 'figures'}" in result.err
+    result = call("compare", *(tmp_path / model for model in models), "--json")
     assert (result.code, result.err) == (0, "")
-    assert [row["network"] for row in json.loads(result.out)["groups"]] == ["sre_resnet18", "resnet18"]
+    assert [row["network"] for row in json.loads(result.out)["groups"]] == list(models)
 
 
-def test_tables_for_people(call: Call, evaluated: Evaluated, no_figures: None, tmp_path: Path) -> None:
-    sre, plain = evaluated("sre"), evaluated("plain")
-    result = call("evaluate", sre.path, "--protocol", "official", "--batch-size", 16)
-    summary = sre.results()["official"]["summary"]
-    assert result.code == 0
-    assert f"{100 * summary['upright']:.1f} %" in result.out
-    assert f"{100 * summary['rotated_worst']:.1f} %" in result.out
-    assert re.search(r"multiply-adds, one per tap +│ [\d,]+ ", result.out)
-    result = call("compare", sre.path, plain.path, "--protocol", "official", "--plot", tmp_path / "angles.png")
-    assert all(word in result.out for word in ("sre_resnet18", "resnet18", "upright", "flips", "parameters"))
+@pytest.mark.parametrize(("kind", "score"), [("", "accuracy"), ("masks/", "Dice")])
+def test_comparison_for_people(call: Call, evaluated: Evaluated, tmp_path: Path, kind: str, score: str) -> None:
+    three = [evaluated(f"{kind}{name}") for name in ("sre", "plain", "plain1")]
+    result = call("compare", *(run.path for run in three), "--plot", tmp_path / "angles.png")
+    assert result.code == 0, result.err
+    (plain,) = (group for group in compare(three)["groups"] if len(group["seeds"]) == 2)
+    mean, deviation = (f"{100 * plain[f'rotated_mean{end}']:.1f}" for end in ("", "_sd"))
+    assert f"{mean} % ± {deviation}" in result.out
+    for text in (f"{score} rotated, worst", ", 2 seeds", "upright, a - b", "p upright (Holm)", "p rotated (Holm)"):
+        assert text in result.out, text
     assert (tmp_path / "angles.png").read_bytes().startswith(b"\x89PNG")
+    seeds = call("compare", *(run.path for run in three[1:]))
+    assert seeds.code == 0
+    assert "a - b" not in seeds.out  # seeds of one network are not a pair
+
+
+@pytest.mark.parametrize("name", ["sre", "masks/sre"])
+def test_evaluation_for_people(call: Call, evaluated: Evaluated, no_figures: None, name: str) -> None:
+    run = evaluated(name)
+    result = call("evaluate", run.path, "--protocol", "official", "--batch-size", 16)
+    entry, task = run.results()["official"], run.task
+    summary = entry["summary"]
+    assert result.code == 0
+    for score in task.scores:
+        assert re.search(rf"│ {re.escape(score.title)} +│ {100 * summary[score.key]:.1f} %", result.out), score.title
+    assert f" at {summary['rotated_worst_at']} " in result.out
+    assert re.search(r"multiply-adds, one per tap +│ [\d,]+ ", result.out)
+    for label, of_class in entry.get("classes", {}).items():
+        assert re.search(rf"│ {label} +│ {100 * of_class['upright']:.1f} % ", result.out), label
+
+
+def test_runs_of_one_name_are_told_apart(call: Call, evaluated: Evaluated, tmp_path: Path) -> None:
+    sre, plain = evaluated("sre"), evaluated("plain")
     namesake = shutil.copytree(plain.path, tmp_path / "other" / "sre")
     result = call("compare", sre.path, namesake)
     assert all(str(path) in result.out for path in (sre.path, namesake))
-    result = call("compare", plain.path, evaluated("plain1").path)
-    assert (result.code, result.err) == (0, "")
-    assert "2 seeds" in result.out
-    assert "McNemar" not in result.out  # seeds of one network are no pair
 
 
 def test_epochs_are_counted_from_1_for_people(evaluated: Evaluated, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,9 +185,26 @@ def test_predict_table(call: Call, evaluated: Evaluated, picture: Path) -> None:
     result = call("predict", evaluated("plain").path, picture)
     assert (result.code, result.err) == (0, "")
     assert result.out.count("two.npy[") == 2
-    assert "same when turned" in result.out
+    assert "same answer as upright" in result.out
     result = call("predict", evaluated("sre").path, picture, "--upright-only", "--device", "cpu", "--batch-size", 1)
-    assert "same when turned" not in result.out
+    assert result.out.count("two.npy[") == 2
+    assert "same answer as upright" not in result.out
+
+
+def test_predict_masks(call: Call, evaluated: Evaluated, tmp_path: Path) -> None:
+    run = evaluated("masks/sre").path
+    np.save(tmp_path / "two.npy", np.random.default_rng(0).random((2, 16, 16)))
+    command = ["predict", run, tmp_path / "two.npy", "--upright-only"]
+    table = call(*command)
+    assert table.err == "give --out FOLDER to keep the masks\n"
+    assert all(text in table.out for text in ("two.npy[1]", "vessel", "cell", " % "))
+    rows = json.loads(call(*command, "--json").out)
+    assert [list(row) for row in rows] == [["source", "index", "shares"]] * 2
+    kept = json.loads(call(*command, "--out", tmp_path / "out", "--json").out)
+    assert [Path(row["mask"]).name for row in kept] == ["two_0.png", "two_1.png"]
+    assert all(Path(row["mask"]).is_file() for row in kept)
+    assert "exists and is not overwritten" in failure(call(*command, "--out", tmp_path / "out"))
+    assert "nowhere to write out into" in failure(call(*command, "--out", tmp_path / "nowhere" / "out"))
 
 
 def test_predict_json_and_files(call: Call, evaluated: Evaluated, picture: Path, tmp_path: Path) -> None:
@@ -178,7 +213,7 @@ def test_predict_json_and_files(call: Call, evaluated: Evaluated, picture: Path,
     assert [row["index"] for row in rows] == [0, 1]
     result = call("predict", run, picture, "--out", tmp_path / "rows.json")
     assert (result.code, result.out) == (0, "")
-    assert result.err == f"2 predictions written to {tmp_path / 'rows.json'}\n"
+    assert result.err == f"answers on 2 images written to {tmp_path / 'rows.json'}\n"
     assert json.loads((tmp_path / "rows.json").read_text()) == rows
     call("predict", run, picture, "--out", tmp_path / "rows.csv")
     assert (tmp_path / "rows.csv").read_text().count("\n") == 3
@@ -232,6 +267,7 @@ def test_demo(call: Call, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch,
     names = {"sre_resnet18": "sre", "resnet18": "plain"}
     monkeypatch.setattr("isoconv.demo.train", lambda config, resume: evaluated(names[config.model]))
     monkeypatch.setattr("isoconv.demo.evaluate", lambda run: None)
+    monkeypatch.setattr("isoconv.demo.save_all", lambda run: [])
     result = call("demo", "--out", tmp_path / "demo")
     assert result.code == 0, result.err
     assert all(word in result.out for word in ("upright", "rotated, mean", "sre_resnet18", "resnet18"))
@@ -268,8 +304,12 @@ def test_large_numbers_are_readable(capsys: pytest.CaptureFixture[str]) -> None:
         ("evaluate x --devic cpu", "--device"),
         ("evaluate x --protocol oficial", "'standard', 'official', 'disturbed'"),
         ("predict x y --batch-size two", "--batch-size"),
+        ("segment", "isoconv train works for every task now; use it without `segment`"),
+        ("segment train --data vessels --model unet --out x", "isoconv train works for every task now; use it without"),
+        ("segment evaluate x", "isoconv evaluate works for every task now; use it without `segment`"),
+        ("segment --help", "isoconv train works for every task now"),
         ("train --data cells --model resnet18 --out x --lr -1", "lr must be finite and at least 1e-06"),
-        ("train --data cells --model resnet18 --out x --epochs 0", "epochs must be a whole number of at least 1"),
+        ("train --data cells --model resnet18 --out x --epochs 0", "epochs must be a whole number from 1"),
     ],
 )
 def test_wrong_usage(call: Call, line: str, message: str) -> None:
@@ -291,14 +331,19 @@ def test_wrong_usage(call: Call, line: str, message: str) -> None:
         ("train --data cells --model resnet18_3d --out x", "has 2D images, network 'resnet18_3d' does not"),
         ("evaluate x", "no run at x .*isoconv train --out x"),
         ("predict x y.png", "no run at x "),
-        ("predict x y.png --out rows.xlsx", r"written as \.csv or \.json, got rows\.xlsx"),
         ("compare x y", "no run at x "),
         ("compare", "at least two run directories, got 0"),
         ("compare x y --plot angles.pdf", "--plot must be a .png file"),
         (
-            "train --data vessels --model sre_unet --out x",
-            "with a label per image: it has one per pixel, see isoc",
+            "train --data vessels --model resnet18 --out x",
+            "network 'resnet18' is not for segmentation; use --model with",
         ),
+        ("train --data cells --model unet --out x", "network 'unet' is not for classification; use --model with one"),
+        (
+            "train --data cells --task segmentation --model unet --out x",
+            "cells is for multiclass, not for segmentation",
+        ),
+        ("train --data cells --model resnet18 --loss dice --out x", "must be one of cross_entropy, focal, got 'dice'"),
         ("data fetch cels", "unknown data set 'cels'; did you mean 'cells'"),
         ("data fetch", "name the tasks to download; `isoconv data list` shows all"),
         ("data check cels", "unknown data set 'cels'; did you mean 'cells'"),
@@ -327,9 +372,19 @@ def test_existing_files_are_kept(call: Call, evaluated: Evaluated, picture: Path
     assert (tmp_path / "rows.csv").read_text() == "mine"
 
 
-def test_output_is_checked_before_the_images_are_read(call: Call, evaluated: Evaluated, tmp_path: Path) -> None:
-    error = failure(call("predict", evaluated("plain").path, "nowhere.png", "--out", tmp_path / "nowhere" / "rows.csv"))
-    assert "make it first" in error
+@pytest.mark.parametrize(
+    ("name", "out", "message"),
+    [
+        ("plain", "nowhere/rows.csv", "make it first"),
+        ("plain", "rows.xlsx", "a table is written as .csv or .json, got"),
+        ("masks/plain", "nowhere/folder", "make it first"),
+        ("masks/plain", "masks", "exists and is not overwritten"),  # the folder of the run
+    ],
+)
+def test_output_is_checked_before_the_images_are_read(
+    call: Call, evaluated: Evaluated, tmp_path: Path, name: str, out: str, message: str
+) -> None:
+    assert message in failure(call("predict", evaluated(name).path, "nowhere.png", "--out", tmp_path / out))
 
 
 def test_unsuitable_images(call: Call, evaluated: Evaluated, tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """Files that other libraries write, for the tests of the readers."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from isoconv.data.files import as_uint8, read_arrays, read_images
 
 
 @pytest.fixture
@@ -66,3 +69,36 @@ def write_series(write_dicom: Callable[..., Path]) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def check_line() -> Callable[..., None]:
+    """Checks a file against its line in docs/reference/readers.md: the outcome, what is written beside it, and the
+    array (of frames their number) that is expected, None where it is to be refused."""
+
+    def check(path: Path, outcome: str, as_what: str, expected: Any) -> None:
+        if outcome == "refused":
+            assert expected is None
+            for dims in (3,) if path.is_dir() else (2, 3):
+                with pytest.raises(ValueError, match=re.escape(path.name)) as caught:
+                    read_images(path, channels=3, size=16, dims=dims)
+                assert "\n" not in str(caught.value)
+            return
+        found = read_arrays(path)[0][1]
+        volume = as_what.startswith(("a volume", "without it: the volume", "slices moved")) or ".nii" in path.name
+        images = "refused as a volume" in as_what
+        assert found.leading == "images" if images else found.leading != "images"
+        assert (found.leading == "depth") == (volume and found.array.ndim == 4)
+        if isinstance(expected, int):
+            assert len(found.array) == expected
+            return
+        array = as_uint8("it", found.array) if found.array.dtype == bool else found.array
+        wanted = np.asarray(expected)
+        wanted = wanted[..., None] if wanted.ndim < array.ndim else wanted
+        assert array.shape[:-1] == wanted.shape[:-1]
+        if outcome == "read":
+            assert np.array_equal(np.broadcast_to(array, wanted.shape), wanted)
+        else:
+            assert np.abs(array.astype(float) - wanted).max() <= (2 if array.shape[-1] == 3 else 1e-3)
+
+    return check

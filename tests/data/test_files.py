@@ -1,6 +1,8 @@
 """Users' own files: what is read, what is refused, and with what words."""
 
+import gc
 import subprocess
+import weakref
 from pathlib import Path
 from unittest import mock
 
@@ -204,6 +206,27 @@ def test_each_file_is_read_or_told_what_is_wrong_with_it(tmp_path: Path) -> None
     assert (names, images.shape) == ([str(tmp_path / "a.png")], (1, 3, 28, 28))
     with pytest.raises(ValueError, match=r"cannot read .*b\.png"):
         read(tmp_path, channels=3)
+
+
+def test_a_refused_file_is_not_kept_in_memory(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.full((20, 20), 7.0))
+    decoded: list[weakref.ref[np.ndarray]] = []
+    plain = as_uint8
+
+    def noted(name: str, array: np.ndarray) -> np.ndarray:
+        decoded.append(weakref.ref(array))
+        return plain(name, array)
+
+    gc.disable()  # nor does it wait to be collected
+    try:
+        with mock.patch.object(files, "as_uint8", noted):
+            kept = list(read_each([tmp_path / "a.npy"] * 3, channels=1, size=28, dims=2))
+        assert [str(error) for _, error in kept] == [
+            f"{tmp_path}/a.npy is constant, all its pixels are equal; leave it out"
+        ] * 3
+        assert [array() for array in decoded] == [None] * 3
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,17 @@ def test_masks_with_a_palette_hold_the_numbers_of_its_colours(folder: Path) -> N
     assert torch.equal(read_pairs(folder, 10).train.labels, labels)
 
 
+@pytest.mark.parametrize("suffix", [".tif", ".gif", ".bmp"])
+def test_palettes_of_other_formats_hold_numbers_as_well(folder: Path, suffix: str) -> None:
+    labels = read_pairs(folder, 10).train.labels
+    for path in list((folder / "masks").iterdir()):
+        mask = Image.open(path)
+        mask.putpalette([0, 0, 0, 128, 0, 0])
+        mask.save(path.with_suffix(suffix))
+        path.unlink()
+    assert torch.equal(read_pairs(folder, 10).train.labels, labels)
+
+
 def test_fractional_labels_are_refused(folder: Path) -> None:
     (folder / "masks" / "3.png").unlink()
     save(folder / "masks" / "3.npy", np.full((12, 10), 0.5))

@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isoconv.cli.main import main
-from isoconv.data import get_task, listing, load, own
+from isoconv.data import get_task, listing, load
 from isoconv.data.check import check
 from isoconv.data.decoded import Limits
 
@@ -253,6 +252,14 @@ def test_check_finds_nothing_in_a_good_set(folder: Path) -> None:
     assert report.facts["train/val/test"] == "14/2/4"
 
 
+def test_check_says_where_no_voxel_size_is_stated(tmp_path: Path) -> None:
+    for i in range(20):
+        path = tmp_path / "ab"[i % 2] / f"{i}.npy"
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, RNG.integers(0, 256, (7, 8, 9), np.uint8))
+    assert check(str(tmp_path), size=8).facts["voxel spacings"] == "not stated (20)"
+
+
 def test_check_names_every_defect(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "a" / "p0_0.png").write_bytes(b"no picture")
     pil.fromarray(np.zeros((20, 24), np.uint8)).save(folder / "a" / "p0_1.png")
@@ -306,37 +313,3 @@ def test_a_label_that_a_manifest_would_split_is_refused(
     (folder / "a").rename(folder / "a;b")
     assert main(["data", "manifest", str(folder), "--out", str(tmp_path / "m.csv")]) == 1
     assert "the semicolon in its label would make two" in capsys.readouterr().err
-
-
-def test_a_run_on_own_data_is_trained_evaluated_and_predicts(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-
-    monkeypatch.setattr("isoconv.figures.save_all", lambda *_: [])  # their own tests draw them
-    monkeypatch.chdir(tmp_path)
-    items = Mock(wraps=listing.items)
-    monkeypatch.setattr(own, "items", items)
-    options = "--model resnet18 --width 2 --epochs 1 --size 16 --device cpu --out run"
-    assert main(["train", "--data", "set", *options.split()]) == 0
-    items.assert_called_once()
-    monkeypatch.chdir(folder)
-    assert main(["evaluate", str(tmp_path / "run"), "--json"]) == 0
-    assert main(["predict", str(tmp_path / "run"), str(folder / "a"), "--json"]) == 0
-    capsys.readouterr()
-    monkeypatch.chdir(tmp_path)
-    added = picture(folder / "a" / "p9.png")
-    for command in (["train", "--data", "set", *options.split(), "--resume"], ["evaluate", "run"]):
-        assert main(command) == 1
-        assert "has other images or labels in " in capsys.readouterr().err
-    added.unlink()
-    assert main(["train", "--data", "set", *options.split(), "--resume"]) == 0
-    moved, config = folder.rename(tmp_path / "elsewhere"), tmp_path / "run" / "config.json"
-    assert main(["evaluate", "run"]) == 1
-    assert f'as "data" in {Path("run") / "config.json"}' in capsys.readouterr().err
-    config.write_text(config.read_text().replace(str(folder), str(moved)))
-    assert main(["evaluate", "run"]) == 0
-    moved.rename(folder)
-    config.write_text(config.read_text().replace(str(moved), str(folder)))
-    (folder / "a").rename(folder / "c")
-    assert main(["evaluate", str(tmp_path / "run")]) == 1
-    assert "other classes now" in capsys.readouterr().err

@@ -185,3 +185,12 @@ def test_pillows_own_limit_is_neither_used_nor_changed(tmp_path: Path, monkeypat
     (tmp_path / "a.png").write_bytes(memory.getvalue())
     assert read_arrays(tmp_path / "a.png", LIMITS)[0][1].array.shape == RGB.shape
     assert pil.MAX_IMAGE_PIXELS == 9
+
+
+def test_a_frame_that_sticks_out_of_the_canvas_counts(tmp_path: Path) -> None:
+    pil.fromarray(RGB).save(tmp_path / "a.gif")
+    raw = (tmp_path / "a.gif").read_bytes()
+    frame = struct.pack("<4H", 0, 0, 17, 13)
+    (tmp_path / "a.gif").write_bytes(raw.replace(b"," + frame, b"," + struct.pack("<4H", 0, 0, 9000, 9000)))
+    with pytest.raises(ValueError, match=r"its 81,000,000 pixels would take 0\.32 GB"):
+        read(tmp_path / "a.gif")

@@ -43,12 +43,12 @@ def images(run: RunDir, batch: int, *size: int) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def exported(_evaluated_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A run and its file in a format, each exported once: ``sre``, ``plain``, ``volumes``, or ``sre_strided`` and
-    ``plain_strided``, whose last map is a single pixel."""
+def exported(_evaluated_once: Path, _segmented_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A run and its file in a format, each exported once: ``sre``, ``plain``, ``volumes``, the same in ``masks``, or
+    ``sre_strided`` and ``plain_strided``, whose last map is a single pixel."""
     folder = tmp_path_factory.mktemp("exported")
-    for name in ("sre", "plain", "volumes"):
-        shutil.copytree(_evaluated_once / name, folder / name)
+    for once in (_evaluated_once, _segmented_once):
+        shutil.copytree(once, folder, dirs_exist_ok=True)
     for name in ("sre", "plain"):
         strided = RunDir(shutil.copytree(folder / name, folder / f"{name}_strided"))
         net = create_model(**strided.model_info["model"], stem_stride=2)
@@ -66,16 +66,24 @@ def exported(_evaluated_once: Path, tmp_path_factory: pytest.TempPathFactory) ->
 # What is written
 
 
-SIZES = {"sre": [(16, 16), (17, 22), (34, 21)], "volumes": [(16, 16, 16), (17, 24, 20)]}
+SIZES = {
+    "sre": [(16, 16), (17, 22), (34, 21)],
+    "masks/sre": [(16, 16), (17, 22), (34, 9)],
+    "volumes": [(16, 16, 16), (17, 24, 20)],
+    "masks/volumes": [(16, 16, 16), (17, 12, 20)],
+}
 
 
-@pytest.mark.parametrize("name", ["sre", pytest.param("volumes", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * ("volumes" in n)) for n in SIZES])
 def test_pt2_takes_any_batch_and_size(exported: Exported, name: str) -> None:
     run, path = exported(name, "pt2")
     program, network = torch.export.load(path).module(), run.load_model()
     for batch, size in enumerate(SIZES[name], 1):
         x = images(run, batch, *size)
-        torch.testing.assert_close(program(x), network(x), rtol=1e-4, atol=1e-5)
+        logits = network(x)
+        assert logits.shape == (batch, len(run.task.info.labels), *(size if name.startswith("masks") else ()))
+        assert logits.std() > 0.05
+        torch.testing.assert_close(program(x), logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["plain_strided", pytest.param("sre_strided", marks=pytest.mark.slow)])
@@ -121,7 +129,7 @@ def test_pt2_runs_where_isoconv_is_not(exported: Exported, tmp_path: Path) -> No
     assert done.stdout == "the same", done.stderr
 
 
-@pytest.mark.parametrize("name", ["plain", pytest.param("sre", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["plain", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sre", "masks/sre"))])
 def test_onnx_takes_any_batch_and_size(exported: Exported, name: str) -> None:
     ort = onnxruntime()
     run, path = exported(name, "onnx")
@@ -132,19 +140,40 @@ def test_onnx_takes_any_batch_and_size(exported: Exported, name: str) -> None:
     assert json.loads(session.get_modelmeta().custom_metadata_map["isoconv.json"])["input_size"] == 16
 
 
-def test_safetensors_are_the_weights_of_the_plain_network(exported: Exported) -> None:
-    run, path = exported("sre", "safetensors")
+@pytest.mark.parametrize("name", ["sre", "masks/sre", "masks/volumes"])
+def test_safetensors_are_the_weights_of_the_plain_network(exported: Exported, name: str) -> None:
+    run, path = exported(name, "safetensors")
     net = isoconv.fuse(create_model(**run.model_info["model"]))
     net.load_state_dict(load_file(path))
-    x = images(run, 2, 16, 16)
-    torch.testing.assert_close(OnImages(net, True).eval()(x), run.load_model()(x))
-    assert load_file(path)["layer1.0.conv1.weight"].shape[2:] == (5, 5)
+    x = images(run, 2, *[16] * run.task.info.dims)
+    torch.testing.assert_close(
+        OnImages(net, run.model_info["masked"]).eval()(x), run.load_model()(x), rtol=1e-4, atol=1e-4
+    )
+    if name == "sre":
+        assert load_file(path)["layer1.0.conv1.weight"].shape[2:] == (5, 5)
+
+
+@pytest.mark.parametrize("format", ["pt2", "safetensors"])
+def test_outputs_in_the_unit_of_the_targets(
+    evaluated: Evaluated, format: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """They are part of what runs; weights alone come with the code for it."""
+    run, shift, scale = evaluated("plain"), [1.0, 0.0, -1.0, 2.0, 3.0], [2.0, 0.2, 1.0, 0.5, 0.3]
+    x, bare = images(run, 1, 16, 16), run.load_model()
+    write_json(run.path / "model.json", {**run.model_info, "outputs": [shift, scale]})
+    card = export_run(run, format, tmp_path / f"net.{format}").card
+    expected = bare(x) * torch.tensor(scale) + torch.tensor(shift)
+    monkeypatch.setattr(torch, "rand", lambda *_: x.clone())  # the images of the card's code
+    probabilities = run_code(card, monkeypatch)["probabilities"]
+    torch.testing.assert_close(probabilities, expected.softmax(1), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(probabilities, bare(x).softmax(1), atol=0.01)
+    assert "then outputs * scale + shift: " in card.read_text()
 
 
 def test_every_file_says_what_it_is_and_nothing_of_this_machine(exported: Exported) -> None:
     kept = {"isoconv.json": ""}
     run, pt2 = exported("plain_strided", "pt2")
-    expected = {name: run.model_info[name] for name in ("task", "model", "input_size", "masked")}
+    expected = {name: run.model_info[name] for name in ("task", "model", "input_size", "masked", "outputs")}
     expected["logits"] = f"(N, {len(run.model_info['task']['labels'])})"
     torch.export.load(pt2, extra_files=kept)
     assert json.loads(kept["isoconv.json"]) == expected
@@ -225,7 +254,7 @@ def test_the_card_has_task_labels_scores_limits(evaluated: Evaluated) -> None:
         assert f"{i}. {label}" in card
     assert "## Scores, protocol standard" in card
     assert "## Scores, protocol official" in card
-    assert f"| accuracy rotated, mean | {100 * summary['rotated_mean']:.1f} (" in card
+    assert f"| accuracy rotated, mean, % | {100 * summary['rotated_mean']:.1f} (" in card
     for row in run.results()["standard"]["conditions"]:
         assert re.search(rf"\| {row['name']} \| .* \| {100 * row['accuracy']:.1f} \(", card), row["name"]
     assert "cannot tell an image from its mirror image" in card
@@ -241,29 +270,46 @@ def test_the_card_of_a_training_that_was_stopped(evaluated: Evaluated) -> None:
     assert "; of 3 epochs (4 planned) the best on the validation images, number" in model_card(run, usage)
 
 
+@pytest.mark.parametrize("name", ["masks/sre", "masks/volumes"])
+def test_the_card_of_a_network_that_segments(exported: Exported, name: str) -> None:
+    run, path = exported(name, "safetensors")
+    card, result = Path(f"{path}.md").read_text(), run.results()["standard"]
+    volumes = run.task.info.dims == 3
+    assert f"Gives each pixel of {'volumes' if volumes else 'images'} a label." in card
+    assert f"float32 (N, 3, {'D, H, W' if volumes else 'H, W'})" in card
+    for summary, head in ((result["summary"], "Dice rotated, mean, %"), (result["classes"]["cell"], "cell")):
+        low, high = (100 * end for end in summary["rotated_mean_ci"])
+        cell = f"{100 * summary['rotated_mean']:.1f} ({low:.1f} to {high:.1f})"
+        assert any(line.startswith(f"| {head} |") and cell in line for line in card.splitlines()), head
+    for row in result["conditions"]:
+        assert re.search(rf"\| {row['name']} \| .* \| {100 * row['dice']:.1f} \(", card), row["name"]
+    kept = f"{'the 24 rotations of the cube' if volumes else 'quarter turns'} and mirror images"
+    assert f"Its labels move with the image under {kept}, to rounding" in card
+    assert "None" not in card
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [
         (
             {"name": "sre_resnet18"},
-            "the same for an image and its quarter turns and mirror images, to rounding, and",
+            "the same for an image and its quarter turns and mirror images, to rounding; at other",
         ),
+        ({"name": "sre_resnet18", "downsample": "strided"}, "not built to be symmetric: its answer can change when an"),
+        ({"name": "c4_resnet18"}, "the same for an image and its quarter turns, to rounding; at other angles it was"),
         (
-            {"name": "sre_resnet18", "downsample": "strided"},
-            "are isotropic, but its strides are not: its answer can",
+            {"name": "d4_resnet18"},
+            "the same for an image and its quarter turns and mirror images, to rounding; at other",
         ),
-        (
-            {"name": "c4_resnet18"},
-            "the same for an image and its quarter turns, to rounding; otherwise its answer",
-        ),
-        ({"name": "d4_resnet18"}, "its quarter turns and mirror images, to rounding; otherwise its answer can change"),
-        ({"name": "resnet18"}, "It is an ordinary network: its answer can change when an image is turned"),
+        ({"name": "resnet18"}, "not built to be symmetric: its answer can change when an image is turned"),
     ],
 )
 def test_the_card_claims_the_symmetries_that_the_network_has(evaluated: Evaluated, model: dict, words: str) -> None:
     run = evaluated("plain")
-    write_json(run.path / "model.json", {**run.model_info, "model": model})
-    assert words in model_card(run, Usage("net.pt2", "pt2", 1))
+    write_json(run.path / "model.json", {**run.model_info, "model": {"in_channels": 3, "num_classes": 5, **model}})
+    card = model_card(run, Usage("net.pt2", "pt2", 1))
+    assert words in card
+    assert ("cannot tell an image from its mirror image" in card) == ("mirror images" in words)
 
 
 def test_the_card_of_a_run_that_was_not_evaluated(evaluated: Evaluated) -> None:
@@ -275,17 +321,35 @@ def test_the_card_of_a_run_that_was_not_evaluated(evaluated: Evaluated) -> None:
     assert "16x16x16 pixels" in card
 
 
-@pytest.mark.parametrize(("name", "format"), [("plain_strided", "pt2"), ("plain", "onnx"), ("sre", "safetensors")])
+def run_code(card: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """The names that the code of a model card leaves, run beside its file."""
+    monkeypatch.chdir(card.parent)
+    (code,) = re.findall(r"```python\n(.*?)```", card.read_text(), re.DOTALL)
+    names: dict = {"__name__": "card"}
+    exec(compile(code, "card", "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("plain_strided", "pt2"),
+        ("plain", "onnx"),
+        ("sre", "safetensors"),
+        ("masks/sre", "pt2"),
+        ("masks/sre", "safetensors"),
+        pytest.param("masks/sre", "onnx", marks=pytest.mark.slow),
+        ("masks/volumes", "safetensors"),
+    ],
+)
 def test_the_code_of_the_card_runs(exported: Exported, name: str, format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if format == "onnx":
         onnxruntime()
     run, path = exported(name, format)
-    monkeypatch.chdir(path.parent)
-    (code,) = re.findall(r"```python\n(.*?)```", Path(f"{path}.md").read_text(), re.DOTALL)
-    names: dict = {"__name__": "card"}
-    exec(compile(code, "card", "exec"), names)
+    names = run_code(Path(f"{path}.md"), monkeypatch)
     result = names["logits"] if format == "onnx" else names["probabilities"]
-    assert tuple(result.shape) == (1, len(run.model_info["task"]["labels"]))
+    pixels = [16] * run.task.info.dims if name.startswith("masks") else []
+    assert list(result.shape) == [1, len(run.task.info.labels), *pixels]
 
 
 # What is refused

@@ -15,7 +15,7 @@ from torch import nn
 
 import isoconv
 from isoconv.deploy.hub import push_to_hub
-from isoconv.runs import RunDir
+from isoconv.runs import RunDir, write_json
 
 Evaluated = Callable[[str], RunDir]
 OPTIONS = {"in_channels": 1, "num_classes": 3, "width": 2}
@@ -55,7 +55,7 @@ def test_the_same_network_comes_back(tmp_path: Path, name: str, options: dict) -
     assert all(p.requires_grad for p in again.parameters())
     assert isoconv.from_pretrained(str(tmp_path / "net")).state_dict().keys() == net.state_dict().keys()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net"]
-    assert sorted(p.name for p in (tmp_path / "net").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "net").iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
 def test_a_compiled_network_is_saved_as_what_it_was(tmp_path: Path) -> None:
@@ -76,24 +76,36 @@ def test_a_network_that_comes_back_can_be_saved_again(folder: Path, tmp_path: Pa
         assert (again / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_a_run_with_its_card(evaluated: Evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = evaluated("sre")
-    saved = isoconv.save_pretrained(run, tmp_path / "cells")
-    x, task = torch.rand(2, run.model_info["task"]["channels"], 16, 16), run.model_info["task"]
-    torch.testing.assert_close(isoconv.from_pretrained(saved)(x), run.load_model()(x))
+@pytest.mark.parametrize("name", ["sre", "masks/sre", "masks/volumes"])
+def test_a_run_with_its_card(evaluated: Evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    run = evaluated(name)
+    saved = isoconv.save_pretrained(run, tmp_path / "net")
+    task = run.task
+    x = torch.rand(2, task.info.channels, *range(16, 16 + task.info.dims))
+    torch.testing.assert_close(isoconv.from_pretrained(saved)(x), run.load_model()(x), rtol=1e-4, atol=1e-4)
     config = json.loads((saved / "config.json").read_text())
-    assert config["task"]["labels"] == list(task["labels"])
+    assert config["task"]["labels"] == list(task.info.labels)
     assert config["task"]["size"] == 16
     assert config["isoconv"] == isoconv.__version__
     card = (saved / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: isoconv\n")
+    assert card.startswith(f"---\nlibrary_name: isoconv\ntags:\n- image-{task.name}\n")
     assert "## Scores, protocol standard" in card
     assert "others run from 1 up, untested" in card
+    assert "None" not in card
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     names: dict = {"__name__": "card"}
     exec(compile(code, "card", "exec"), names)
-    assert tuple(names["probabilities"].shape) == (1, len(task["labels"]))
+    pixels = [16] * task.info.dims if task.networks == "segmentation" else []
+    assert list(names["probabilities"].shape) == [1, len(task.info.labels), *pixels]
+
+
+def test_outputs_in_the_unit_of_the_targets(evaluated: Evaluated, tmp_path: Path) -> None:
+    run = evaluated("plain")
+    x, bare = torch.rand(2, 3, 16, 16), run.load_model()
+    write_json(run.path / "model.json", {**run.model_info, "outputs": [[1.0, 2.0, 3.0, 4.0, 5.0], [0.5] * 5]})
+    again = isoconv.from_pretrained(isoconv.save_pretrained(run, tmp_path / "net"))
+    torch.testing.assert_close(again(x), 0.5 * bare(x) + torch.arange(1.0, 6))
 
 
 def test_the_network_of_a_run_without_its_card(evaluated: Evaluated, tmp_path: Path) -> None:
@@ -127,7 +139,7 @@ def test_networks_that_could_not_be_rebuilt(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"not built by isoconv\.create_model"):
         isoconv.save_pretrained(isoconv.convert(net), tmp_path / "net")
     net.fc = nn.Linear(16, 5)
-    with pytest.raises(ValueError, match=r"was changed after create_model built it: fc\.weight has shape \(5, 16\)"):
+    with pytest.raises(ValueError, match=r"was changed after create_model built it: fc\.weight is \(5, 16\), expected"):
         isoconv.save_pretrained(net, tmp_path / "net")
     net = isoconv.create_model("resnet18", **OPTIONS)
     net.layer2[0].relu = nn.GELU()
@@ -150,10 +162,10 @@ def test_options_counted_by_numpy(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("isoconv.deploy.hub.write_json", full)
+    monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space left"):
         isoconv.save_pretrained(isoconv.create_model("resnet18", **OPTIONS), tmp_path / "net")
     assert list(tmp_path.iterdir()) == []
@@ -185,17 +197,21 @@ def test_missing_and_cut_files(folder: Path) -> None:
     [
         ({"version": 2, "isoconv": "9.0"}, "has format version 2, this isoconv reads 1; install isoconv 9.0"),
         ({"version": None}, "has no version of the format"),
-        ({"modle": {}}, "unknown entry 'modle'; did you mean 'model'?"),
-        ({"model": "resnet18"}, "'model' must be the arguments of isoconv.create_model"),
-        ({"model": {"name": "sre_resnet81"}}, "did you mean 'sre_resnet18'"),
-        ({"model": {"name": "sre_resnet18", "widht": 4}}, "did you mean 'width'?"),
-        ({"model": {"name": "sre_resnet18", "in_channels": "one"}}, "does not describe a network of this version"),
+        ({"modle": {}}, "has an unknown entry 'modle'"),
+        ({"model": "resnet18"}, "'model' must be an object, got 'resnet18'"),
+        ({"model": {"name": "sre_resnet81", **OPTIONS}}, "did you mean 'sre_resnet18'"),
+        ({"model": {"name": "sre_resnet18", **OPTIONS, "widht": 4}}, "did you mean 'width'?"),
+        ({"model": {"name": "sre_resnet18", **OPTIONS, "bands": 0}}, "does not describe a network of this version"),
         (
             {"model": {"name": "sre_resnet18", **OPTIONS, "width": 3}},
-            "does not fit config.json beside it: conv1.weight",
+            "does not fit the network: conv1.weight",
         ),
         ({"model": {"name": "sre_resnet34", **OPTIONS}}, "layer1.2.conv1.weight is missing"),
-        ({"images": {"mask": True}}, "'images' must be null or say whether they are 'masked'"),
+        ({"images": {"mask": True}}, "lacks the entry 'images.masked'; did you mean 'mask'?"),
+        ({"model": {"name": "sre_resnet18", **OPTIONS, "kernel_sizes": [501] * 4}}, "a whole number from 1 to 31, or"),
+        ({"model": {"name": "sre_resnet18", **OPTIONS, "width": 4096}}, "expected at most 268,435,456"),
+        ({"model": {"name": "sre_resnet18", **OPTIONS, "spacing": [1e30, 1]}}, "got [1e+30, 1]"),
+        ({"sha256": "0" * 64}, "has another checksum than config.json beside it notes; copy or download it again"),
     ],
 )
 def test_configs_that_do_not_fit(folder: Path, changes: dict, words: str) -> None:
@@ -264,6 +280,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHub:
 
 
 def test_push_and_come_back(hub: FakeHub, folder: Path) -> None:
+    (folder / "README.md").unlink()
     with pytest.raises(FileNotFoundError, match=r"README\.md does not exist; write a model card"):
         push_to_hub(folder, "me/net")
     (folder / "README.md").write_text("# My network")
@@ -314,3 +331,35 @@ def test_the_real_package_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp
         isoconv.from_pretrained("me/net")
     assert "\n" not in str(caught.value)
     assert {"create_repo", "upload_folder"} <= set(dir(hub.HfApi))
+
+
+# What belongs together, and what does not
+
+
+def test_a_network_without_a_run_has_a_card(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: isoconv\n")
+    assert "# sre_resnet18\n" in card
+    assert "| symmetry kept exactly | quarter turns and mirror images, to rounding |" in card
+    assert "(N, 1, H, W)" in card
+    assert "Task, labels, data, scores and limits. Write them here before others use it." in card
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    names: dict = {}
+    exec(compile(code, "card", "exec"), names)
+    assert names["model"](torch.rand(1, 1, 9, 9)).shape == (1, 3)
+    plain = isoconv.save_pretrained(isoconv.create_model("resnet18_3d", **OPTIONS), tmp_path / "it's\nplain")
+    card = (plain / "README.md").read_text()
+    assert "| symmetry kept exactly | none |" in card
+    assert r"""from_pretrained("it's\nplain")""" in card
+
+
+def test_a_run_directory_is_no_saved_network(evaluated: Evaluated) -> None:
+    run = evaluated("plain")
+    loader = f"isoconv.runs.RunDir({str(run.path)!r}).load_model()"
+    with pytest.raises(ValueError, match=f"is a run directory; load its network with {re.escape(loader)}"):
+        isoconv.from_pretrained(run.path)
+    for name in ("model.json", "model.safetensors"):  # before the first epoch
+        (run.path / name).unlink()
+    with pytest.raises(ValueError, match="is a run directory"):
+        isoconv.from_pretrained(run.path)

@@ -11,10 +11,13 @@ from statistics import mean, stdev
 
 import numpy as np
 import pytest
+import torch
 
-from isoconv.evaluation.comparison import compare, labels_of, load_predictions, results_by
-from isoconv.runs import RunDir
+from isoconv.evaluation.comparison import compare, labels_of
+from isoconv.evaluation.results import load_predictions, results_by
+from isoconv.runs import RunDir, write_json
 from isoconv.runs.config import TrainConfig
+from isoconv.tasks.dice import foreground, pooled
 from isoconv.tasks.metrics import holm
 
 Evaluated = Callable[[str], RunDir]
@@ -27,16 +30,42 @@ def edit(run: RunDir, name: str, change: Callable[[dict], object]) -> None:
     (run.path / name).write_text(json.dumps(values))
 
 
+def edit_arrays(run: RunDir, **changes: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Change arrays of the standard protocol in place."""
+    arrays = load_predictions(run)
+    np.savez(run.path / "predictions.npz", **arrays | {n: change(arrays[n]) for n, change in changes.items()})
+
+
+NAMES = ("sre", "plain", "plain1")
+LABELS = {
+    "": ["sre_resnet18 kernel_sizes=5,5,3,3", "resnet18"],
+    "masks/": ["sre_unet kernel_sizes=5,3,3,3 engine=reference", "unet"],
+}
+
+
+@pytest.fixture(params=LABELS, ids=["classification", "segmentation"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Of the runs, as they are called."""
+    return request.param
+
+
 @pytest.fixture
-def three(evaluated: Evaluated) -> list[RunDir]:
+def three(kind: str, evaluated: Evaluated) -> list[RunDir]:
     """One isotropic run and two seeds of the plain network."""
-    return [evaluated(name) for name in ("sre", "plain", "plain1")]
+    return [evaluated(f"{kind}{name}") for name in NAMES]
+
+
+@pytest.fixture
+def three_that_classify(evaluated: Evaluated) -> list[RunDir]:
+    return [evaluated(name) for name in NAMES]
 
 
 def test_a_row_per_run_with_its_scores_and_costs(three: list[RunDir]) -> None:
-    result = compare(three, "official")
-    assert result["protocol"] == "official"
-    assert result["data"]["test_images"] == 40
+    result, task = compare(three, "official"), three[0].task
+    assert (result["task"], result["protocol"]) == (task.name, "official")
+    assert result["data"] == three[0].results()["official"]["data"]
+    assert result["notes"] == {str(run.path): n for run in three if (n := run.results()["official"]["notes"])}
+    assert [score.key for score in task.scores if score.key not in result["runs"][0]] == []
     for row, run in zip(result["runs"], three, strict=True):
         entry = run.results()["official"]
         known = {**entry["summary"], **entry["cost"]}
@@ -46,11 +75,11 @@ def test_a_row_per_run_with_its_scores_and_costs(three: list[RunDir]) -> None:
     assert len({tuple(row) for row in result["runs"]}) == 1
 
 
-def test_seeds_of_a_network_are_taken_together(three: list[RunDir]) -> None:
+def test_seeds_of_a_network_are_taken_together(kind: str, three: list[RunDir]) -> None:
     result = compare(three)
     sre, plain = result["groups"]
-    assert (sre["network"], sre["seeds"]) == ("sre_resnet18 kernel_sizes=5,5,3,3", [0])
-    assert (plain["network"], plain["seeds"]) == ("resnet18", [0, 1])
+    assert [sre["network"], plain["network"]] == LABELS[kind]
+    assert (sre["seeds"], plain["seeds"]) == ([0], [0, 1])
     values = [row["rotated_mean"] for row in result["runs"][1:]]
     assert plain["rotated_mean"] == pytest.approx(mean(values))
     assert plain["rotated_mean_sd"] == pytest.approx(stdev(values))
@@ -63,15 +92,17 @@ def test_pairs_are_those_of_different_networks(three: list[RunDir]) -> None:
     pairs = compare(three)["pairs"]
     sre, plain, plain1 = (str(run.path) for run in three)
     assert [(pair["a"], pair["b"]) for pair in pairs] == [(sre, plain), (sre, plain1)]
-    for test in ("upright_p", "always_right_p"):
+    tests = [key for key in pairs[0] if key.endswith("_p")]
+    assert {"upright_p", "rotated_mean_p"} <= set(tests)
+    for test in tests:
         assert [pair[f"{test}_holm"] for pair in pairs] == holm([pair[test] for pair in pairs])
 
 
 @pytest.mark.parametrize("protocol", ["standard", "official"])
-def test_paired_tests_by_counting(three: list[RunDir], protocol: str) -> None:
-    (pair, _) = compare(three, protocol)["pairs"]
+def test_paired_tests_by_counting(three_that_classify: list[RunDir], protocol: str) -> None:
+    (pair, _) = compare(three_that_classify, protocol)["pairs"]
     right = []
-    for run in three[:2]:
+    for run in three_that_classify[:2]:
         arrays = load_predictions(run)
         rotated = [i for i, name in enumerate(arrays[f"{protocol}_conditions"]) if name.startswith("rot")]
         right.append(arrays[f"{protocol}_logits"][rotated].argmax(-1) == arrays[f"{protocol}_labels"])
@@ -87,14 +118,33 @@ def test_paired_tests_by_counting(three: list[RunDir], protocol: str) -> None:
     assert low <= difference <= high
 
 
-@pytest.mark.parametrize("recorded", [False, True])
-def test_results_with_another_mask_than_the_network_has_are_out_of_date(three: list[RunDir], recorded: bool) -> None:
-    """Whether they say that they were masked or are from before that was said, when all of that protocol were."""
-    run = three[0]
+def test_pairs_of_masks_by_counting(evaluated: Evaluated) -> None:
+    three = [evaluated(f"masks/{name}") for name in NAMES]
+    (pair, _) = compare(three)["pairs"]
+    counts = [torch.from_numpy(load_predictions(run)["standard_counts"])[..., :3] for run in three[:2]]
+    a, b = (foreground(pooled(each)) for each in counts)
+    for name, difference in (("upright", a[0] - b[0]), ("rotated_mean", a[:36].mean() - b[:36].mean())):
+        assert pair[f"{name}_difference"] == pytest.approx(difference.item())
+        low, high = pair[f"{name}_difference_ci"]
+        assert low <= difference <= high
+        assert 2 / 2**4 * 0.9 < pair[f"{name}_p"] <= 1  # of 4 images there are 16 ways to swap them
+
+
+def test_networks_that_answer_alike_do_not_differ(three: list[RunDir]) -> None:
+    sre, plain, _ = three
+    for name in ("predictions.npz", "results.json"):
+        shutil.copy(sre.path / name, plain.path / name)
+    write_json(plain.path / "model.json", {**plain.model_info, "epoch": sre.model_info["epoch"]})
+    (pair,) = compare([sre, plain])["pairs"]
+    assert pair["upright_difference"] == pair["rotated_mean_difference"] == 0
+    assert pair["rotated_mean_difference_ci"] == [0, 0]
+    assert {value for key, value in pair.items() if key.endswith(("_p", "_p_holm"))} == {1}
+
+
+def test_results_with_another_mask_than_the_network_has_are_out_of_date(three_that_classify: list[RunDir]) -> None:
+    run = three_that_classify[0]
     assert results_by(run, "disturbed")["masked"] is True
     edit(run, "model.json", lambda info: info.update(masked=False))
-    if not recorded:
-        edit(run, "results.json", lambda results: [result.pop("masked") for result in results.values()])
     for protocol in ("standard", "official"):
         results_by(run, protocol)
     expected = (
@@ -167,15 +217,31 @@ def test_unknown_protocol(three: list[RunDir]) -> None:
         compare(three, "offical")
 
 
-def test_other_data(three: list[RunDir], evaluated: Evaluated) -> None:
-    with pytest.raises(ValueError, match="volumes was evaluated on 12 test images of cells3d at 16 pixels, .* 40 test"):
-        compare([three[0], evaluated("volumes")])
+def test_other_data(kind: str, three: list[RunDir], evaluated: Evaluated) -> None:
+    data = "vessels3d at 16 pixels, .* 4 test" if kind else "cells3d at 16 pixels, .* 40 test"
+    with pytest.raises(ValueError, match=f"volumes was evaluated on .* test images of {data} images"):
+        compare([three[0], evaluated(f"{kind}volumes")])
+
+
+def test_runs_of_different_kinds_of_work(evaluated: Evaluated) -> None:
+    with pytest.raises(ValueError, match=r"sre is for classification, .*masks/sre for segmentation; compare runs of"):
+        compare([evaluated("sre"), evaluated("masks/sre")])
+
+
+def test_nothing_to_compare(three: list[RunDir]) -> None:
+    """Such as masks and answers with nothing but background."""
+
+    def forget(results: dict) -> None:
+        results["standard"]["summary"]["upright"] = None
+        results["standard"]["notes"] = ["no mask of the test set holds vessel"]
+
+    edit(three[1], "results.json", forget)
+    with pytest.raises(ValueError, match="plain has no (accuracy|Dice): no mask of the test set holds vessel$"):
+        compare(three)
 
 
 def test_other_test_images(three: list[RunDir]) -> None:
-    arrays = load_predictions(three[1])
-    arrays["standard_labels"] = np.roll(arrays["standard_labels"], 1)
-    np.savez(three[1].path / "predictions.npz", **arrays)
+    edit_arrays(three[1], standard_labels=lambda labels: np.roll(labels, 1, axis=0))
     with pytest.raises(ValueError, match="compare runs on the same test images"):
         compare(three)
 
@@ -189,27 +255,71 @@ def test_other_test_images_of_the_same_labels(three: list[RunDir]) -> None:
 
 
 def test_results_of_another_version(three: list[RunDir]) -> None:
-    edit(three[1], "results.json", lambda results: results["standard"]["summary"].pop("always_right"))
-    with pytest.raises(ValueError, match=r"another isoconv version, without always_right; do it again: isoconv evalu"):
+    edit(three[1], "results.json", lambda results: results["standard"]["summary"].pop("flips"))
+    with pytest.raises(ValueError, match=r"another isoconv version, without flips; do it again: isoconv evaluate "):
         compare(three)
     edit(three[0], "results.json", lambda results: results.update(standard={}))
-    with pytest.raises(ValueError, match="another isoconv version, without upright, "):
+    with pytest.raises(ValueError, match=r"results\.json lacks the entry 'standard\.protocol'; delete it and do"):
         results_by(three[0], "standard")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda entry: entry["conditions"][3].update(group="nix"), lambda entry: entry["conditions"].pop()],
+)
+def test_results_in_other_positions(three: list[RunDir], change: Callable[[dict], object]) -> None:
+    edit(three[1], "results.json", lambda results: change(results["standard"]))
+    expected = r"plain/results\.json, protocol 'standard', has other positions than the protocol has now; do it again: "
+    with pytest.raises(ValueError, match=f"{expected}isoconv evaluate .* --protocol standard"):
+        compare(three)
 
 
 def test_results_of_an_earlier_network(three: list[RunDir]) -> None:
     best = three[1].model_info["epoch"]
     edit(three[1], "model.json", lambda info: info.update(epoch=9))
-    expected = rf"plain was evaluated when epoch {best} was its best, which now is 9; do it again: isoconv evaluate"
+    expected = (
+        rf"plain was evaluated when epoch {best} was its best, which now is 9 by model.json; do it again: isoconv"
+    )
     with pytest.raises(ValueError, match=expected):
         compare(three)
 
 
 def test_positions_of_another_version(three: list[RunDir]) -> None:
-    arrays = load_predictions(three[1])
-    arrays["standard_conditions"] = arrays["standard_conditions"][::-1]
-    np.savez(three[1].path / "predictions.npz", **arrays)
+    edit_arrays(three[1], standard_conditions=lambda names: names[::-1])
     with pytest.raises(ValueError, match="plain was evaluated in other positions than protocol 'standard' has now"):
+        compare(three)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda records: records[:, :-1], "shape .* for 39 positions and"),
+        (lambda records: records[:-1], "shape .* for 39 positions and"),
+        (lambda records: records[0], "shape .* for 39 positions and"),
+        (lambda records: records.astype("U4"), "<U4"),
+        (lambda records: np.array(3), "shape"),
+    ],
+)
+def test_records_that_cannot_be(three: list[RunDir], change: Callable, message: str) -> None:
+    edit_arrays(three[1], **{f"standard_{three[1].task.record_name}": change})
+    expected = (
+        rf"predictions\.npz: standard_.* cannot be of this run \({message}.*; do it again: isoconv evaluate .*plain"
+    )
+    with pytest.raises(ValueError, match=expected):
+        compare(three)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_records_that_are_not_finite(three: list[RunDir], value: float) -> None:
+    def poison(records: np.ndarray) -> np.ndarray:
+        records = records.astype(float)
+        records[3, 2, 0] = value
+        return records
+
+    edit_arrays(three[1], **{f"standard_{three[1].task.record_name}": poison})
+    with pytest.raises(
+        ValueError, match=r"plain/predictions\.npz: standard_.* must hold finite numbers, got NaN or inf"
+    ):
         compare(three)
 
 
@@ -217,7 +327,8 @@ def test_predictions_missing_or_damaged(three: list[RunDir]) -> None:
     path = three[1].path / "predictions.npz"
     content = path.read_bytes()
     path.unlink()
-    with pytest.raises(ValueError, match="has no protocol 'standard'; evaluate the run again"):
+    expected = rf"has no standard_{three[1].task.record_name}, standard_labels, .*; do it again: isoconv evaluate"
+    with pytest.raises(ValueError, match=expected):
         compare(three)
     for damaged in (b"", content[:1000], b"no archive"):
         path.write_bytes(damaged)

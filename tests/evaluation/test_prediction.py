@@ -17,9 +17,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import isoconv
-from isoconv.data import load
+from isoconv.data import Task, load
 from isoconv.evaluation.prediction import Predictor, check_output, predict, write_predictions
-from isoconv.runs import RunDir
+from isoconv.runs import RunDir, write_json
+from isoconv.runs.network import sha256
+from isoconv.tasks import task_of
+from isoconv.tasks.dice import count, pooled
 from isoconv.training.loop import TrainConfig
 
 Evaluated = Callable[[str], RunDir]
@@ -37,8 +40,8 @@ def grey(tmp_path: Path) -> RunDir:
     run = RunDir.create(TrainConfig("breastmnist", "sre_resnet18", tmp_path / "grey", width=2))
     net = isoconv.create_model("sre_resnet18", 1, 2, width=2, kernel_sizes=(3, 3, 3, 3))
     task = {"name": "x", "title": "X", "kind": "binary", "dims": 2, "channels": 1, "labels": ["ill", "normal, benign"]}
-    info = {"model": isoconv.models.model_config(net), "task": task, "input_size": 16, "masked": True, "epoch": 0}
-    run.save_model(net, info)
+    about = {"task": task, "input_size": 16, "masked": True, "outputs": None, "epoch": 0}
+    run.save_model(net, {"model": isoconv.models.model_config(net), **about})
     return run
 
 
@@ -64,6 +67,25 @@ def test_test_images_are_decided_as_in_the_evaluation(evaluated: Evaluated, tmp_
     torch.testing.assert_close(probabilities, logits.softmax(1), rtol=1e-5, atol=1e-7)
     consistency = sum(row["consistency"] for row in rows) / len(rows)
     assert consistency == pytest.approx(run.results()["standard"]["summary"]["consistency"])
+
+
+@pytest.mark.parametrize("name", ["masks/sre", "masks/volumes"])
+def test_test_images_get_the_masks_of_the_evaluation(evaluated: Evaluated, tmp_path: Path, name: str) -> None:
+    run = evaluated(name)
+    test = load(run.config.data, size=16).test
+    rows = predict(run, save(tmp_path / "test.npy", test.images[:, 0].numpy()))
+    result = run.results()["standard"]
+    masks = torch.from_numpy(np.stack([row["mask"] for row in rows]))
+    assert masks.dtype == torch.uint8
+    dice = pooled(count(masks, test.labels, 3)).tolist()
+    (row,) = (row for row in result["conditions"] if row["group"] == "unmasked")
+    assert list(row["classes"].values()) == pytest.approx(dice)
+    for row, mask in zip(rows, masks, strict=True):
+        shares = mask.flatten().bincount(minlength=3) / mask.numel()
+        assert list(row["shares"]) == list(run.task.info.labels)
+        assert list(row["shares"].values()) == pytest.approx(shares.tolist())
+    consistency = sum(row["consistency"] for row in rows) / len(rows)
+    assert consistency == pytest.approx(result["summary"]["consistency"])
 
 
 def test_every_kind_of_file_says_the_same(evaluated: Evaluated, pictures: np.ndarray, tmp_path: Path) -> None:
@@ -118,7 +140,7 @@ def test_several_labels_per_image(evaluated: Evaluated, pictures: np.ndarray, tm
     rows = predict(run, save(tmp_path / "x.npy", pictures))
     assert all(row["label"] == [name for name, p in row["probabilities"].items() if p > 0.5] for row in rows)
     assert any(len(row["label"]) != 1 for row in rows)
-    write_predictions(rows, tmp_path / "rows.csv")
+    write_predictions(run.task, rows, tmp_path / "rows.csv")
     with (tmp_path / "rows.csv").open(newline="") as file:
         assert [row["label"] for row in csv.DictReader(file)] == ["; ".join(row["label"]) for row in rows]
 
@@ -222,9 +244,11 @@ def test_run_that_is_none_or_unfinished(tmp_path: Path) -> None:
 
 def test_network_that_gives_no_finite_logits(grey: RunDir, tmp_path: Path) -> None:
     path = grey.path / "model.safetensors"
-    save_file({name: value * float("nan") for name, value in load_file(path).items()}, path)
+    huge = {name: torch.full_like(value, 1e38) for name, value in load_file(path).items() if value.is_floating_point()}
+    save_file({**load_file(path), **huge}, path)
+    write_json(grey.path / "model.json", {**grey.model_info, "sha256": sha256(path.read_bytes())})
     with pytest.raises(
-        FloatingPointError, match="grey gives logits that are not finite; train again with a lower --lr"
+        FloatingPointError, match="grey gives outputs that are not finite; train again with a lower --lr"
     ):
         predict(grey, save(tmp_path / "x.npy", np.arange(256, dtype=np.uint8).reshape(16, 16)))
 
@@ -249,6 +273,7 @@ def test_impossible_batch_size(grey: RunDir, tmp_path: Path) -> None:
 
 # Files of predictions
 
+TASK = task_of(Task("x", "X", "binary", 2, 1, ("ill", "normal, benign"), (0, 0, 0), "MIT"))
 ROWS = [
     {
         "source": "a.png",
@@ -268,32 +293,74 @@ ROWS = [
 
 
 def test_json_is_the_rows(tmp_path: Path) -> None:
-    write_predictions(ROWS, tmp_path / "rows.json")
+    write_predictions(TASK, ROWS, tmp_path / "rows.json")
     assert json.loads((tmp_path / "rows.json").read_text()) == ROWS
 
 
 def test_csv_is_a_flat_table(tmp_path: Path) -> None:
-    write_predictions(ROWS, str(tmp_path / "rows.CSV"))
+    write_predictions(TASK, ROWS, str(tmp_path / "rows.CSV"))
     assert (tmp_path / "rows.CSV").read_text() == (
-        'source,index,label,consistency,p(ill),"p(normal, benign)"\n'
-        'a.png,,"normal, benign",0.5,0.25,0.75\n'
-        "b.npy,3,ill,1.0,1.0,0.0\n"
+        'source,index,label,p(ill),"p(normal, benign)",consistency\n'
+        'a.png,,"normal, benign",0.25,0.75,0.5\n'
+        "b.npy,3,ill,1.0,0.0,1.0\n"
     )
+
+
+def test_masks_are_files_of_their_own_beside_a_table(evaluated: Evaluated, tmp_path: Path) -> None:
+    run, rng = evaluated("masks/sre"), np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (20, 30), np.uint8)).save(tmp_path / "a.png")
+    paths = [tmp_path / "a.png", save(tmp_path / "b.npy", rng.random((2, 16, 16))), tmp_path / "c.npz"]
+    np.savez(paths[2], train_images=rng.random((2, 16, 16)), test_images=rng.random((1, 16, 16)))
+    rows = predict(run, paths, rotations=False)
+    written = write_predictions(run.task, rows, tmp_path / "out")
+    names = ["a", "b_0", "b_1", "c_train_images_0", "c_train_images_1", "c_test_images_0"]
+    assert [row["mask"] for row in written] == [str(tmp_path / "out" / f"{name}.png") for name in names]
+    for row, file in zip(rows, written, strict=True):
+        assert np.array_equal(np.asarray(Image.open(file["mask"])), row["mask"])
+        assert {name: value for name, value in file.items() if name != "mask"}.items() <= row.items()
+    with (tmp_path / "out" / "masks.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["mask"] for row in table] == [row["mask"] for row in written]
+    assert [float(row["share of vessel"]) for row in table] == [row["shares"]["vessel"] for row in rows]
+    assert len(list((tmp_path / "out").iterdir())) == 7
+
+
+def test_masks_of_volumes_are_arrays(evaluated: Evaluated, tmp_path: Path) -> None:
+    run = evaluated("masks/volumes")
+    rows = predict(run, save(tmp_path / "scan.npy", np.random.default_rng(0).random((16, 16, 16))), rotations=False)
+    (row,) = write_predictions(run.task, rows, tmp_path / "out")
+    assert row["mask"] == str(tmp_path / "out" / "scan.npy")
+    assert np.array_equal(np.load(row["mask"], allow_pickle=False), rows[0]["mask"])
+
+
+def test_masks_that_would_get_one_name(evaluated: Evaluated, tmp_path: Path) -> None:
+    run = evaluated("masks/sre")
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        save(tmp_path / folder / "a.npy", np.random.default_rng(0).random((16, 16)))
+    rows = predict(run, [tmp_path / "x", tmp_path / "y"], rotations=False)
+    with pytest.raises(ValueError, match="several images have the same name"):
+        write_predictions(run.task, rows, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    with pytest.raises(FileExistsError, match="out exists and is not overwritten"):
+        write_predictions(run.task, rows[:1], tmp_path / "out")
 
 
 def test_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("mine")
     with pytest.raises(FileExistsError, match="rows.csv exists and is not overwritten; choose another name"):
-        write_predictions(ROWS, path)
+        write_predictions(TASK, ROWS, path)
     assert path.read_text() == "mine"
 
 
 def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"written as \.csv or \.json, got .*rows\.xlsx; choose one of these endings"):
-        write_predictions(ROWS, tmp_path / "rows.xlsx")
+        write_predictions(TASK, ROWS, tmp_path / "rows.xlsx")
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere to write rows\.csv into; make it first"):
-        write_predictions(ROWS, tmp_path / "nowhere" / "rows.csv")
+        write_predictions(TASK, ROWS, tmp_path / "nowhere" / "rows.csv")
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
     with pytest.raises(PermissionError, match="cannot be written; choose another or get permission"):
@@ -301,7 +368,7 @@ def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_name_that_is_no_utf8_is_written_as_it_is(tmp_path: Path) -> None:
-    write_predictions([{**ROWS[0], "source": os.fsdecode(b"caf\xe9.png")}], tmp_path / "rows.csv")
+    write_predictions(TASK, [{**ROWS[0], "source": os.fsdecode(b"caf\xe9.png")}], tmp_path / "rows.csv")
     assert b"\ncaf\xe9.png,," in (tmp_path / "rows.csv").read_bytes()
 
 
@@ -311,5 +378,5 @@ def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match=r"cannot write .*rows\.csv \(No space left on device\)"):
-        write_predictions(ROWS, tmp_path / "rows.csv")
+        write_predictions(TASK, ROWS, tmp_path / "rows.csv")
     assert not list(tmp_path.iterdir())

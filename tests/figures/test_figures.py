@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from isoconv.figures import feature_maps, kernels, rotation_curve, save_all, save_comparison
 from isoconv.figures.curves import against_angle
-from isoconv.figures.drawing import feature_maps, kernels, rotation_accuracy, save_all, save_comparison
-from isoconv.runs import RunDir
+from isoconv.runs import RunDir, write_json
+from isoconv.tasks.scores import Score
 
 Evaluated = Callable[[str], RunDir]
 
@@ -26,12 +27,12 @@ def is_drawn(path: Path) -> bool:
     return path.suffix == ".png" and min(pixels.shape) > 300 and pixels.std() > 5
 
 
-# Accuracy under rotation
+# Scores under rotation
 
 
 def test_images_get_a_circle_and_an_axis(evaluated: Evaluated) -> None:
     run = evaluated("sre")
-    flat, polar = rotation_accuracy([run]).axes
+    flat, polar = rotation_curve([run]).axes
     assert (flat.name, polar.name) == ("rectilinear", "polar")
     rows = [row for row in run.results()["standard"]["conditions"] if row["group"] == "rotation"]
     (line,) = flat.lines
@@ -43,9 +44,20 @@ def test_images_get_a_circle_and_an_axis(evaluated: Evaluated) -> None:
     assert polar.get_theta_offset() == pytest.approx(math.pi / 2)
 
 
+def test_a_line_for_each_class_but_the_background(evaluated: Evaluated) -> None:
+    run = evaluated("masks/plain")
+    flat, polar = rotation_curve([run]).axes
+    assert polar.name == "polar"
+    assert [line.get_label() for line in flat.lines] == ["vessel (95 % interval)", "cell (95 % interval)"]
+    rows = [row for row in run.results()["standard"]["conditions"] if row["group"] == "rotation"]
+    for line, label in zip(flat.lines, ("vessel", "cell"), strict=True):
+        assert list(line.get_ydata()) == pytest.approx([row["classes"][label] for row in [*rows, rows[0]]])
+    assert flat.get_ylabel() == "test Dice"
+
+
 def test_limits_hold_every_band_and_are_common(evaluated: Evaluated) -> None:
     runs = [evaluated(name) for name in ("sre", "plain")]
-    axes = rotation_accuracy(runs, "official").axes
+    axes = rotation_curve(runs, "official").axes
     rows = [row for run in runs for row in run.results()["official"]["conditions"]]
     low, high = axes[0].get_ylim()
     assert 0 <= low <= min(row["accuracy_ci"][0] for row in rows)
@@ -55,7 +67,7 @@ def test_limits_hold_every_band_and_are_common(evaluated: Evaluated) -> None:
 
 def test_seeds_share_a_line(evaluated: Evaluated) -> None:
     runs = [evaluated(name) for name in ("plain", "plain1", "sre")]
-    figure = rotation_accuracy(runs)
+    figure = rotation_curve(runs)
     assert [line.get_label() for line in figure.axes[0].lines] == [
         "resnet18 (mean of 2 seeds ± sd)",
         "sre_resnet18 kernel_sizes=5,5,3,3 (95 % interval)",
@@ -65,9 +77,20 @@ def test_seeds_share_a_line(evaluated: Evaluated) -> None:
     assert len({line.get_color() for line in figure.axes[0].lines}) == 2
 
 
+def test_several_networks_that_segment_have_a_line_each(evaluated: Evaluated) -> None:
+    runs = [evaluated(f"masks/{name}") for name in ("sre", "plain", "plain1")]
+    flat = rotation_curve(runs).axes[0]
+    assert [line.get_label() for line in flat.lines] == [
+        "sre_unet kernel_sizes=5,3,3,3 engine=reference (95 % interval)",
+        "unet (mean of 2 seeds ± sd)",
+    ]
+    upright = [run.results()["standard"]["summary"]["upright"] for run in runs[1:]]
+    assert flat.lines[1].get_ydata()[0] == pytest.approx(sum(upright) / 2)
+
+
 def test_volumes_get_one_axis(evaluated: Evaluated) -> None:
     run = evaluated("volumes")
-    (standard,), (official,) = (rotation_accuracy([run], protocol).axes for protocol in ("standard", "official"))
+    (standard,), (official,) = (rotation_curve([run], protocol).axes for protocol in ("standard", "official"))
     assert standard.get_xlim()[1] == pytest.approx(180, abs=4)
     assert len(standard.containers) == 1  # points with bars, not a line through unrelated axes
     assert list(official.lines[0].get_xdata()) == list(range(0, 361, 30))
@@ -75,17 +98,31 @@ def test_volumes_get_one_axis(evaluated: Evaluated) -> None:
 
 def test_style_is_not_left_behind(evaluated: Evaluated) -> None:
     before = dict(mpl.rcParams)
-    rotation_accuracy([evaluated("sre")])
+    rotation_curve([evaluated("sre")])
     assert dict(mpl.rcParams) == before
+
+
+def test_nothing_to_score_is_drawn_as_nothing(evaluated: Evaluated) -> None:
+    run = evaluated("masks/plain")
+    results = run.results()
+    for row in results["standard"]["conditions"]:
+        row |= {name: dict.fromkeys(row["classes"]) for name in ("classes", "classes_ci")}
+    write_json(run.path / "results.json", results)
+    (flat,) = rotation_curve([run]).axes
+    assert len(flat.lines) == 0
 
 
 @pytest.mark.parametrize(
     ("runs", "protocol", "message"),
-    [([], "standard", "at least one run, got none"), (["sre"], "offical", "unknown protocol 'offical'.*'official'")],
+    [
+        ([], "standard", "at least one run, got none"),
+        (["sre"], "offical", "unknown protocol 'offical'.*'official'"),
+        (["sre", "masks/sre"], "standard", "shows one kind of work, got classification and segmentation"),
+    ],
 )
 def test_impossible_curve(evaluated: Evaluated, runs: list[str], protocol: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        rotation_accuracy([evaluated(name) for name in runs], protocol)
+        rotation_curve([evaluated(name) for name in runs], protocol)
 
 
 def test_run_that_was_not_evaluated_so(evaluated: Evaluated) -> None:
@@ -93,7 +130,7 @@ def test_run_that_was_not_evaluated_so(evaluated: Evaluated) -> None:
     results = run.results()
     (run.path / "results.json").write_text(json.dumps({"standard": results["standard"]}))
     with pytest.raises(ValueError, match=r"was not evaluated by protocol 'official'; do that first: isoconv evaluate"):
-        rotation_accuracy([run], "official")
+        rotation_curve([run], "official")
 
 
 # Kernels and feature maps
@@ -144,18 +181,34 @@ def test_network_without_stages() -> None:
 
 def test_more_curves_than_colours_can_be_told_apart() -> None:
     curves = {str(i): [(0.0, 0.9, 0.8, 0.95), (90.0, 0.8, 0.7, 0.9)] for i in range(8)}
-    flat = against_angle(curves, "accuracy", "eight runs", 2).axes[0]
+    flat = against_angle(curves, Score("accuracy", "accuracy"), "eight runs", 2).axes[0]
     assert len({(line.get_color(), line.get_linestyle()) for line in flat.get_lines()}) == 8
+
+
+@pytest.mark.parametrize(("unit", "limits"), [("%", (0.7, 1.0)), ("mm", (0.72, 0.96))])
+def test_limits_of_a_share_are_whole_tenths_and_those_of_another_number_follow_it(unit: str, limits: tuple) -> None:
+    curve = [(0.0, 0.8, 0.75, 0.94), (90.0, 0.8, 0.74, 0.9)]
+    axes = against_angle({"one": curve}, Score("mae", "error", unit, higher_is_better=False), "one run", 2).axes
+    assert [ax.get_ylim() for ax in axes] == [pytest.approx(limits, abs=0.003)] * 2
+    axes[0].figure.canvas.draw()
+    shown = [label.get_text() for label in axes[0].get_yticklabels()]
+    assert all(text.endswith(" %") == (unit == "%") for text in shown)
 
 
 # Files
 
 
-@pytest.mark.parametrize("name", ["sre", "volumes"])
-def test_figures_of_a_run_are_written(evaluated: Evaluated, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("sre", ["rotation_accuracy_official.png", "kernels.png", "feature_maps.png"]),
+        ("volumes", ["rotation_accuracy_official.png", "kernels.png", "feature_maps.png"]),
+        ("masks/sre", ["rotation_dice_official.png", "kernels.png"]),  # a U-Net has no stage layer1
+    ],
+)
+def test_figures_of_a_run_are_written(evaluated: Evaluated, name: str, names: list[str]) -> None:
     run = evaluated(name)
     paths = save_all(run, "official")
-    names = ["rotation_accuracy_official.png", "kernels.png", "feature_maps.png"]
     assert paths == [run.path / "figures" / each for each in names]
     assert all(map(is_drawn, paths))
 
@@ -164,3 +217,6 @@ def test_figures_of_a_comparison_are_written(evaluated: Evaluated, tmp_path: Pat
     paths = save_comparison([evaluated(name) for name in ("sre", "plain", "plain1")], tmp_path / "new" / "figures")
     assert [path.name for path in paths] == ["rotation_accuracy_standard.png", "feature_maps.png"]
     assert all(map(is_drawn, paths))
+    (path,) = save_comparison([evaluated(f"masks/{name}") for name in ("sre", "plain")], tmp_path / "masks" / "figures")
+    assert path.name == "rotation_dice_standard.png"
+    assert is_drawn(path)

@@ -33,6 +33,10 @@ OPTIONS = [
     ("sre_resnet18", {"spacing": (2, 1)}),
     ("sre_resnet18", {"spacing": (2, 2), "stem_stride": 2}),
     ("sre_unet_3d", {"spacing": [2.5, 1, 1]}),
+    ("sre_resnet18", {"orders": 1, "reflections": False}),
+    ("steerable_resnet18", {"reflections": False}),
+    ("steerable_resnet18_3d", {"reflections": False}),
+    ("steerable_unet", {"spacing": (2, 1)}),
 ]
 
 
@@ -67,7 +71,7 @@ def test_twins(name: str) -> None:
 
 
 def test_models_by_what_they_are() -> None:
-    assert list_models(task="segmentation", dims=2) == ["sre_unet", "unet"]
+    assert list_models(task="segmentation", dims=2) == ["sre_unet", "unet", "steerable_unet"]
     assert list_models("sre_*18*", dims=3) == ["sre_resnet18_3d"]
     assert set(list_models(dims=2)) | set(list_models(dims=3)) == set(list_models())
 

@@ -31,7 +31,7 @@ def train_a_little(net: torch.nn.Module, x: torch.Tensor, steps: int = 3) -> Non
 
 
 def test_registry_names() -> None:
-    both = {f"{p}resnet{n}{s}" for p in ("", "sre_") for n in (18, 34, 50) for s in ("", "_3d")}
+    both = {f"{p}resnet{n}{s}" for p in ("", "sre_", "steerable_") for n in (18, 34, 50) for s in ("", "_3d")}
     assert set(ALL) == both | {f"{group}_resnet{n}" for group in ("c4", "d4") for n in (18, 34, 50)}
     assert list_models("sre_resnet*_3d") == ["sre_resnet18_3d", "sre_resnet34_3d", "sre_resnet50_3d"]
 

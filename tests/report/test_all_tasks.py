@@ -11,8 +11,9 @@ from isoconv import data
 from isoconv.data import MEDMNIST, Task
 from isoconv.report import write_report
 from isoconv.report.page import BUDGET
+from isoconv.study.cell import work
 from isoconv.study.plan import load_study
-from isoconv.study.running import run_cell, study_status
+from isoconv.study.status import study_status
 
 STUDIES = Path(__file__).parents[2] / "studies"
 COUNTS = {"train": 12, "val": 6, "test": 7}
@@ -54,7 +55,7 @@ def test_every_task(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert len(study.data) == 18
     runs = tmp_path / "runs"
     for cell in study.cells:
-        run_cell(study.config(cell, runs, device="cpu", data_root=tmp_path), study.protocols)
+        work(study.config(cell, runs, device="cpu", data_root=tmp_path), study.protocols)
     assert {row["state"] for row in study_status(study, runs)} == {"done"}
     write_report(study, runs, tmp_path / "report.html", data_root=tmp_path)
     table = (tmp_path / "report-runs.csv").read_text().splitlines()

@@ -15,15 +15,23 @@ from isoconv.report.statistics import (
 
 
 def test_paired_difference_is_the_t_test() -> None:
-    a = torch.tensor([1.0, 1, 0, 1, 1, 1, 0, 1] * 20)
-    b = torch.tensor([1.0, 0, 0, 1, 0, 1, 1, 1] * 20)
-    d = a - b
+    """Student's data of 1908 on sleep: what R's documentation prints of `t.test(extra ~ group, data = sleep, paired =
+    TRUE)`."""
+    a = torch.tensor([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0], dtype=torch.float64)
+    b = torch.tensor([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4], dtype=torch.float64)
     result = paired_difference(a, b)
-    z = d.mean().item() / (d.std().item() / math.sqrt(len(d)))
-    assert result.mean == pytest.approx(0.125)
-    assert result.p == pytest.approx(2 * (1 - torch.special.ndtr(torch.tensor(z, dtype=torch.float64)).item()))
-    assert result.low == pytest.approx(0.125 - 1.96 * d.std().item() / math.sqrt(160))
+    assert result == pytest.approx((-1.58, -2.4598858, -0.7001142, 0.002833), abs=5e-7)
     assert paired_difference(b, a) == pytest.approx((-result.mean, -result.high, -result.low, result.p))
+
+
+def test_paired_difference_of_many_images_is_the_normal_approximation() -> None:
+    a = torch.tensor([1.0, 1, 0, 1, 1, 1, 0, 1] * 200)
+    b = torch.tensor([1.0, 0, 0, 1, 0, 1, 1, 1] * 200)
+    error = (a - b).std().item() / math.sqrt(1600)
+    low, high = 0.125 - 1.96 * error, 0.125 + 1.96 * error
+    p = math.erfc(0.125 / error / math.sqrt(2))
+    assert paired_difference(a, b)[:3] == pytest.approx((0.125, low, high), rel=1e-3)
+    assert paired_difference(a, b).p == pytest.approx(p, rel=0.1)
 
 
 def test_paired_difference_without_variation() -> None:
@@ -44,10 +52,21 @@ def test_average_ranks_share_ties() -> None:
 
 
 def test_friedman() -> None:
-    # Demsar, JMLR 7 (2006), section 3.2.2: 14 data sets, chi-squared 9.28 with 3 degrees of freedom
-    statistic_p = friedman([3.143, 2.000, 2.893, 1.964], 14)
-    assert statistic_p == pytest.approx(0.0258, abs=5e-4)
-    assert friedman([2.0, 2.0, 2.0], 5) == 1.0
+    """Hollander and Wolfe (1973), p. 140: three ways of rounding first base, 22 players, ties among them. R's
+    `friedman.test` gives chi-squared 11.143 with 2 degrees of freedom, p 0.003805."""
+    seconds = [
+        [5.40, 5.50, 5.55], [5.85, 5.70, 5.75], [5.20, 5.60, 5.50], [5.55, 5.50, 5.40], [5.90, 5.85, 5.70],
+        [5.45, 5.55, 5.60], [5.40, 5.40, 5.35], [5.45, 5.50, 5.35], [5.25, 5.15, 5.00], [5.85, 5.80, 5.70],
+        [5.25, 5.20, 5.10], [5.65, 5.55, 5.45], [5.60, 5.35, 5.45], [5.05, 5.00, 4.95], [5.50, 5.50, 5.40],
+        [5.45, 5.55, 5.50], [5.55, 5.55, 5.35], [5.45, 5.50, 5.55], [5.50, 5.45, 5.25], [5.65, 5.60, 5.40],
+        [5.70, 5.65, 5.55], [6.30, 6.30, 6.25],
+    ]  # fmt: skip
+    assert friedman(seconds) == pytest.approx(0.003805, abs=5e-7)
+
+
+def test_friedman_has_nothing_to_say() -> None:
+    assert friedman([[0.5, 0.5, 0.5], [0.7, 0.7, 0.7]]) == 1.0
+    assert friedman([[0.5, 0.6], [0.7, 0.8]]) is None
 
 
 @pytest.mark.parametrize(

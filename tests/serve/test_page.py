@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -19,6 +20,7 @@ pytest.importorskip("fastapi", reason="isoconv serve needs pip install 'isoconv[
 from fastapi import FastAPI, Request, Response
 from PIL import Image
 
+from isoconv.data import load
 from isoconv.evaluation.prediction import Predictor
 from isoconv.runs import RunDir
 from isoconv.serve import create_app
@@ -37,10 +39,13 @@ const put = async (address, name) => {
   data.items.add(new File([await (await fetch(address)).blob()], name));
   dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
 };
-const text = (selector) => [...document.querySelectorAll(selector)].map((it) => it.textContent);
+const texts = (selector) => [...document.querySelectorAll(selector)].map((it) => it.textContent);
+const sources = (selector) => [...document.querySelectorAll(selector)].map((it) => it.src);
 const widths = () => [...document.querySelectorAll(".bar i")].map((it) => it.style.width);
 const state = () => ({where: $("where").textContent, said: $("angle").getAttribute("aria-valuetext"),
-  src: $("frame").src, maps: [...document.querySelectorAll(".maps img")].map((it) => it.src), widths: widths()});
+  src: $("frame").src, maps: sources(".maps img"), seen: sources(".seen .image"), masks: sources(".seen .mask"),
+  labels: texts(".label"), kept: texts(".kept"), widths: widths(),
+  curves: [...document.querySelectorAll("#curve polyline")].map((it) => it.getAttribute("points"))});
 (async () => {
   const outcome = {hidden: [$("result").hidden]};
   await put("/broken", "broken.png");
@@ -61,9 +66,16 @@ const state = () => ({where: $("where").textContent, said: $("angle").getAttribu
   await until(() => $("where").textContent === "10°");
   $("spin").click();
   outcome.spun = $("spin").getAttribute("aria-pressed");
-  outcome.kept = text(".kept");
+  outcome.kept = texts(".kept");
   outcome.curve = $("curve").getAttribute("aria-label");
   outcome.points = [...document.querySelectorAll("#curve polyline")].map((it) => it.points.length);
+  outcome.quantities = [...$("quantity").options].map((it) => it.textContent);
+  outcome.drawn = !$("drawn").hidden;
+  outcome.others = outcome.quantities.slice(1).map((_, i) => {
+    $("quantity").value = i + 1;
+    $("quantity").dispatchEvent(new Event("change", {bubbles: true}));
+    return state();
+  });
   if ($("axis")) {
     $("axis").value = "height";
     $("axis").dispatchEvent(new Event("change", {bubbles: true}));
@@ -172,8 +184,46 @@ def test_an_image_is_dropped_and_turned(evaluated: Evaluated, acted: Acted, widt
     assert seen["spun"] == "false"
     assert seen["kept"][0].startswith("answers ")
     assert all(" of 72 angles; probability of " in kept for kept in seen["kept"])
-    assert seen["curve"].startswith("Probability by angle. sre_resnet18")
+    assert seen["curve"].startswith("Against the angle. sre_resnet18")
+    assert (len(seen["quantities"]), seen["drawn"], seen["first"]["masks"]) == (1, False, [])
     assert seen["points"] == [73, 73]  # a closed circle
+    assert not seen["wide"]
+
+
+def test_the_mask_turns_with_the_image(evaluated: Evaluated, acted: Acted) -> None:
+    pixels = load("vessels", 16).test.images[0, 0].numpy()
+    seen = acted([evaluated("masks/sre"), evaluated("masks/plain")], "vessel.png", png(pixels), 390)
+    first, quarter = seen["first"], seen["quarter"]
+    for state in (first, quarter):
+        assert state["seen"] == [state["src"]] * 2  # under each mask lies the image
+        assert all(source.startswith("data:image/png") for source in state["masks"])
+    assert all(before != after for before, after in zip(first["masks"], quarter["masks"], strict=True))
+    assert first["labels"][0].replace("\xa0", " ") == "100.0 % same mask as upright (Dice)"
+    assert seen["drawn"]
+    assert seen["quantities"] == ["same mask as upright (Dice)", "share of vessel", "share of cell"]
+    for title, state in zip(seen["quantities"][1:], seen["others"], strict=True):
+        assert all(title in kept for kept in state["kept"])
+        assert state["curves"] != first["curves"]
+    assert not seen["wide"]
+
+
+def test_numbers_against_the_angle(evaluated: Evaluated, acted: Acted) -> None:
+    runs = [evaluated("sre"), evaluated("plain")]
+    for run in runs:
+        info = run.model_info
+        info["task"]["kind"] = "regression"
+        (run.path / "model.json").write_text(json.dumps(info))
+    seen = acted(runs, "cell.png", png(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)), 390)
+    names = runs[0].model_info["task"]["labels"]
+    assert seen["quantities"] == names
+    assert (seen["first"]["widths"], seen["first"]["masks"]) == ([], [])
+    for name, state in zip(names[1:], seen["others"], strict=True):
+        assert all(re.fullmatch(rf"{name}: -?[\d.e-]+ to -?[\d.e-]+", kept) for kept in state["kept"])
+    for points in seen["first"]["curves"]:
+        heights = [float(pair.split(",")[1]) for pair in points.split()]
+        assert len(heights) == 73
+        assert min(heights) >= 10  # within the frame
+        assert max(heights) <= 172
     assert not seen["wide"]
 
 

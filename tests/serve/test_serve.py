@@ -101,23 +101,31 @@ def test_an_image_turned(client: TestClient, tmp_path: Path) -> None:
     head, rows = turned(client.post("/turn", files={"file": ("cell.png", png(PIXELS[0]))}))
     assert head["file"] == "cell.png"
     assert head["networks"] == ["sre_resnet18 kernel_sizes=5,5,3,3", "resnet18"]
-    assert head["labels"] == RunDir(tmp_path / "sre").model_info["task"]["labels"]
+    labels = RunDir(tmp_path / "sre").model_info["task"]["labels"]
+    assert head["readings"] == [{"title": label, "unit": "%"} for label in labels]
     assert [row["angle"] for row in rows] == head["angles"] == list(range(0, 360, 5))
     sre, plain = ([row["networks"][i] for row in rows] for i in (0, 1))
     for quarter in (18, 36, 54):
-        assert sre[quarter]["probabilities"] == pytest.approx(sre[0]["probabilities"], abs=1e-5)
+        assert sre[quarter]["readings"] == pytest.approx(sre[0]["readings"], abs=1e-5)
         assert sre[quarter]["change"] < 1e-5
-        assert plain[quarter]["probabilities"] != pytest.approx(plain[0]["probabilities"], abs=1e-5)
+        assert plain[quarter]["readings"] != pytest.approx(plain[0]["readings"], abs=1e-5)
         assert plain[quarter]["change"] > 0.01
     assert sre[9]["change"] > 0.01  # other angles are approximate
     assert all(len(each["maps"]) == 3 for each in sre + plain)
     assert rows[0]["image"] != rows[9]["image"]
+    followed = int(np.argmax(sre[0]["readings"]))  # the likeliest upright
+    for row in sre:
+        (curve,) = row["curves"]
+        assert (curve["title"], curve["unit"]) == (f"probability of {labels[followed]}", "%")
+        assert curve["value"] == row["readings"][followed]
+        assert row["mask"] is None
 
     (tmp_path / "cell.png").write_bytes(png(PIXELS[0]))
     for network, name in ((sre, "sre"), (plain, "plain")):
         (row,) = predict(tmp_path / name, tmp_path / "cell.png")
-        tens = [each["label"] for each in network[::2]]
-        assert np.mean([label == tens[0] for label in tens]) == pytest.approx(row["consistency"])
+        tens = [each["said"] for each in network[::2]]
+        assert tens[0] == row["label"]
+        assert np.mean([said == tens[0] for said in tens]) == pytest.approx(row["consistency"])
 
 
 def test_a_volume_turned_about_an_axis(evaluated: Evaluated) -> None:
@@ -127,7 +135,7 @@ def test_a_volume_turned_about_an_axis(evaluated: Evaluated) -> None:
             axis: turned(client.post("/turn", files=sent, data={"axis": axis}))[1] for axis in ("depth", "width")
         }
         refused = client.post("/turn", files=sent, data={"axis": "time"})
-    upright = [rows[0]["networks"][0]["probabilities"] for rows in answers.values()]
+    upright = [rows[0]["networks"][0]["readings"] for rows in answers.values()]
     assert upright[0] == pytest.approx(upright[1])
     depth, width = (rows[6]["networks"][0]["change"] for rows in answers.values())
     assert depth != pytest.approx(width, rel=1e-3)
@@ -138,8 +146,8 @@ def test_a_volume_turned_about_an_axis(evaluated: Evaluated) -> None:
 
 def test_a_network_without_stages_has_no_feature_maps(evaluated: Evaluated) -> None:
     predictor = Predictor(evaluated("plain"), "cpu")
-    predictor.model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 4))
-    predictor.task["labels"] = list("abcd")
+    outputs = predictor.task.info.num_outputs
+    predictor.model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, outputs))
     with TestClient(create_app([predictor]), base_url="http://localhost") as client:
         _, rows = turned(client.post("/turn", files={"file": ("x.png", png(PIXELS[0]))}))
     assert {(row["networks"][0]["maps"], row["networks"][0]["change"]) for row in rows} == {(None, None)}
@@ -152,9 +160,32 @@ def test_several_labels(evaluated: Evaluated) -> None:
     (run.path / "model.json").write_text(json.dumps(info))
     with client_of([run]) as client:
         (row,) = client.post("/predict", files=form(("x.png", png(PIXELS[0])))).raise_for_status().json()
-        _, rows = turned(client.post("/turn", files={"file": ("x.png", png(PIXELS[0]))}))
+        head, rows = turned(client.post("/turn", files={"file": ("x.png", png(PIXELS[0]))}))
     assert row["label"] == [name for name, p in row["probabilities"].items() if p > 0.5]
-    assert isinstance(rows[0]["networks"][0]["label"], list)
+    titles = [reading["title"] for reading in head["readings"]]
+    for (network,) in (each["networks"] for each in rows):
+        likely = [title for title, p in zip(titles, network["readings"], strict=True) if p > 0.5]
+        assert network["said"] == (", ".join(likely) or "none")
+
+
+def test_numbers(evaluated: Evaluated) -> None:
+    run = evaluated("plain")
+    info = run.model_info
+    info["task"]["kind"] = "regression"
+    (run.path / "model.json").write_text(json.dumps(info))
+    with client_of([run]) as client:
+        sent = form(("x.png", png(PIXELS[0])))
+        (row,) = client.post("/predict?rotations=true", files=sent).raise_for_status().json()
+        head, rows = turned(client.post("/turn", files={"file": ("x.png", png(PIXELS[0]))}))
+    names = list(row["values"])
+    assert row.keys() == {"file", "index", "values", "change"}
+    assert head["readings"] == [{"title": name, "unit": ""} for name in names]
+    for (network,) in (each["networks"] for each in rows):
+        assert (network["said"], network["mask"]) == ("", None)
+        assert [curve["title"] for curve in network["curves"]] == names
+        assert [curve["value"] for curve in network["curves"]] == network["readings"]
+    turns = np.array([each["networks"][0]["readings"] for each in rows[::2]])
+    assert row["change"] == pytest.approx(np.abs(turns - turns[0]).mean(), rel=1e-5)
 
 
 def test_health_and_description(client: TestClient) -> None:
@@ -249,15 +280,15 @@ def test_a_network_that_answers_nan_is_not_served(evaluated: Evaluated) -> None:
     predictor = Predictor(evaluated("plain"), "cpu")
     for parameter in predictor.model.parameters():
         torch.nn.init.constant_(parameter, torch.nan)
-    with pytest.raises(FloatingPointError, match="logits that are not finite"):
+    with pytest.raises(FloatingPointError, match="outputs that are not finite"):
         create_app([predictor])
 
 
 def test_a_network_that_answers_nan_to_an_image_says_so(evaluated: Evaluated) -> None:
     predictor = Predictor(evaluated("plain"), "cpu")
-    told = f"the network of {predictor.run.path} gives logits that are not finite; train again with a lower --lr"
+    told = f"the network of {predictor.run.path} gives outputs that are not finite; train again with a lower --lr"
     with TestClient(create_app([predictor]), base_url="http://localhost") as client:
-        predictor.model.register_forward_hook(lambda *_: torch.full((1, 4), torch.nan))
+        predictor.model.register_forward_hook(lambda *_: torch.full((1, 5), torch.nan))
         answer = client.post("/predict", files=form(("x.png", png(PIXELS[0]))))
         _, (last,) = turned(client.post("/turn", files={"file": ("x.png", png(PIXELS[0]))}))
     assert (answer.status_code, answer.json(), last) == (500, {"detail": told}, {"detail": told})

@@ -17,6 +17,7 @@ from isoconv.tasks.metrics import (
     decide,
     holm,
     interval,
+    margins,
     mcnemar,
     probabilities,
 )
@@ -30,7 +31,7 @@ def sure(decisions: list[int], classes: int) -> Tensor:
 def pairwise_auc(scores: Tensor, truth: Tensor) -> float | None:
     """How often an image of the class scores above one of the rest, ties counting half."""
     pairs = list(product(scores[truth == 1].tolist(), scores[truth == 0].tolist()))
-    return mean((a > b) + 0.5 * (a == b) for a, b in pairs) if pairs else None
+    return mean(0.5 if abs(a - b) < 1e-9 else a > b for a, b in pairs) if pairs else None
 
 
 # Worked out by hand
@@ -134,6 +135,22 @@ def test_decisions_and_probabilities() -> None:
     assert torch.equal(probabilities("ordinal", logits), logits.double().softmax(-1))
     assert torch.equal(probabilities("multilabel", logits), logits.double().sigmoid())
     assert correct("multilabel", logits, torch.tensor([[1, 0], [1, 1]])).tolist() == [[True, False]]
+
+
+@given(st.integers(0, 10**6), st.integers(2, 6), st.integers(-9, 9))
+def test_log_odds_rank_as_probabilities_do_and_keep_ties(seed: int, classes: int, shift: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    logits = torch.randn(8, classes, generator=draw).mul(2).round()
+    odds = margins("multiclass", logits)
+    torch.testing.assert_close(odds, logits.double().softmax(-1).logit())
+    order = torch.randperm(classes, generator=draw)
+    assert torch.equal(margins("multiclass", logits[:, order] + shift), odds[:, order])
+
+
+def test_log_odds_differ_where_probabilities_are_one() -> None:
+    logits = torch.tensor([[50.0, 0.0, 0.0], [60.0, 0.0, 0.0]])
+    assert probabilities("multiclass", logits)[:, 0].tolist() == [1, 1]
+    assert margins("multiclass", logits)[:, 0].tolist() == pytest.approx([50 - math.log(2), 60 - math.log(2)])
 
 
 # What is undefined

@@ -6,6 +6,7 @@ Run as a script, this file trains on the same tiny images, to be killed or to be
 
 import argparse
 import errno
+import io
 import json
 import logging
 import math
@@ -24,11 +25,13 @@ import torch
 from safetensors.torch import load_file
 
 import isoconv.training.loop as training
-from isoconv.data import MEDMNIST, DeviceBatches, Split, Task
-from isoconv.runs import RunDir
+from isoconv.data import KINDS, MEDMNIST, DeviceBatches, Kind, Split, Task, get_task
+from isoconv.runs import OnImages, RunDir
 from isoconv.symmetry import circular_mask
+from isoconv.tasks import task_of
 from isoconv.training import checkpoints
-from isoconv.training.loop import TrainConfig, cosine, loss_fn, train
+from isoconv.training.learner import Learner
+from isoconv.training.loop import TrainConfig, cosine, resolved, train
 
 EPOCHS, STEPS = 3, 3
 
@@ -48,11 +51,17 @@ def split(dims: int, count: int, seed: int) -> Split:
     return Split((noise + 100 * labels.view(-1, 1, *[1] * dims)).to(torch.uint8), labels)
 
 
-def tiny_data(dims: int = 2) -> SimpleNamespace:
-    task = Task("tiny", "Tiny", "binary", dims, 1, ("dark", "bright"), (20, 10, 10), "MIT")
-    return SimpleNamespace(
-        task=task, train=split(dims, 20, 0), val=split(dims, 10, 1), test=Untouchable(), fingerprints={}
-    )
+def tiny_data(dims: int = 2, kind: Kind = "binary") -> SimpleNamespace:
+    task = Task("tiny", "Tiny", kind, dims, 1, ("dark", "bright"), (20, 10, 10), "MIT")
+    parts = {name: labelled(split(dims, count, seed), kind) for name, count, seed in (("train", 20, 0), ("val", 10, 1))}
+    return SimpleNamespace(task=task, **parts, test=Untouchable(), fingerprints={})
+
+
+def labelled(part: Split, kind: Kind) -> Split:
+    """The images with targets of another kind."""
+    if kind == "segmentation":
+        return Split(part.images, (part.images[:, 0] > 100).to(torch.uint8))
+    return Split(part.images, torch.stack([part.labels, 1 - part.labels], 1)) if kind == "multilabel" else part
 
 
 def tiny_config(out: Path, **options: Any) -> TrainConfig:
@@ -65,7 +74,7 @@ def tiny_config(out: Path, **options: Any) -> TrainConfig:
 def data(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The tiny data set in place of every other."""
     tiny = tiny_data()
-    monkeypatch.setattr(training, "find", lambda _, **__: (tiny.task, lambda: tiny))
+    monkeypatch.setattr(training, "find", lambda *_: (tiny.task, lambda _: tiny))
     return tiny
 
 
@@ -106,7 +115,9 @@ def test_a_run_is_complete_and_its_network_scores_as_recorded(config: TrainConfi
     assert run.model_info["epoch"] == best["epoch"]
     with torch.no_grad():
         logits = run.load_model()(data.val.images.float() / 255)
-    assert loss_fn("binary")(logits, data.val.labels).item() == pytest.approx(best["val_loss"], rel=1e-5)
+    assert torch.nn.functional.cross_entropy(logits, data.val.labels).item() == pytest.approx(
+        best["val_loss"], rel=1e-5
+    )
     assert (logits.argmax(1) == data.val.labels).float().mean().item() == pytest.approx(best["val_acc"])
 
 
@@ -122,12 +133,37 @@ def test_volumes(config: TrainConfig, data: SimpleNamespace) -> None:
     assert run.load_model()(torch.rand(1, 1, 8, 8, 8)).shape == (1, 2)
 
 
-def test_several_labels_per_image(config: TrainConfig, data: SimpleNamespace) -> None:
-    data.task = replace(data.task, kind="multilabel")
-    for name in ("train", "val"):
-        part = getattr(data, name)
-        setattr(data, name, Split(part.images, torch.stack([part.labels, 1 - part.labels], 1)))
-    assert 0 <= train(replace(config, epochs=1)).metrics()[0]["val_auc"] <= 1
+@pytest.mark.parametrize("kind", [kind for kinds in KINDS.values() for kind in kinds])
+def test_every_kind_of_work_resumes_as_if_it_had_not_been_stopped(
+    config: TrainConfig, data: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    vars(data).update(vars(tiny_data(kind=kind)))
+    task = task_of(data.task)
+    config = replace(config, model="sre_unet" if task.networks == "segmentation" else "sre_resnet18")
+    whole = train(config)
+    lines = whole.metrics()
+    assert whole.model_info["epoch"] == max(range(EPOCHS), key=lambda epoch: task.goodness(lines[epoch]))
+    assert whole.task.info.kind == kind
+    assert (whole.config.task, whole.config.loss) == (task.name, next(iter(task.losses)))
+
+    def stop(learner: Learner) -> None:
+        if learner.current_epoch == 1:
+            raise RuntimeError("power cut")
+
+    again = replace(config, out=tmp_path / "again")
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "on_train_epoch_start", stop)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(again)
+    resumed = train(again, resume=True)
+    assert learned(resumed) == learned(whole)
+    assert (resumed.path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
+
+
+def test_the_loss_that_is_asked_for_is_minimised(config: TrainConfig, tmp_path: Path) -> None:
+    usual, focal = (train(replace(config, loss=loss, epochs=1, out=tmp_path / str(loss))) for loss in (None, "focal"))
+    assert (usual.config.loss, focal.config.loss) == ("cross_entropy", "focal")
+    assert 0 < focal.metrics()[0]["train_loss"] < usual.metrics()[0]["train_loss"]  # (1 - p)^2 of it
 
 
 def test_recipe_official_trains_at_32_pixels(config: TrainConfig, data: SimpleNamespace) -> None:
@@ -208,8 +244,8 @@ def test_images_come_in_a_new_order_each_epoch(config: TrainConfig, monkeypatch:
 
 def test_optimiser_is_the_papers() -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
-    classifier = training.Classifier(net, tiny_data().task, 2e-2, schedule=lambda _: 1.0)
-    (group,) = classifier.configure_optimizers()["optimizer"].param_groups
+    learner = Learner(OnImages(net, masked=False), task_of(tiny_data().task), 2e-2, schedule=lambda _: 1.0)
+    (group,) = learner.configure_optimizers()["optimizer"].param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (2e-2, 0.9, 1e-3, False)
     assert len(group["params"]) == 4
 
@@ -240,19 +276,7 @@ def test_a_single_label_leaves_accuracy_to_choose(
     caplog.set_level(logging.INFO, "isoconv")
     lines = train(config).metrics()
     assert [line["val_auc"] for line in lines] == [None] * EPOCHS
-    assert "no AUC, the best epoch is chosen by accuracy" in caplog.text
-
-
-def test_best_epoch_has_the_highest_auc_and_then_the_lowest_loss() -> None:
-    def line(auc: float | None, acc: float, loss: float) -> dict:
-        return {"val_auc": auc, "val_acc": acc, "val_loss": loss}
-
-    epochs = [line(0.9, 0.5, 1.0), line(0.9, 0.5, 2.0), line(0.8, 0.9, 0.1)]
-    assert max(epochs, key=training.goodness) == epochs[0]
-    assert min(epochs, key=training.goodness) == epochs[2]
-    epochs = [line(None, 0.9, 1.0), line(None, 0.9, 2.0), line(None, 0.8, 0.1)]
-    assert max(epochs, key=training.goodness) == epochs[0]
-    assert min(epochs, key=training.goodness) == epochs[2]
+    assert "no AUC, a class is absent from the validation split" in caplog.text
 
 
 # Bad input
@@ -276,12 +300,54 @@ def test_existing_run_is_refused_before_training(config: TrainConfig, monkeypatc
         ),
         ({"profile": "linaer"}, "unknown profile 'linaer'.* did you mean 'linear'"),
         ({"kernel_sizes": (9, 9)}, "kernel_sizes"),
+        ({"loss": "focale"}, "loss of binary must be one of cross_entropy, focal, got 'focale'; did you mean 'focal'"),
+        ({"model": "sre_unet"}, "network 'sre_unet' is not for classification; use --model with one of sre_resnet18,"),
     ],
 )
 def test_bad_option_is_refused_and_nothing_is_written(config: TrainConfig, change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         train(replace(config, **change))
     assert not config.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": "vesels"}, "unknown data set 'vesels'; did you mean 'vessels'"),
+        ({"data": "cells"}, "network 'sre_unet' is not for classification; use --model with one of"),
+        ({"task": "classification"}, "vessels is for segmentation, not for classification; leave out --task"),
+        ({"model": "sre_resnet18"}, "network 'sre_resnet18' is not for segmentation; use --model with one of sre_unet"),
+        ({"model": "unet_3d"}, "vessels has 2D images, network 'unet_3d' does not; use --model unet$"),
+        ({"rotate": True}, "segmentation trains by recipe standard without rotation; leave out --recipe and --rotate"),
+        ({"recipe": "official"}, "leave out --recipe and --rotate"),
+        ({"loss": "focal"}, "loss of segmentation must be one of dice_ce, cross_entropy, dice, got 'focal'"),
+        ({"size": 8}, "at least 16 pixels"),
+    ],
+)
+def test_options_that_do_not_fit_masks(tmp_path: Path, change: dict, message: str) -> None:
+    config = TrainConfig("vessels", "sre_unet", tmp_path / "x", size=16, width=2, device="cpu")
+    with pytest.raises(ValueError, match=message):
+        train(replace(config, **change))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        ("cells", {"width": 64, "size": 28, "batch_size": 128, "lr": 2e-2, "loss": "cross_entropy"}),
+        ("cells3d", {"width": 64, "size": 28, "batch_size": 4, "lr": 1e-2, "loss": "cross_entropy"}),
+        ("vessels", {"width": 32, "size": 64, "batch_size": 8, "lr": 2e-2, "loss": "dice_ce"}),
+        ("vessels3d", {"width": 32, "size": 64, "batch_size": 8, "lr": 1e-2, "loss": "dice_ce"}),
+    ],
+)
+def test_what_is_left_open_is_decided_by_the_task(data: str, options: dict) -> None:
+    task = task_of(get_task(data))
+    done = resolved(TrainConfig(data, "any", Path("out")), task)
+    assert {name: getattr(done, name) for name in options} == options
+    assert (done.task, done.precondition, done.data) == (task.name, True, data)
+    given = {"width": 3, "size": 20, "batch_size": 5, "lr": 0.5, "precondition": False}
+    kept = resolved(TrainConfig(data, "any", Path("out"), **given), task)
+    assert {name: getattr(kept, name) for name in given} == given
 
 
 def test_unknown_data_set_suggests_near_ones(tmp_path: Path) -> None:
@@ -314,13 +380,13 @@ def test_killed_and_resumed_is_never_interrupted(config: TrainConfig, tmp_path: 
 def test_stopped_by_a_signal_is_no_success(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stop: int, raises: str
 ) -> None:
-    def stopped(self: training.Classifier, batch: Any) -> Any:
+    def stopped(self: Learner, batch: Any) -> Any:
         if self.global_step == STEPS + 1:
             signal.raise_signal(stop)
         return original(self, batch)
 
-    original, before = training.Classifier.training_step, signal.signal(signal.SIGINT, signal.default_int_handler)
-    monkeypatch.setattr(training.Classifier, "training_step", stopped)
+    original, before = Learner.training_step, signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(Learner, "training_step", stopped)
     caplog.set_level(logging.INFO, "isoconv")
     try:
         with pytest.raises((KeyboardInterrupt, SystemExit)) as raised:
@@ -340,7 +406,7 @@ def test_a_job_of_slurm_is_one_process(config: TrainConfig, monkeypatch: pytest.
 
 def test_killed_in_the_first_epoch_starts_over(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(training.Classifier, "training_step", _raise(RuntimeError("power cut")))
+        patch.setattr(Learner, "training_step", _raise(RuntimeError("power cut")))
         with pytest.raises(RuntimeError, match="power cut"):
             train(config)
     assert len(train(config, resume=True).metrics()) == EPOCHS
@@ -413,7 +479,10 @@ def test_damaged_checkpoint_is_refused(config: TrainConfig, damage: str, tmp_pat
         "list": [],
     }
     if damage in others:
-        torch.save(others[damage], checkpoint)
+        buffer = io.BytesIO()
+        torch.save(others[damage], buffer)
+        checkpoints.seal(buffer)
+        checkpoint.write_bytes(buffer.getvalue())
     else:
         checkpoint.write_bytes(content[: len(content) // 2] if damage == "short" else b"")
     with pytest.raises(ValueError, match=r"last\.ckpt is cut short or no checkpoint of isoconv; restore it"):
@@ -421,11 +490,35 @@ def test_damaged_checkpoint_is_refused(config: TrainConfig, damage: str, tmp_pat
     assert not (tmp_path / "exploded").exists()
 
 
+@pytest.mark.parametrize("where", [0.0, 0.1, 0.5, 0.9, 0.99999])
+def test_a_flipped_bit_in_a_checkpoint_is_refused(config: TrainConfig, where: float) -> None:
+    """Wherever it is; torch alone takes one in the weights, and the training goes on from others."""
+    checkpoint = train(config).last_checkpoint
+    content = bytearray(checkpoint.read_bytes())
+    content[int(where * len(content))] ^= 4
+    checkpoint.write_bytes(content)
+    with pytest.raises(ValueError, match=r"last\.ckpt is damaged, it has another checksum .*; restore it from a copy"):
+        train(config, resume=True)
+
+
+def test_torch_itself_takes_a_flipped_bit(config: TrainConfig) -> None:
+    checkpoint = train(config).last_checkpoint
+    content = bytearray(checkpoint.read_bytes())
+    weight = torch.load(checkpoint, weights_only=True)["state_dict"]["model.net.conv1.weight"].numpy().tobytes()
+    content[content.index(weight)] ^= 4
+    torch.load(io.BytesIO(content), weights_only=True)
+    checkpoint.write_bytes(content)
+    with pytest.raises(ValueError, match="another checksum"):
+        checkpoints.load_checkpoint(checkpoint)
+
+
 def test_checkpoint_of_another_architecture_is_refused(config: TrainConfig, tmp_path: Path) -> None:
     checkpoint = train(config).last_checkpoint
     other = train(replace(config, out=tmp_path / "other", width=3, epochs=1)).last_checkpoint
     checkpoint.write_bytes(other.read_bytes())
-    with pytest.raises(ValueError, match=r"last\.ckpt does not fit the network: model\.net\.\S+ is \(3, .* \(2, "):
+    with pytest.raises(
+        ValueError, match=r"last\.ckpt does not fit the network: model\.net\.\S+ is \(3, .* \(2, .*other architecture"
+    ):
         train(config, resume=True)
 
 
@@ -435,12 +528,12 @@ def test_infinite_loss_stops_at_once(config: TrainConfig) -> None:
 
 
 def test_infinite_loss_keeps_the_last_good_state(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    def poisoned(self: training.Classifier, batch: Any) -> Any:
+    def poisoned(self: Learner, batch: Any) -> Any:
         loss = original(self, batch)
         return loss * float("nan") if self.global_step == STEPS + 1 else loss
 
-    original = training.Classifier.training_step
-    monkeypatch.setattr(training.Classifier, "training_step", poisoned)
+    original = Learner.training_step
+    monkeypatch.setattr(Learner, "training_step", poisoned)
     with pytest.raises(FloatingPointError, match=r"epoch 1, step 1 of 3 is nan.*; the state after epoch 0 is kept in"):
         train(config)
     run = RunDir(config.out)
@@ -490,20 +583,20 @@ def main() -> None:
     parser.add_argument("--die", type=int, nargs=2, metavar=("EPOCH", "STEP"))
     args = parser.parse_args()
     tiny = tiny_data()
-    training.find = lambda _, **__: (tiny.task, lambda: tiny)
-    original = training.Classifier.training_step
+    training.find = lambda *_: (tiny.task, lambda _: tiny)
+    original = Learner.training_step
 
-    def step(self: training.Classifier, batch: Any) -> Any:
+    def step(self: Learner, batch: Any) -> Any:
         if args.die and divmod(self.global_step, STEPS) == tuple(args.die):
             os.kill(os.getpid(), signal.SIGKILL)
         return original(self, batch)
 
-    def on_train_end(self: training.Classifier) -> None:
+    def on_train_end(self: Learner) -> None:
         if self.trainer.world_size > 1:
             path = args.out.parent / f"rank{self.global_rank}.pt"
             torch.save({"state": self.state_dict(), "steps": self.global_step}, path)
 
-    training.Classifier.training_step, training.Classifier.on_train_end = step, on_train_end
+    Learner.training_step, Learner.on_train_end = step, on_train_end
     train(tiny_config(args.out), args.resume)
 
 

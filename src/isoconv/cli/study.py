@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from isoconv._checks import count_of
 from isoconv._extras import require
-from isoconv.cli.display import show, show_table, write_json
+from isoconv.cli.display import show, show_lines, show_table, write_json
 from isoconv.cli.options import DataRoot, Json
 from isoconv.runs.config import Device, Protocol
 
@@ -91,7 +91,7 @@ class StudyStatus:
 
     def run(self) -> None:
         from isoconv.study.plan import load_study
-        from isoconv.study.running import study_status
+        from isoconv.study.status import study_status
 
         study = load_study(self.study)
         _show(study, study_status(study, _folder(study, self.runs)), self.as_json)
@@ -145,7 +145,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _show(study: StudyFile, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    from isoconv.study.running import STATES
+    from isoconv.study.status import STATES
 
     counts = Counter(row["state"] for row in rows)
     if as_json:
@@ -158,9 +158,9 @@ def _show(study: StudyFile, rows: Sequence[Mapping[str, Any]], as_json: bool) ->
         {"data": data, "contestant": contestant, **{state: states[state] or None for state in STATES}}
         for (data, contestant), states in table.items()
     )
-    for row in rows:
-        if row["state"] in ("running", "stopped", "failed"):
-            sys.stdout.write(f"{row['cell']}: {row['state']}, {row['detail']}\n")
-    sys.stdout.write(
-        ", ".join(f"{counts[state]} {state}" for state in STATES) + f", of {count_of(len(rows), 'cell')}\n"
+    show_lines(
+        f"{row['cell']}: {row['state']}, {row['detail']}"
+        for row in rows
+        if row["state"] in ("running", "stopped", "failed")
     )
+    show_lines([", ".join(f"{counts[state]} {state}" for state in STATES) + f", of {count_of(len(rows), 'cell')}"])

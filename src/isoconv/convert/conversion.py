@@ -27,6 +27,8 @@ from isoconv.convert.windows import (
     TRANSPOSED,
     recentred,
 )
+from isoconv.harmonics import kernel_basis
+from isoconv.nn.conv import check_orders
 from isoconv.ops import check_engine
 from isoconv.ops.reference import expand_kernel
 
@@ -34,7 +36,14 @@ log = logging.getLogger(__name__)
 
 
 @spells_out(band_plan)
-def convert(net: nn.Module, *, engine: str = "auto", **bands: Unpack[BandOptions]) -> nn.Module:
+def convert(
+    net: nn.Module,
+    *,
+    orders: int = 0,
+    reflections: bool = True,
+    engine: str = "auto",
+    **bands: Unpack[BandOptions],
+) -> nn.Module:
     """A copy of ``net`` whose convolutions are isotropic; ``net`` stays as it is.
 
     - ``nn.ConvNd`` and ``nn.ConvTransposeNd`` wider than 1 become ``SREConvNd``, their weights projected on the bands:
@@ -53,8 +62,13 @@ def convert(net: nn.Module, *, engine: str = "auto", **bands: Unpack[BandOptions
     parameters' names have gained an index. What is done to each layer, what cannot be converted and what still breaks
     the symmetry tells :func:`isoconv.conversion_report`.
 
+    With ``orders`` above 0 the convolutions see directions: half of the channels are isotropic, projected as above, and
+    the others magnitudes of fields, whose weights are new: what was trained in their place is lost. Convolutions that
+    are transposed, in groups, over one axis, or of too few channels or too small a kernel are isotropic nevertheless.
+
     Args:
         net: any module; a single convolution too.
+        orders, reflections: of every converted layer, see :class:`isoconv.nn.SREConv2d`.
         bands, profile, circular, spacing: of every converted layer, see :func:`isoconv.bands.band_plan`.
         engine: of every converted layer, see :mod:`isoconv.ops`; transposed ones, which the fast engines lack, get
             ``"auto"`` in place of one of those.
@@ -63,20 +77,24 @@ def convert(net: nn.Module, *, engine: str = "auto", **bands: Unpack[BandOptions
         ValueError: for options that do not fit a layer, naming it.
     """
     check_engine(engine)
+    check_orders(orders, reflections)
+    directed = {"orders": orders, "reflections": reflections} if orders else {}
     found = layers(check_module(net))
-    converted = converted_copy(net, found, bands, engine)
+    converted = converted_copy(net, found, bands, directed, engine)
     if left := [layer.label for layer in found if layer.verdict.status == LEFT]:
         log.warning("layers left as they are: %s; isoconv.conversion_report tells why", ", ".join(left))
     return converted
 
 
-def converted_copy(net: nn.Module, found: Sequence[Layer], bands: BandOptions, engine: str) -> nn.Module:
+def converted_copy(
+    net: nn.Module, found: Sequence[Layer], bands: BandOptions, directed: dict[str, Any], engine: str
+) -> nn.Module:
     """What :func:`convert` returns, of the layers ``found`` in ``net``."""
     memo = detached(net)
     heirs = []
     for layer in found:
         if layer.verdict.status == CONVERTIBLE:
-            heir, whole = _replace(layer, bands, engine, memo)
+            heir, whole = _replace(layer, bands, directed, engine, memo)
             heirs.append((layer.module, heir))
             memo[id(layer.module)] = whole.train(layer.module.training)
     for module, heir in heirs:  # once all places are known, since a hook can refer to any of them
@@ -128,7 +146,9 @@ def retained_energy(kernel: Tensor, plan: BandPlan) -> float:
     return expand_kernel(project(exact, plan), plan).square().sum().item() / total if total else 1.0
 
 
-def _replace(layer: Layer, bands: BandOptions, engine: str, memo: dict[Any, Any]) -> tuple[nn.Module, nn.Module]:
+def _replace(
+    layer: Layer, bands: BandOptions, directed: dict[str, Any], engine: str, memo: dict[Any, Any]
+) -> tuple[nn.Module, nn.Module]:
     """The layer that does the work of ``layer`` in the converted network, yet without hooks; and the same with what
     centres it."""
     module, base, view = layer.plain, kind(layer.plain), layer.window
@@ -139,7 +159,8 @@ def _replace(layer: Layer, bands: BandOptions, engine: str, memo: dict[Any, Any]
         pool = SYMMETRIC[base]()
         return pool, pool
     if base in CONVS and not view.pointwise:
-        heir = _banded(layer, bands, engine, memo, module.padding)
+        sees = directed if directed and _takes_orders(layer, bands, directed["orders"]) else {}
+        heir = _banded(layer, bands, engine, memo, module.padding, **sees)
     else:
         heir = _unhooked(module if same else layer.module, memo)
     maximal = base in MAX_POOLS
@@ -165,6 +186,13 @@ def _replace_transposed(
     return heir, nn.Sequential(heir, mean(odd, 1)) if max(odd) > 1 else heir
 
 
+def _takes_orders(layer: Layer, bands: BandOptions, orders: int) -> bool:
+    module, plan = layer.plain, plan_for(layer, bands)
+    if plan.dims == 1 or module.groups > 1 or module.out_channels < 2 * orders:
+        return False
+    return all(kernel_basis(plan, 0, order, max_order=orders).paths for order in range(1, orders + 1))
+
+
 def _banded(
     layer: Layer, bands: BandOptions, engine: str, memo: dict[Any, Any], padding: Any, **extra: Any
 ) -> nn.Module:
@@ -179,16 +207,25 @@ def _banded(
         groups=module.groups,
         bias=module.bias is not None,
         padding_mode=module.padding_mode,
-        device="meta",  # neither time nor random numbers go into weights that are replaced at once
+        # neither time nor random numbers go into weights that are replaced at once
+        device=module.weight.device if "orders" in extra else "meta",
         dtype=module.weight.dtype,
         engine=engine,
         **bands,
         **extra,
     )
-    tied = id(module.weight), plan
+    isotropic = len(banded.weight)
+    tied = id(module.weight), plan, isotropic
     if tied not in memo:
-        memo[tied] = nn.Parameter(project(module.weight, plan), module.weight.requires_grad)
-    banded.weight, banded.bias = memo[tied], copy.deepcopy(module.bias, memo)
+        kernels = module.weight if module.transposed else module.weight[:isotropic]
+        memo[tied] = nn.Parameter(project(kernels, plan), module.weight.requires_grad)
+    banded.weight = memo[tied]
+    if banded.bias is not None and len(banded.bias) < len(module.bias):
+        banded.bias = nn.Parameter(module.bias.detach()[:isotropic].clone(), module.bias.requires_grad)
+    else:
+        banded.bias = copy.deepcopy(module.bias, memo)
+    for parameter in banded.directed.parameters() if "orders" in extra else ():
+        parameter.requires_grad_(module.weight.requires_grad)
     return banded
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch.fx
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -26,7 +27,8 @@ def fuse(net: nn.Module) -> nn.Module:
     """A copy of ``net`` that gives the same outputs and needs no isoconv to be loaded and run; ``net`` stays as it is.
 
     Every ``SREConvNd`` becomes the ``nn.ConvNd`` of its dense kernel, with which the reference engine's outputs are
-    equal to the last bit; every other layer of isoconv that has a method ``plain()`` becomes what that returns. Every
+    equal to the last bit; every other layer of isoconv that has a method ``plain()`` becomes what that returns, unless
+    that is None. Every
     other module whose class is isoconv's (symmetric pooling, a whole ResNet) becomes a :class:`torch.fx.GraphModule` of
     the same parameter names, good for every input size, its resampling equal to rounding. Mode, device, dtype,
     ``requires_grad`` and what is shared are kept; hooks on the modules replaced are not, nor are methods beside
@@ -39,8 +41,8 @@ def fuse(net: nn.Module) -> nn.Module:
     """
     memo = detached(check_module(net))
     for module in net.modules():
-        if _has_plain(module):
-            memo[id(module)] = _plain(module, memo)
+        if _has_plain(module) and (plain := _plain(module, memo)) is not None:
+            memo[id(module)] = plain
     fused = copy.deepcopy(net, memo)
     ours = [m for m in fused.modules() if _is_ours(m)]
     for m in chain.from_iterable(m.modules() for m in ours):
@@ -55,24 +57,27 @@ def fuse(net: nn.Module) -> nn.Module:
 
 
 def _has_plain(module: nn.Module) -> bool:
-    """Whether ``module`` says which plain layer computes the same, and computes what the class that says so does."""
-    owner = next((c for c in type(module).__mro__ if "plain" in vars(c)), None)
-    same = owner is not None and getattr(type(module), "forward", None) is getattr(owner, "forward", None)
-    return same and _is_ours(module) and "forward" not in vars(module)
+    """Whether ``module`` says which plain layer computes the same, and computes what isoconv's class does."""
+    owner = next((c for c in type(module).__mro__ if "forward" in vars(c)), nn.Module)
+    ours = owner.__module__.split(".")[0] == "isoconv" and "forward" not in vars(module)
+    return ours and hasattr(module, "plain")
 
 
-def _plain(module: Module, memo: dict[Any, Any]) -> nn.Module:
+def _plain(module: Module, memo: dict[Any, Any]) -> nn.Module | None:
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, _COMPUTING):  # what it made for the last call may be out of date
             hook(module, None)
     plain = module.plain()
+    if not isinstance(plain, _ConvNd):
+        return plain
     # a weight that is computed (parametrised, pruned) is another tensor each time, and nobody else's
     if (weight := module._parameters.get("weight")) is not None:
         tied = memo.setdefault((id(weight), "kernels"), [])
         plain.weight = next((kernel for kernel in tied if _equal(kernel, plain.weight)), plain.weight)
         tied.append(plain.weight)
-    if module._parameters.get("bias") is not None:
-        plain.bias = copy.deepcopy(module.bias, memo)
+    bias = module._parameters.get("bias")
+    if bias is not None and plain.bias is not None and bias.shape == plain.bias.shape:
+        plain.bias = copy.deepcopy(bias, memo)
     return plain
 
 

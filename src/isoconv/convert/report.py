@@ -190,7 +190,7 @@ def conversion_report(
     shape = None if input is None else _shape(input)
     plain = layer_report(net, found, bands)
     try:
-        converted = attempt(converted_copy, net, found, bands, "reference")
+        converted = attempt(converted_copy, net, found, bands, {}, "reference")
     except CannotRunError as error:
         return replace(plain, obstacle=f"isoconv.convert fails on this network ({error})")
     dims = next((len(layer.window.stride) for layer in found if layer.slides), 2) if shape is None else len(shape) - 2

@@ -193,7 +193,7 @@ def _transposed(module: Module, centred: bool) -> Verdict:  # noqa: ARG001 - the
 
 
 def _sre(module: Module, centred: bool) -> Verdict:
-    return _placement(module, centred) or Verdict(ISOTROPIC)
+    return _placement(module, centred) or (Verdict(ISOTROPIC) if module.reflections else _HANDED)
 
 
 def _carrying(module: Module, centred: bool) -> Verdict:
@@ -210,7 +210,7 @@ def _carrying(module: Module, centred: bool) -> Verdict:
     mirrors = (g for g in GridGroup.FULL.elements(2) if not g.proper)
     if all(own.has(g) and all(acts(fields, g) for fields in fields_of(module)) for g in mirrors):
         return Verdict(EQUIVARIANT)
-    return Verdict(EQUIVARIANT, "keeps rotations, not mirror images", "use layers that keep both, if both count alike")
+    return _HANDED
 
 
 def _placement(module: Module, centred: bool) -> Verdict | None:
@@ -228,6 +228,7 @@ def _projection(flaw: Verdict | None) -> Verdict:
     return Verdict(CONVERTIBLE, *flaw[1:]) if flaw else Verdict(CONVERTIBLE)
 
 
+_HANDED = Verdict(EQUIVARIANT, "keeps rotations, not mirror images", "use layers that keep both, if both count alike")
 _LOPSIDED = Verdict(
     BREAKS, "output_padding adds to one side only", "output_padding=0 with an even kernel, or SymmetricUpsample"
 )

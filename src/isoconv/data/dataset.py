@@ -16,10 +16,11 @@ from isoconv._checks import count_of
 
 __all__ = ["KINDS", "Dataset", "Kind", "Split", "Task", "fingerprint"]
 
-Kind = Literal["multiclass", "binary", "ordinal", "multilabel", "segmentation"]
+Kind = Literal["multiclass", "binary", "ordinal", "multilabel", "segmentation", "regression"]
 KINDS: Mapping[str, tuple[Kind, ...]] = {
     "classification": ("multiclass", "binary", "ordinal", "multilabel"),
     "segmentation": ("segmentation",),
+    "regression": ("regression",),
 }
 """Kinds of data by the kind of work that they are for, see :mod:`isoconv.tasks`."""
 
@@ -33,7 +34,7 @@ class Task:
     Attributes:
         name, title: ``"breastmnist"`` and ``"BreastMNIST"``.
         kind: ``"multiclass"``, ``"binary"``, ``"ordinal"``: one label per image; ``"multilabel"``: any number of them;
-            ``"segmentation"``: one label per pixel.
+            ``"segmentation"``: one label per pixel; ``"regression"``: numbers, which ``labels`` names.
         dims: 2 for images, 3 for volumes.
         channels: 1 (grey) or 3 (RGB).
         labels: the classes' names, in the order of the label numbers.
@@ -83,7 +84,7 @@ class Split:
     Attributes:
         images: uint8 ``(N, C, *spatial)``.
         labels: int64 ``(N,)``, or ``(N, L)`` of zeros and ones for a multilabel task, or uint8
-            ``(N, *spatial)`` for a segmentation.
+            ``(N, *spatial)`` for a segmentation, or float32 ``(N, T)`` for a regression.
 
     Raises:
         ValueError: images of another type, or not as many as labels.

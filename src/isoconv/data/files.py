@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -94,7 +94,7 @@ def read_images(
 
 def read_each(
     paths: PathLike | Iterable[PathLike], *, channels: int, size: int, dims: int, limits: Limits = LIMITS
-) -> Iterator[tuple[Path, tuple[list[str], Tensor] | ValueError | FileNotFoundError]]:
+) -> Iterator[tuple[Path, tuple[list[str], Tensor] | Exception]]:
     """Each file, or folder of slices, with what :func:`read_images` would return for it alone, or raise."""
     for path, error in _walk([Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(p) for p in paths], dims):
         if error is not None:
@@ -102,8 +102,16 @@ def read_each(
             continue
         try:
             yield path, _read(path, channels, size, dims, limits)
-        except ValueError as refused:
-            yield path, refused
+        except (ValueError, ImportError) as refused:  # the latter for want of an extra
+            yield path, _without_frames(refused)
+
+
+def _without_frames(error: Exception) -> Exception:
+    """The error, without what its traceback keeps alive: the arrays that were decoded."""
+    linked: BaseException | None = error
+    while linked is not None:
+        linked = linked.with_traceback(None).__context__
+    return error
 
 
 def _read(path: Path, channels: int, size: int, dims: int, limits: Limits) -> tuple[list[str], Tensor]:
@@ -115,7 +123,7 @@ def _read(path: Path, channels: int, size: int, dims: int, limits: Limits) -> tu
             _say_cubes()
         for i, image in enumerate(stack):
             names.append(f"{name}[{i}]" if is_stack else name)
-            images.append(_fit(_channels_first(names[-1], image, channels), size, found.spacing))
+            images.append(_fit(names[-1], image, channels, size, found.spacing))
     return names, torch.stack(images)
 
 
@@ -140,7 +148,7 @@ def is_image(path: Path) -> bool:
 def stack_images(name: str, array: np.ndarray, channels: int, dims: int, size: int) -> Tensor:
     """uint8 ``(N, channels, *spatial)`` of a stack of uint8 images, colours in the last axis, errors as above."""
     stack, _ = _as_stack(name, Decoded(array, "unknown"), channels, dims)
-    return torch.stack([_fit(_channels_first(f"{name}[{i}]", image, channels), size) for i, image in enumerate(stack)])
+    return torch.stack([_fit(f"{name}[{i}]", image, channels, size) for i, image in enumerate(stack)])
 
 
 def probe(path: Path, limits: Limits = LIMITS) -> tuple[int, int]:
@@ -166,21 +174,19 @@ def probe(path: Path, limits: Limits = LIMITS) -> tuple[int, int]:
     return dims, 3 if coloured and shape[-1] >= 3 else 1
 
 
-def _walk(paths: list[Path], dims: int) -> Iterator[tuple[Path, ValueError | FileNotFoundError | None]]:
+def _walk(paths: list[Path], dims: int) -> Iterator[tuple[Path, Exception | None]]:
     """The files, or folders of slices, to be read, or why a path is none."""
     if not paths:
         raise ValueError("expected image files or a folder of them, got no path")
     for path in paths:
-        if path.is_dir():
-            images, others = find_images(path)
-            if not images:
-                text = f"the folder {path} holds no image, that is none of {', '.join(SUFFIXES)}"
-                yield path, FileNotFoundError(text)
-            if others:
-                names = ", ".join(str(p.relative_to(path)) for p in others)
-                warnings.warn(f"left out of {path}, not images: {names}", stacklevel=4)
-            yield from ((image, None) for image in (with_series(images) if dims == 3 else images))
-        elif not path.exists():
+        try:
+            kind = "folder" if path.is_dir() else "file" if path.exists() else None
+        except OSError as error:  # no permission to look there, or too long a name
+            yield path, ValueError(f"cannot open {path} ({error.strerror}); make it readable or leave it out")
+            continue
+        if kind == "folder":
+            yield from _walk_folder(path, dims)
+        elif kind is None:
             yield path, FileNotFoundError(f"there is no file or folder {path}")
         elif not is_image(path):
             yield path, ValueError(f"{path} is none of {', '.join(SUFFIXES)}; convert it to one of them")
@@ -188,20 +194,40 @@ def _walk(paths: list[Path], dims: int) -> Iterator[tuple[Path, ValueError | Fil
             yield path, None
 
 
+def _walk_folder(path: Path, dims: int) -> Iterator[tuple[Path, Exception | None]]:
+    unlisted: list[tuple[Path, Exception]] = []
+    images, others = find_images(path, lambda *refused: unlisted.append(refused))
+    if not images and not unlisted:
+        text = f"the folder {path} holds no image, that is none of {', '.join(SUFFIXES)}"
+        yield path, FileNotFoundError(text)
+    if others:
+        names = ", ".join(str(p.relative_to(path)) for p in others)
+        warnings.warn(f"left out of {path}, not images: {names}", stacklevel=5)
+    yield from ((image, None) for image in (with_series(images) if dims == 3 else images))
+    yield from unlisted
+
+
 def images_in(folder: Path) -> list[Path]:
     """The image files right in a folder, sorted; hidden ones are none."""
     return [p for p in sorted(folder.iterdir()) if p.is_file() and is_image(p) and not p.name.startswith(".")]
 
 
-def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
+def find_images(
+    folder: Path, onerror: Callable[[Path, ValueError], object] | None = None
+) -> tuple[list[Path], list[Path]]:
     """The image files anywhere below a folder, and the others, sorted. What is hidden, or in a hidden folder as
-    thumbnails are, is neither; nor is what is in a folder by a link."""
+    thumbnails are, is neither; nor is what is in a folder by a link.
+
+    Args:
+        onerror: called with each folder that cannot be listed and its error; None raises the first of them.
+    """
     images: list[Path] = []
     others: list[Path] = []
     folders = [folder]
     while folders:  # not by recursion, folders may be nested deeper than Python's stack
+        here = folders.pop()
         try:
-            with os.scandir(folders.pop()) as entries:
+            with os.scandir(here) as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
@@ -211,7 +237,10 @@ def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
                         path = Path(entry.path)
                         (images if is_image(path) else others).append(path)
         except OSError as error:
-            raise ValueError(f"cannot list {error.filename} ({error.strerror}); make it readable or move it") from None
+            refused = ValueError(f"cannot list {here} ({error.strerror}); make it readable or move it")
+            if onerror is None:
+                raise refused from None
+            onerror(here, refused)
     return sorted(images), sorted(others)
 
 
@@ -289,15 +318,18 @@ def _as_stack(name: str, found: Decoded, channels: int, dims: int) -> tuple[np.n
     rank = array.ndim - coloured
     kind = "an image (H, W) or a stack of them" if dims == 2 else "a volume (D, H, W) or a stack of them"
     if rank == 3 and dims == 2 and found.leading == "depth":
-        shape = " x ".join(map(str, array.shape[:3]))
-        raise ValueError(f"{name} is a volume of {shape} voxels; the network expects {kind}: save its slices as images")
+        voxels = " x ".join(map(str, array.shape[:3]))
+        raise ValueError(
+            f"{name} is a volume of {voxels} voxels; the network expects {kind}: save its slices as images"
+        )
     if rank == 3 and dims == 3 and found.leading == "images":
         raise ValueError(f"{name} {found.no_depth}, no volume; the network expects {kind}")
     if not coloured:
         _ask(name, array.shape, channels, dims)
         array = array[..., None]
     if rank not in (dims, dims + 1):
-        raise ValueError(f"{name} has shape {found.array.shape}; the network expects {kind}, colours in the last axis")
+        shape = array.shape[:-1] if array.shape[-1] == 1 and found.leading != "unknown" else found.array.shape
+        raise ValueError(f"{name} has shape {shape}; the network expects {kind}, colours in the last axis")
     array = array[..., :3]
     return (array, True) if rank == dims + 1 else (array[None], False)
 
@@ -319,28 +351,27 @@ def _ask(name: str, shape: tuple[int, ...], channels: int, dims: int) -> None:
         )
 
 
-def _channels_first(name: str, image: np.ndarray, channels: int) -> Tensor:
-    """uint8 ``(channels, *spatial)`` of an image ``(*spatial, 1 or 3)``."""
+def _fit(name: str, image: np.ndarray, channels: int, size: int, spacing: Spacing | None = None) -> Tensor:
+    """uint8 ``(channels, *spatial)``, every side of ``size``, of an image ``(*spatial, 1 or 3)``."""
+    if image.size == 0 or image.min() == image.max():
+        what = "empty" if image.size == 0 else "constant, all its pixels are equal"
+        raise ValueError(f"{name} is {what}; leave it out")
     if image.shape[-1] == 3 and channels == 1:
-        if (image != image[..., :1]).any():
+        if any((image[..., 0] != image[..., i]).any() for i in (1, 2)):
             raise ValueError(f"{name} is RGB, the network expects 1 channel; convert it to grey")
         image = image[..., :1]
-    if image.shape[-1] == 1 and channels == 3:
-        image = image.repeat(3, axis=-1)
-    if image.size == 0 or image.min() == image.max():
-        raise ValueError(
-            f"{name} is {'empty' if image.size == 0 else 'constant, all its pixels are equal'}; leave it out"
-        )
-    return torch.tensor(np.moveaxis(image, -1, 0))
-
-
-def _fit(image: Tensor, size: int, spacing: Spacing | None = None) -> Tensor:
-    """``image`` as uint8 ``(C, size, size)`` or ``(C, size, size, size)``."""
     if image.ndim == 3:
-        side = min(image.shape[1:])
-        top, left = ((s - side) // 2 for s in image.shape[1:])
-        return _rounded(_resized(image[:, top : top + side, left : left + side], size, size))
-    return _rounded(_cube(image, size, spacing or tuple(1 / n for n in image.shape[1:])))
+        side = min(image.shape[:2])
+        top, left = ((s - side) // 2 for s in image.shape[:2])
+        square = _channels_first(image[top : top + side, left : left + side])
+        fitted = _resized(square, size, size)
+    else:
+        fitted = _cube(_channels_first(image), size, spacing or tuple(1 / n for n in image.shape[:3]))
+    return fitted.round().clamp(0, 255).to(torch.uint8).expand(channels, *fitted.shape[1:])
+
+
+def _channels_first(image: np.ndarray) -> Tensor:
+    return torch.tensor(np.moveaxis(image, -1, 0))
 
 
 def _cube(volume: Tensor, size: int, spacing: Spacing) -> Tensor:
@@ -366,7 +397,3 @@ def _resized(planes: Tensor, height: int, width: int) -> Tensor:
 
 def _linear(plane: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(plane[None, None], (height, width), mode="bilinear", antialias=True)[0, 0]
-
-
-def _rounded(image: Tensor) -> Tensor:
-    return image.round().clamp(0, 255).to(torch.uint8)

@@ -22,10 +22,12 @@ _SHIFT_TOLERANCE = 0.1  # pixels
 
 @dataclass(frozen=True)
 class Grid:
-    """Attributes:
-    order: the slices' numbers, from the first along their normal to the last.
-    spacing: millimetres between slices, rows, columns.
-    shifts: pixels ``(N, 2)`` along rows' and columns' numbers by which each slice, in order, starts behind the others.
+    """Where parallel slices lie.
+
+    Attributes:
+        order: the slices' numbers, from the first along their normal to the last.
+        spacing: millimetres between slices, rows, columns.
+        shifts: pixels ``(N, 2)``, by rows and by columns, by which each slice in order starts behind the others.
     """
 
     order: np.ndarray

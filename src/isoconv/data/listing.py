@@ -1,4 +1,4 @@
-"""What a data set of users' own lists: the images in a folder or a CSV manifest, with their labels or masks.
+"""What a data set of users' own lists: the images in a folder or a CSV manifest, with their labels, masks or numbers.
 
 A data set without splits gets them here, once for all seeds: 70 % of each class for training, 10 % for validation, 20 %
 for the test; a missing val or test split is cut from train in these shares. A patient is never in two splits. Who the
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -30,7 +31,7 @@ __all__ = ["COLUMNS", "SPLITS", "Item", "assign", "check_targets", "classes", "i
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "split", "patient")
-"""Of a manifest; in the place of ``label`` it may have ``mask``, the path of a mask."""
+"""Of a manifest; in the place of ``label`` it may have ``mask``, the path of a mask, or columns of numbers."""
 _SHARES = {"val": 0.1, "test": 0.2}
 _SEED = 0
 _ALIASES = {**{name: name for name in SPLITS}, "valid": "val", "validation": "val"}
@@ -40,18 +41,19 @@ _ALIASES = {**{name: name for name in SPLITS}, "valid": "val", "validation": "va
 class Item:
     """An image and what is known of it. ``path`` is a file or a folder of DICOM slices; ``split`` and ``patient`` are
     empty where unknown; ``labels`` has one entry, or any number in a multilabel set, or none for an image with a
-    ``mask``."""
+    ``mask`` or with ``values``, numbers by their names."""
 
     path: Path
     labels: tuple[str, ...]
     split: str = ""
     patient: str = ""
     mask: Path | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 def items(path: Path, task: str | None = None) -> list[Item]:
     """What a folder or a manifest lists, in sorted order, the splits as they are given there. Arguments and errors are
-    those of :func:`find`."""
+    those of :func:`isoconv.data.own.find`."""
     if path.is_dir() and (task == "segmentation" or (task is None and masks.is_folder(path))):
         found = [Item(i, (), _split_name(s, path), medical.patient_of(i) or "", m) for i, m, s in masks.pairs_in(path)]
     elif path.is_dir():
@@ -59,7 +61,7 @@ def items(path: Path, task: str | None = None) -> list[Item]:
     elif not path.exists():
         raise FileNotFoundError(f"there is no data set {path}: no such file or folder")
     elif path.suffix.lower() == ".csv":
-        found = _manifest(path)
+        found = _manifest(path, task)
     else:
         raise ValueError(
             f"{path} is not a data set; give a folder with a folder per class or with images/ and masks/, a .csv "
@@ -72,7 +74,11 @@ def items(path: Path, task: str | None = None) -> list[Item]:
 
 def check_targets(found: Sequence[Item]) -> None:
     """Raises ValueError for items whose targets cannot be trained with."""
-    if found[0].mask is None:
+    if found[0].values:
+        for name in found[0].values:
+            if len({item.values[name] for item in found if item.split == "train"}) < 2:
+                raise ValueError(f"all images to train with have the same {name}; there is nothing to learn")
+    elif found[0].mask is None:
         classes(found)
 
 
@@ -82,19 +88,23 @@ def table(found: Sequence[Item], folder: Path) -> list[list[str]]:
     Raises:
         ValueError: a label holds a semicolon, which would make two.
     """
-    target = "label" if found[0].mask is None else "mask"
-    rows = [["path", target, "split", "patient"]]
+    targets = list(found[0].values) or ["label" if found[0].mask is None else "mask"]
+    rows = [["path", *targets, "split", "patient"]]
     for item in found:
         if any(";" in label for label in item.labels):
             raise ValueError(f"{item.path}: the semicolon in its label would make two in a manifest; rename the folder")
-        cell = ";".join(item.labels) if item.mask is None else os.path.relpath(item.mask, folder)
-        rows.append([os.path.relpath(item.path, folder), cell, item.split, item.patient])
+        cells = [repr(value) for value in item.values.values()]
+        if not cells:
+            cells = [";".join(item.labels) if item.mask is None else os.path.relpath(item.mask, folder)]
+        rows.append([os.path.relpath(item.path, folder), *cells, item.split, item.patient])
     return rows
 
 
 def classes(found: Iterable[Item]) -> tuple[Kind, tuple[str, ...]]:
-    """The kind of task that the labels make, and the labels in order."""
+    """The kind of task that the labels or numbers make, and their names in order."""
     found = list(found)
+    if found[0].values:
+        return "regression", tuple(found[0].values)
     labels = sorted({label for item in found for label in item.labels}, key=_natural)
     if any(len(item.labels) != 1 for item in found):
         return "multilabel", tuple(labels)
@@ -194,7 +204,7 @@ def _subfolders(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _manifest(path: Path) -> list[Item]:
+def _manifest(path: Path, task: str | None) -> list[Item]:
     try:
         with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
             rows = list(islice(csv.DictReader(file, strict=True), LIMITS.rows + 1))
@@ -202,15 +212,19 @@ def _manifest(path: Path) -> list[Item]:
         raise ValueError(f"{path} is not a CSV table in UTF-8 ({error})") from None
     if len(rows) > LIMITS.rows:
         raise ValueError(f"{path} has more than {LIMITS.rows:,} rows; split it")
-    columns = set(rows[0]) if rows else set()
-    target = columns & {"label", "mask"}
-    if "path" not in columns or len(target) != 1 or columns - {*COLUMNS, "mask"}:
-        got = ", ".join(map(str, rows[0])) if rows else "no row"
-        raise ValueError(f"{path} must have the columns path,label or path,mask and may have split,patient, got {got}")
-    several = any(";" in (row.get("label") or "") for row in rows)
-    values = [{name: (row.get(name) or "").strip() for name in (*COLUMNS, "mask")} for row in rows]
+    columns = list(rows[0]) if rows else []
+    target, numbers = _targets(rows, columns, task)
+    if "path" not in columns or not (target or numbers):
+        got = ", ".join(map(str, columns)) or "no row"
+        raise ValueError(
+            f"{path} must have the column path, and label, mask or columns of numbers; it may have split,patient; got "
+            f"{got}"
+        )
+    several = target == "label" and any(";" in (row["label"] or "") for row in rows)
+    cells_of = {*COLUMNS, "mask", *numbers}
+    values = [{name: (row.get(name) or "").strip() for name in cells_of} for row in rows]
     files = _files(path, values, "path")
-    if "mask" in target:
+    if target == "mask":
         _files(path, values, "mask")
     found: list[Item] = []
     seen: dict[tuple[int, int], Path] = {}
@@ -223,23 +237,56 @@ def _manifest(path: Path) -> list[Item]:
         # two names of one file may also be hard links, which are files of their own
         if identity in seen and seen[identity].resolve() == image.resolve():
             raise ValueError(f"{where}: {cells['path']} is listed twice; join its labels by semicolons")
-        if not labels and not several and "label" in target:
+        if not labels and not several and target == "label":
             raise ValueError(f"{where}: the label is empty; an image without a label is for multilabel sets only")
         if cells["split"] and not split:
             raise ValueError(f"{where}: split must be train, val or test, got {cells['split']!r}")
         seen.setdefault(identity, image)
-        mask = path.parent / cells["mask"] if "mask" in target else None
-        found.append(Item(image, labels, split, cells["patient"], mask))
+        mask = path.parent / cells["mask"] if target == "mask" else None
+        told = {name: _number(f"{where}, column {name}", cells[name]) for name in numbers}
+        found.append(Item(image, labels if target == "label" else (), split, cells["patient"], mask, told))
     if len({bool(item.split) for item in found}) > 1:
         raise ValueError(f"{path}: the split is empty in some rows; give it in all of them or in none")
     # last, this opens files
     return [item if item.patient else replace(item, patient=medical.patient_of(item.path) or "") for item in found]
 
 
+def _targets(
+    rows: Sequence[Mapping[str, str]], columns: Sequence[str], task: str | None
+) -> tuple[str | None, list[str]]:
+    """``"label"`` or ``"mask"`` if a manifest has that column, and no other but those of :data:`COLUMNS`; else the
+    columns of numbers. Labels with a decimal point are numbers, as are all if ``task`` says so."""
+    others = [name for name in columns if name not in ("path", "split", "patient")]
+    if None in others or len(rows) == 0:
+        return None, []
+    numeric = {name: [(row[name] or "").strip() for row in rows] for name in others}
+    if others == ["mask"] or (others == ["label"] and task != "regression" and not _has_fractions(numeric["label"])):
+        return others[0], []
+    return None, others if task in (None, "regression") and not {"mask"} & set(others) else []
+
+
+def _has_fractions(cells: Sequence[str]) -> bool:
+    """Whether all are numbers, and some no whole ones."""
+    try:
+        return any(not float(cell).is_integer() for cell in cells)
+    except (ValueError, OverflowError):
+        return False
+
+
+def _number(where: str, cell: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{where} must hold a finite number, got {cell!r}; name the columns of classes label")
+    return value
+
+
 def _files(path: Path, values: Sequence[Mapping[str, str]], column: str) -> list[tuple[int, int]]:
     """What tells the file in each row of a column from any other. Raises FileNotFoundError for those that are not
     there."""
-    found = [_identity(path.parent / cells[column]) if cells[column] else None for cells in values]
+    found = [_identity(os.path.join(path.parent, cells[column])) if cells[column] else None for cells in values]
     absent = [f"row {i}: {values[i - 2][column]!r}" for i, each in enumerate(found, start=2) if each is None]
     if absent:
         what = count_of(len(values), "image" if column == "path" else "mask")
@@ -249,10 +296,10 @@ def _files(path: Path, values: Sequence[Mapping[str, str]], column: str) -> list
     return [each for each in found if each is not None]
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(place: str) -> tuple[int, int] | None:
     """What tells a file from any other, None if there is none; for 300,000 rows ``Path.resolve`` takes minutes."""
     try:
-        found = path.stat()
+        found = os.stat(place)
     except (OSError, ValueError):  # also names that no file can have
         return None
     return found.st_dev, found.st_ino

@@ -23,6 +23,7 @@ from isoconv.data.geometry import checked_spacing, grid_of_affine, straightened
 __all__ = ["SUFFIXES", "nifti"]
 
 SUFFIXES = (".nii", ".nii.gz")
+"""Endings of these files."""
 _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # by the code of its unit, 0 not stated
 _CIFTI = range(3000, 3100)  # codes of intent
 _MOST_BEFORE = 2**28  # bytes in front of the voxels, which are read as well

@@ -17,7 +17,7 @@ from isoconv._checks import count_of, did_you_mean
 from isoconv.data import archives, masks
 from isoconv.data.dataset import KINDS, Dataset, Kind, Split, Task, fingerprint
 from isoconv.data.files import as_uint8, probe, read_images, stack_images
-from isoconv.data.listing import SPLITS, Item, assign, classes, items
+from isoconv.data.listing import SPLITS, Item, assign, check_targets, classes, items
 
 __all__ = ["find"]
 
@@ -46,7 +46,7 @@ def find(path: Path, task: str | None = None) -> tuple[Task, Callable[[int], Dat
 
 def _find(path: Path, task: str | None) -> tuple[Task, Callable[[int], Dataset]]:
     if path.suffix.lower() == ".npz":  # to be read again: held, it would take the memory twice
-        return _archive_task(path, _archive(path)), partial(_read_archive, path)
+        return _archive_task(path, _archive(path, task)), partial(_read_archive, path, task)
     assigned = assign(items(path, task))
     if assigned[0].mask is not None:
         return masks.of_pairs(
@@ -61,6 +61,7 @@ def _work(kind: Kind) -> str:
 
 
 def _listed_task(path: Path, assigned: Sequence[Item]) -> Task:
+    check_targets(assigned)
     kind, labels = classes(assigned)
     looks = [probe(item.path) for item in assigned]
     dims = looks[0][0]
@@ -78,8 +79,13 @@ def _read_listed(path: Path, found: Task, assigned: Sequence[Item], size: int) -
     listed = {s: [item for item in assigned if item.split == s] for s in SPLITS}
     train, val, test = (_split(each, found, size) for each in listed.values())
     root = path if path.is_dir() else path.parent
-    known = {s: fingerprint(root, {item.path: item.labels for item in each}) for s, each in listed.items()}
+    known = {s: fingerprint(root, {item.path: _told(item) for item in each}) for s, each in listed.items()}
     return Dataset(found, size, train, val, test, source=str(path), fingerprints=known)
+
+
+def _told(item: Item) -> tuple[str, ...]:
+    """The labels of an item, or its numbers with their names."""
+    return item.labels or tuple(f"{name}={value!r}" for name, value in item.values.items())
 
 
 def _split(listed: Sequence[Item], found: Task, size: int) -> Split:
@@ -89,6 +95,8 @@ def _split(listed: Sequence[Item], found: Task, size: int) -> Split:
         if len(names) != 1:
             raise ValueError(f"{item.path} holds {len(names)} images for one label; store each in a file of its own")
         images.append(image[0])
+    if found.kind == "regression":
+        return Split(torch.stack(images), torch.tensor([list(item.values.values()) for item in listed]))
     numbers = [[found.labels.index(label) for label in item.labels] for item in listed]
     if found.kind != "multilabel":
         return Split(torch.stack(images), torch.tensor(numbers)[:, 0])
@@ -98,13 +106,14 @@ def _split(listed: Sequence[Item], found: Task, size: int) -> Split:
     return Split(torch.stack(images), labels)
 
 
-def _read_archive(path: Path, size: int) -> Dataset:
-    arrays = _archive(path)
+def _read_archive(path: Path, task: str | None, size: int) -> Dataset:
+    arrays = _archive(path, task)
     found = _archive_task(path, arrays)
+    dtype = np.float32 if found.kind == "regression" else np.int64
     train, val, test = (
         Split(
             stack_images(f"{path}:{s}_images", arrays[f"{s}_images"], found.channels, found.dims, size),
-            torch.from_numpy(arrays[f"{s}_labels"].astype(np.int64)),
+            torch.from_numpy(arrays[f"{s}_labels"].astype(dtype)),
         )
         for s in SPLITS
     )
@@ -112,8 +121,8 @@ def _read_archive(path: Path, size: int) -> Dataset:
     return Dataset(found, size, train, val, test, source=str(path), fingerprints=known)
 
 
-def _archive(path: Path) -> dict[str, np.ndarray]:
-    """The six arrays; labels ``(N,)`` whole numbers, or ``(N, L)`` zeros and ones."""
+def _archive(path: Path, task: str | None) -> dict[str, np.ndarray]:
+    """The six arrays; labels ``(N,)`` whole numbers, or ``(N, L)`` zeros and ones, or ``(N, T)`` floats."""
     keys = [f"{split}_{part}" for split in SPLITS for part in ("images", "labels")]
     if not path.exists():
         raise FileNotFoundError(f"there is no data set {path}: no such file")
@@ -125,10 +134,12 @@ def _archive(path: Path) -> dict[str, np.ndarray]:
             labels = arrays[f"{split}_labels"] = labels[:, 0]
         if len(images) == 0:
             raise ValueError(f"{where} split is empty; put at least one image into each split")
-        if labels.dtype.kind not in "biu" or labels.ndim not in (1, 2) or len(labels) != len(images):
+        if labels.dtype.kind == "f" and task != "classification" or task == "regression":
+            arrays[f"{split}_labels"] = _numbers(where, labels, len(images))
+        elif labels.dtype.kind not in "biu" or labels.ndim not in (1, 2) or len(labels) != len(images):
             wanted = count_of(len(images), "whole number")
             raise ValueError(f"{where} labels must be {wanted}, got {labels.dtype} {labels.shape}")
-        if labels.min() < 0 or (labels.ndim == 2 and labels.max() > 1):
+        elif labels.min() < 0 or (labels.ndim == 2 and labels.max() > 1):
             wanted = "0 or 1 in a table of several labels" if labels.ndim == 2 else "0 or more"
             raise ValueError(f"{where} labels must be {wanted}, got {labels.min()} to {labels.max()}")
         if images.dtype != np.uint8 and not (images.dtype.kind == "f" and images.min() >= 0 and images.max() <= 1):
@@ -144,6 +155,15 @@ def _archive(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _numbers(where: str, labels: np.ndarray, images: int) -> np.ndarray:
+    """Labels ``(N,)`` or ``(N, T)`` as floats ``(N, T)``."""
+    if labels.dtype.kind not in "biuf" or labels.ndim not in (1, 2) or len(labels) != images:
+        raise ValueError(f"{where} labels must be {images} numbers or rows of them, got {labels.dtype} {labels.shape}")
+    if not np.isfinite(labels).all():
+        raise ValueError(f"{where} labels hold NaN or infinity; leave these images out")
+    return labels.reshape(images, -1).astype(np.float32)
+
+
 def _ask(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Raises ValueError for arrays that two people would read in two ways."""
     shape, table = arrays["train_images"].shape, arrays["train_labels"]
@@ -153,7 +173,11 @@ def _ask(path: Path, arrays: dict[str, np.ndarray]) -> None:
             f"{shape[1]}; colours belong at the end, np.moveaxis(images, 1, -1), and volumes end in [..., None]"
         )
     labels = [arrays[f"{split}_labels"] for split in SPLITS]
-    if table.ndim == 2 and table.dtype != bool and all(each.ndim == 2 and (each.sum(1) == 1).all() for each in labels):
+    if (
+        table.ndim == 2
+        and table.dtype.kind in "iu"
+        and all(each.ndim == 2 and (each.sum(1) == 1).all() for each in labels)
+    ):
         raise ValueError(
             f"{path}: each row of the labels {table.shape} has a single 1, so they are classes (one-hot) or several "
             "labels of which an image has one; give classes as labels.argmax(1), several labels as labels.astype(bool)"
@@ -167,17 +191,22 @@ def _archive_task(path: Path, arrays: dict[str, np.ndarray]) -> Task:
     dims = images.ndim - 1 - coloured
     if dims not in (2, 3):
         raise ValueError(f"{path}: images must be (N, H, W) or (N, D, H, W), colours last, got {images.shape}")
-    if labels[0].ndim == 2:
-        kind, names = "multilabel", map(str, range(labels[0].shape[1]))
-    else:
-        count = 1 + max(int(each.max()) for each in labels)
-        if len(known := np.unique(labels[0])) < count:
-            absent = np.setdiff1d(np.arange(min(count, len(known) + 1)), known)[0]
-            raise ValueError(
-                f"{path}: no image to train with in class {absent}; labels are 0 to {count - 1}, all of them"
-            )
-        if count < 2:
-            raise ValueError(f"{path}: a classification needs at least 2 classes, all labels are 0")
-        kind, names = ("binary" if count == 2 else "multiclass"), map(str, range(count))
+    kind, names = _archive_kind(path, labels)
     channels = 3 if coloured and images.shape[-1] >= 3 else 1
-    return Task(str(path), path.stem, kind, dims, channels, tuple(names), (train, val, test), licence="")  # type: ignore[arg-type]
+    return Task(str(path), path.stem, kind, dims, channels, names, (train, val, test), licence="")
+
+
+def _archive_kind(path: Path, labels: Sequence[np.ndarray]) -> tuple[Kind, tuple[str, ...]]:
+    """The kind that the labels of all splits make, and their names."""
+    first = labels[0]
+    if first.dtype.kind == "f":
+        return "regression", tuple(f"target {i + 1}" for i in range(first.shape[1]))
+    if first.ndim == 2:
+        return "multilabel", tuple(map(str, range(first.shape[1])))
+    count = 1 + max(int(each.max()) for each in labels)
+    if len(known := np.unique(first)) < count:
+        absent = np.setdiff1d(np.arange(min(count, len(known) + 1)), known)[0]
+        raise ValueError(f"{path}: no image to train with in class {absent}; labels are 0 to {count - 1}, all of them")
+    if count < 2:
+        raise ValueError(f"{path}: a classification needs at least 2 classes, all labels are 0")
+    return ("binary" if count == 2 else "multiclass"), tuple(map(str, range(count)))

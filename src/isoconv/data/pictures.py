@@ -7,6 +7,8 @@ Gamma, colour profiles and the number of significant bits are not looked at.
 
 from __future__ import annotations
 
+import io
+import struct
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
@@ -18,10 +20,12 @@ from isoconv.data.decoded import Decoded, Limits, UnreadableError
 __all__ = ["SUFFIXES", "look", "oriented", "palette_indices", "picture", "pixels_of"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+"""Endings of these files."""
 # by content, names prove nothing; and never all that Pillow opens: EPS runs a program
 _PLUGINS = {b"\x89PNG": "Png", b"\xff\xd8\xff": "Jpeg", b"BM": "Bmp", b"GIF8": "Gif", b"RIFF": "WebP"}
 _DEEP = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}
 _ORIENTATION = 0x0112
+_BLOCK = 1 << 22  # pixels
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # of arrays (..., H, W, C)
     2: lambda a: a[..., ::-1, :],
     3: lambda a: a[..., ::-1, ::-1, :],
@@ -37,7 +41,8 @@ def picture(file: BinaryIO, size: int, limits: Limits) -> Decoded:
     """The image ``(H, W, 1 or 3)`` in an open file of ``size`` bytes, or its frames ``(N, H, W, 1 or 3)``."""
     image = _open(file)
     frames = getattr(image, "n_frames", 1)
-    pixels = frames * image.width * image.height
+    width, height = _canvas_of_gif(file) if image.format == "GIF" else image.size
+    pixels = frames * width * height
     limits.check(pixels, pixels * (1 if _is_grey(image) else 4), size)
     if frames > 1:
         return Decoded(_frames(image, frames), "images", no_depth=f"is an animation of {frames} frames")
@@ -68,11 +73,13 @@ def oriented(array: np.ndarray, orientation: Any) -> np.ndarray:
 
 def pixels_of(image: Any) -> np.ndarray:
     """``(H, W, 1 or 3)`` of an image of Pillow, uint8, or uint16 where it is 16-bit grey."""
-    if not _is_grey(image):
-        return np.asarray(image.convert("RGB"))
-    if image.mode.startswith("I"):
-        return np.asarray(image).astype(np.uint16)[..., None]
-    return np.asarray(image.convert("L"))[..., None]
+    deep, mode = image.mode.startswith("I"), "L" if _is_grey(image) else "RGB"
+    array = np.empty((image.height, image.width, len(mode) if mode == "RGB" else 1), np.uint16 if deep else np.uint8)
+    step = max(1, _BLOCK // image.width)
+    for top in range(0, image.height, step):  # in parts: Pillow copies what it converts, and NumPy what it is given
+        part = image.crop((0, top, image.width, min(top + step, image.height)))
+        array[top : top + step] = np.asarray(part if deep else part.convert(mode)).reshape(-1, *array.shape[1:])
+    return array
 
 
 def _open(file: BinaryIO) -> Any:
@@ -86,10 +93,38 @@ def _open(file: BinaryIO) -> Any:
     return getattr(require(f"PIL.{name}ImagePlugin", "study"), f"{name}ImageFile")(file)
 
 
+def _canvas_of_gif(file: BinaryIO) -> tuple[int, int]:
+    """Width and height that hold all frames: Pillow makes its canvas larger when it comes to one that sticks out."""
+
+    def skip_table(flags: int) -> None:
+        if flags & 0x80:
+            file.seek(3 << (flags & 7) + 1, io.SEEK_CUR)
+
+    place = file.tell()
+    file.seek(6)
+    width, height, flags = struct.unpack("<HHB2x", file.read(7))
+    skip_table(flags)
+    while (mark := file.read(1)) not in (b"", b";"):
+        if mark not in (b"!", b","):  # Pillow goes on as well
+            continue
+        if mark == b",":
+            x, y, w, h, flags = struct.unpack("<4HB", file.read(9))
+            width, height = max(width, x + w), max(height, y + h)
+            skip_table(flags)
+        file.seek(1, io.SEEK_CUR)
+        while length := file.read(1):
+            if length == b"\0":
+                break
+            file.seek(length[0], io.SEEK_CUR)
+    file.seek(place)
+    return width, height
+
+
 def _is_grey(image: Any) -> bool:
     if image.mode == "P":  # a grey GIF has a palette of greys
-        palette = np.reshape(image.getpalette("RGB"), (-1, 3))
-        return bool((palette == palette[:, :1]).all())
+        order, raw = image.palette.getdata()  # getpalette would decode the image
+        colours = np.frombuffer(raw, np.uint8)[: len(raw) // len(order) * len(order)].reshape(-1, len(order))[:, :3]
+        return bool((colours == colours[:, :1]).all())
     return image.mode.startswith("I") or image.mode in ("1", "L", "LA") or _raw_mode(image) == "LA;16B"
 
 

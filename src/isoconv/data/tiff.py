@@ -23,6 +23,7 @@ from isoconv.data.pictures import oriented, pixels_of
 __all__ = ["SUFFIXES", "palette_indices", "tiff"]
 
 SUFFIXES = (".tif", ".tiff")
+"""Endings of these files."""
 _WHITE, _BLACK, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _READ = {_WHITE: 1, _BLACK: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3}  # photometric interpretation, its channels
 _ORIENTATION, _COLOR_MAP, _INK_SET, _COEFFICIENTS, _REFERENCE = 274, 320, 332, 529, 532
@@ -48,8 +49,8 @@ def tiff(file: BinaryIO, size: int, limits: Limits) -> Decoded:
         _check_size(series, size, limits)
         try:
             array = series.asarray()
-        except (ValueError, NotImplementedError) as error:
-            if "imagecodecs" not in str(error):
+        except (ValueError, NotImplementedError, ImportError) as error:
+            if "imagecodecs" not in str(error) and not isinstance(error, ImportError):
                 raise
             array = _by_pillow(file, series)
         else:
@@ -133,7 +134,7 @@ def _check_size(series: Any, held: int, limits: Limits) -> None:
     rows, *others = page.chunks
     rows = rows if page.is_tiled else min(rows, page.imagelength)
     block = math.prod((rows, *others))
-    limits.check(block, block * page.dtype.itemsize, held)
+    limits.check(block, 2 * block * page.dtype.itemsize, held)  # it is decompressed, then copied
     if page.compression in _INFLATE:
         for compressed in _segments(series):
             _check_inflated(compressed, _INFLATE[page.compression](), block * page.dtype.itemsize)

@@ -8,6 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,7 +22,8 @@ from isoconv._extras import require
 from isoconv.convert import fuse
 from isoconv.deploy.model_card import OUTPUTS, Usage, model_card
 from isoconv.models import create_model
-from isoconv.runs import OnImages, RunDir, atomic_write
+from isoconv.runs import OnImages, RunDir, settle, write_set, writing
+from isoconv.runs.lock import lock
 
 __all__ = ["FORMATS", "Export", "export_run"]
 
@@ -72,6 +74,7 @@ def export_run(
         out: the file; None stands for ``model`` with the ending of the format in the folder ``export`` of the run.
 
     Raises:
+        isoconv.runs.lock.BusyError: another process works in the run directory, into which the file shall go.
         FileNotFoundError: no run or no network there, or no folder for ``out``.
         FileExistsError: the file or its card exists; both stay as they are.
         ModuleNotFoundError: format onnx without the extra ``onnx``.
@@ -80,6 +83,11 @@ def export_run(
     run = run if isinstance(run, RunDir) else RunDir(run)
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}{did_you_mean(format, FORMATS)}")
+    with lock(run.path, "exporting") if out is None else nullcontext():  # else the run is only read
+        return _export(run, format, out)
+
+
+def _export(run: RunDir, format: str, out: str | os.PathLike[str] | None) -> Export:
     path = _free_path(run.path / "export" / f"model.{format}" if out is None else Path(out), format, make=out is None)
     card = path.with_name(f"{path.name}.md")
     write, read = _FORMATS[format]
@@ -95,21 +103,18 @@ def export_run(
         smallest = smallest_size(program, info)
         difference = _difference(network, program, info, smallest)
     text = model_card(run, Usage(path.name, format, smallest, difference))
-    path.parent.mkdir(exist_ok=True)
-    atomic_write(card, lambda f: f.write(text.encode()))
-    try:
-        atomic_write(path, lambda f: f.write(payload))
-    except OSError:
-        card.unlink()
-        raise
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+    write_set({path: lambda f: f.write(payload), card: lambda f: f.write(text.encode())})
     return Export(path, card, smallest, difference)
 
 
 def _free_path(path: Path, format: str, make: bool) -> Path:
     if path.suffix != f".{format}":
         raise ValueError(f"a file of format {format} ends in .{format}, got {path}")
+    cut = settle(path)
     for file in (path, path.with_name(f"{path.name}.md")):
-        if file.exists():
+        if file.exists() and not cut:
             raise FileExistsError(f"{file} exists and is not overwritten; choose another --out, or delete it")
     if not make and not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into; make it first")

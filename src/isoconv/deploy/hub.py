@@ -6,28 +6,25 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
 from safetensors import torch as safetensors
-from torch import Tensor, nn
+from torch import nn
 
 from isoconv._checks import did_you_mean
 from isoconv._extras import require
 from isoconv._version import __version__
-from isoconv.models import create_model, model_config
-from isoconv.runs import OnImages, RunDir, write_json
+from isoconv.models import model_config
+from isoconv.runs import OnImages, RunDir, check_state, whole_folder
+from isoconv.runs.network import build, read_weights, sha256
+from isoconv.runs.reading import check_json, read_json
+from isoconv.runs.schema import HUB_VERSION, SAVED_NETWORK
 
 __all__ = ["from_pretrained", "push_to_hub", "save_pretrained"]
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-VERSION = 1
-KEYS = ("version", "isoconv", "model", "images", "task")
-_OLD = "it was written by something else, or has been edited; save the network again with isoconv.save_pretrained"
+_AGAIN = "copy or download it again, or save the network again with isoconv.save_pretrained"
 
 
 def save_pretrained(net: nn.Module | RunDir, folder: str | os.PathLike[str]) -> Path:
@@ -35,8 +32,8 @@ def save_pretrained(net: nn.Module | RunDir, folder: str | os.PathLike[str]) -> 
 
     Args:
         net: what :func:`isoconv.create_model` built; or a run, then its best network with the labels of its task and a
-            model card, ``README.md``; or what :meth:`isoconv.runs.RunDir.load_model` gives. What torch.compile made of
-            a network is saved as that network.
+            model card; or what :meth:`isoconv.runs.RunDir.load_model` gives. What torch.compile made of a network is
+            saved as that network. The card, ``README.md``, of a network without its run knows no task and no scores.
         folder: must not exist, or be empty. It is written whole or not at all.
 
     Returns:
@@ -58,15 +55,15 @@ def save_pretrained(net: nn.Module | RunDir, folder: str | os.PathLike[str]) -> 
     inner: Any = module.net if isinstance(module, OnImages) else module
     model = model_config(inner)
     config = {
-        "version": VERSION,
+        "version": HUB_VERSION,
         "isoconv": __version__,
         "model": model,
         "images": {"masked": module.masked, "outputs": module.outputs} if isinstance(module, OnImages) else None,
         "task": None if run is None else {**run.model_info["task"], "size": run.model_info["input_size"]},
     }
     state = inner.state_dict()
-    built, changed = _build(model), "the network was changed after create_model built it"
-    _check_state(state, built.state_dict(), changed)
+    built, changed = build("the network", model), "the network was changed after create_model built it"
+    check_state(changed, state, built.state_dict(), "build it anew")
     owners: dict[int, str] = {}
     for name, value in state.items():
         if value.is_meta:
@@ -76,14 +73,13 @@ def save_pretrained(net: nn.Module | RunDir, folder: str | os.PathLike[str]) -> 
     for got, expected in zip(str(inner).splitlines(), str(built).splitlines(), strict=False):
         if got != expected:
             raise ValueError(f"{changed}: it has {got.strip()}, expected {expected.strip()}; build it anew")
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        made = Path(temporary) / folder.name
-        made.mkdir()
-        safetensors.save_file({name: value.cpu().contiguous() for name, value in state.items()}, made / WEIGHTS)
-        write_json(made / CONFIG, config)
-        if run is not None:
-            (made / CARD).write_text(_card(run, module, folder.name), encoding="utf-8")
-        os.replace(made, folder)
+    weights = safetensors.save({name: value.cpu().contiguous() for name, value in state.items()})
+    config["sha256"] = sha256(weights)
+    check_json("the network", config, SAVED_NETWORK, "it would not come back")
+    with whole_folder(folder) as made:
+        (made / WEIGHTS).write_bytes(weights)
+        (made / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
+        (made / CARD).write_text(_card(run, module, folder.name), encoding="utf-8")
     return folder
 
 
@@ -106,19 +102,15 @@ def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = No
     folder = Path(source)
     if not folder.is_dir():
         folder = _download(str(source), revision)
-    config = _config(folder / CONFIG)
-    try:
-        net = _build(config["model"])
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{folder / CONFIG} does not describe a network of this version of isoconv: {error}") from None
-    path = folder / WEIGHTS
-    try:
-        state = {name: value.clone() for name, value in safetensors.load_file(path).items()}  # else mapped to the file
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist; copy the whole folder again") from None
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a complete weights file ({error}); copy or download it again") from None
-    _check_state(state, net.state_dict(), f"{path} does not fit {CONFIG} beside it")
+    if (folder / "environment.json").is_file():
+        raise ValueError(
+            f"{folder} is a run directory; load its network with isoconv.runs.RunDir({str(folder)!r}).load_model(), or "
+            "write it to a folder with isoconv.save_pretrained first"
+        )
+    missing = "was the folder written by save_pretrained?"
+    config = read_json(folder / CONFIG, SAVED_NETWORK, _AGAIN, missing)
+    net = build(str(folder / CONFIG), config["model"])
+    state = read_weights(folder / WEIGHTS, net.state_dict(), config["sha256"], CONFIG, _AGAIN)
     net.load_state_dict(state, assign=True)
     images = config["images"]
     return (net if images is None else OnImages(net, images["masked"], images["outputs"])).eval()
@@ -183,53 +175,12 @@ def _is_repository(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
 
 
-def _build(model: Mapping[str, Any]) -> nn.Module:
-    with torch.device("meta"):  # weights follow
-        return create_model(**model)
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist; was the folder written by save_pretrained?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); copy or download it again") from None
-    version = config.get("version") if isinstance(config, dict) else None
-    if isinstance(version, int) and version > VERSION:
-        written = config.get("isoconv")
-        raise ValueError(
-            f"{path} has format version {version}, this isoconv reads {VERSION}; install isoconv {written}"
-        )
-    if version != VERSION:
-        raise ValueError(f"{path} has no version of the format: {_OLD}")
-    for key in [*config, *KEYS]:
-        if key not in KEYS:
-            raise ValueError(f"{path} has an unknown entry {key!r}{did_you_mean(key, KEYS)}; {_OLD}")
-        if key not in config:
-            raise ValueError(f"{path} lacks the entry {key!r}; {_OLD}")
-    images = config["images"]
-    if not isinstance(config["model"], dict) or "name" not in config["model"]:
-        raise ValueError(f"{path}: 'model' must be the arguments of isoconv.create_model; {_OLD}")
-    if images is not None and not (isinstance(images, dict) and isinstance(images.get("masked"), bool)):
-        raise ValueError(f"{path}: 'images' must be null or say whether they are 'masked'; {_OLD}")
-    return config
-
-
-def _check_state(got: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
-    for name in [*expected, *got]:
-        if name not in got:
-            raise ValueError(f"{what}: {name} is missing{did_you_mean(name, got.keys() - expected.keys())}")
-        if name not in expected:
-            raise ValueError(f"{what}: {name} is unknown{did_you_mean(name, expected)}")
-        if got[name].shape != expected[name].shape:
-            shapes = f"{tuple(got[name].shape)}, expected {tuple(expected[name].shape)}"
-            raise ValueError(f"{what}: {name} has shape {shapes}")
-
-
-def _card(run: RunDir, module: nn.Module, folder: str) -> str:
+def _card(run: RunDir | None, module: nn.Module, folder: str) -> str:
     from isoconv.deploy.export import smallest_size
-    from isoconv.deploy.model_card import Usage, model_card
+    from isoconv.deploy.model_card import Usage, minimal_card, model_card
 
-    head = f"---\nlibrary_name: isoconv\ntags:\n- image-{run.task.name}\n- rotation-equivariance\n---\n\n"
+    tags = ["rotation-equivariance"] if run is None else [f"image-{run.task.name}", "rotation-equivariance"]
+    head = "\n".join(["---", "library_name: isoconv", "tags:", *(f"- {tag}" for tag in tags), "---", "", ""])
+    if run is None:
+        return head + minimal_card(module, folder)
     return head + model_card(run, Usage(folder, "pretrained", smallest_size(module, run.model_info)))

@@ -34,12 +34,12 @@ def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | Non
         Plain JSON values, the rows of a table having the same keys:
 
         - ``task``: the kind of work; ``protocol``, ``data``;
-        - ``runs``: a row per run, with the scores of the task (:attr:`isoconv.tasks.Task.scores`) and costs;
+        - ``runs``: a row per run, with the scores of the task (:attr:`isoconv.tasks.base.Task.scores`) and costs;
         - ``groups``: a row per configuration, its runs differing in nothing but the seed: mean and standard deviation
           over seeds (None for one seed);
         - ``pairs``: a row per pair of runs of different groups, a minus b: the differences upright and of the means
-          over rotations, with the tests of the task (:meth:`isoconv.tasks.Task.paired`). Beside each ``_p`` stands a
-          ``_p_holm``, corrected for there being many pairs. These account for the chance in the test images, not for
+          over rotations, with the tests of the task (:meth:`isoconv.tasks.base.Task.paired`). Beside each ``_p`` stands
+          a ``_p_holm``, corrected for there being many pairs. These account for the chance in the test images, not for
           the seeds;
         - ``notes``: of each run what is undefined or worthless in its scores.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.data import DeviceBatches, Split, load, resize
 from isoconv.evaluation.protocols import Condition, conditions, is_masked
 from isoconv.evaluation.results import load_predictions
-from isoconv.nn.dense import cost
-from isoconv.runs import RunDir, atomic_write, resolve_device, write_json
+from isoconv.nn.dense import cost, dense_kernel
+from isoconv.runs import RunDir, resolve_device
+from isoconv.runs.lock import lock
 from isoconv.symmetry import circular_mask
 from isoconv.tasks import Task
 from isoconv.tasks.summary import indices, summarise
@@ -35,6 +37,7 @@ def evaluate(
     batch_size: int | None = None,
     device: str = "auto",
     limit: int | None = None,
+    wait: bool = False,
 ) -> dict[str, Any]:
     """Measure the network of a run on its test split.
 
@@ -47,6 +50,7 @@ def evaluate(
         batch_size: images per forward pass; None stands for 256 in 2D, 16 in 3D, in segmentation for 64 and 4.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         limit: only the first so many test images, for a quick look.
+        wait: while another process works in the run directory.
 
     Returns:
         The entry, plain JSON values: what :func:`measure` gives, ``cost`` (``parameters``, ``training_seconds``, and
@@ -54,16 +58,22 @@ def evaluate(
         the inscribed disc (ball).
 
     Raises:
+        isoconv.runs.lock.BusyError: another process works in the run directory, and ``wait`` is false.
         FileNotFoundError: no run there, or it has no network yet; or its data set is gone.
         ValueError: unknown protocol; weights, earlier results or test images that are not as they should be.
         PermissionError: the run directory cannot be written; nothing is computed then.
     """
     run = run if isinstance(run, RunDir) else RunDir(run)
-    info, config, task = run.model_info, run.config, run.task
-    conditions(protocol, task.info.dims)  # refuses an unknown protocol before the work
+    conditions(protocol, run.task.info.dims)  # refuses an unknown protocol before the work
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
     run.check_writable()
+    with lock(run.path, f"evaluating by protocol {protocol}", wait):
+        return _evaluate(run, protocol, batch_size, device, limit)
+
+
+def _evaluate(run: RunDir, protocol: str, batch_size: int | None, device: str, limit: int | None) -> dict[str, Any]:
+    info, config, task = run.model_info, run.config, run.task
     run.check_has_data()
     run.warn_unfinished()
     earlier = run.results() if (run.path / "results.json").exists() else {}
@@ -117,8 +127,7 @@ def evaluate(
         f"{protocol}_labels": identity.numpy(),
         f"{protocol}_conditions": np.array([c["name"] for c in scores["conditions"]]),
     }
-    atomic_write(run.path / "predictions.npz", lambda f: np.savez(f, **predictions))
-    write_json(run.path / "results.json", {**earlier, protocol: result})
+    run.save_results({**earlier, protocol: result}, predictions)
     return result
 
 
@@ -167,23 +176,38 @@ def measure(
     records = position_records(model, task, with_progress(batches), positions)
     targets = task.identity(split.labels.cpu())
     rows, resampled = task.table(records, targets)
-    agreement = task.agreements(records).nanmean(1).tolist()
-    table = [
-        {"name": p.name, "group": p.group, "angle": p.angle, **row, task.agreement.key: agree}
-        for p, row, agree in zip(positions, rows, agreement, strict=True)
-    ]
     decimals = 2 if protocol == "official" and task.main.unit == "%" else None
-    summary = summarise(positions, table, resampled, task.main, (*task.others, task.agreement), decimals)
-    turned = indices(positions, "rotation")
-    summary[task.agreement.key] = summary.pop(f"rotated_{task.agreement.key}")
-    del summary[f"upright_{task.agreement.key}"]
+    summary, table = summed_up(task, positions, records, targets, rows, resampled, decimals)
     values = {
-        "summary": {**summary, **task.over_turns(records[[0, *turned]], targets)},
+        "summary": summary,
         "conditions": table,
         **task.details(records, targets, positions, rows),
         "notes": task.notes(records[0], targets),
     }
     return values, records, targets
+
+
+def summed_up(
+    task: Task,
+    positions: Sequence[Condition],
+    records: Tensor,
+    targets: Tensor,
+    rows: Sequence[Mapping[str, Any]],
+    resampled: Tensor,
+    decimals: int | None = None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The ``summary`` and the ``conditions`` of :func:`measure`, from what a task records (positions, N, ...), the
+    upright position first, and what :meth:`isoconv.tasks.Task.table` gave for it."""
+    agreement = task.agreements(records).nanmean(1).tolist()
+    table = [
+        {"name": p.name, "group": p.group, "angle": p.angle, **row, task.agreement.key: agree}
+        for p, row, agree in zip(positions, rows, agreement, strict=True)
+    ]
+    summary = summarise(positions, table, resampled, task.main, (*task.others, task.agreement), decimals)
+    summary[task.agreement.key] = summary.pop(f"rotated_{task.agreement.key}")
+    del summary[f"upright_{task.agreement.key}"]
+    turned = indices(positions, "rotation")
+    return {**summary, **task.over_turns(records[[0, *turned]], targets)}, table
 
 
 def multiply_adds(model: nn.Module, images: Tensor) -> dict[str, int]:
@@ -198,7 +222,8 @@ def multiply_adds(model: nn.Module, images: Tensor) -> dict[str, int]:
             counts["multiply_adds_dense"] += found.dense
             counts["multiply_adds_banded"] += found.banded
 
-    hooks = [module.register_forward_hook(count) for module in model.modules() if not any(module.children())]
+    counted = [m for m in model.modules() if not any(m.children()) or dense_kernel(m) is not None]
+    hooks = [module.register_forward_hook(count) for module in counted]
     try:
         with torch.inference_mode():
             model(images)
@@ -222,11 +247,25 @@ def position_records(
             records = []
             for position in positions:
                 outputs = model(position.apply(images)).float()
+                _check_outputs(task, outputs, position.name)
                 upright = task.decision(outputs) if upright is None else upright
                 place = task.moved(targets, position), task.moved(upright, position)
                 records.append(task.record(outputs, *place, inside if position.inside else None).cpu())
             rows.append(torch.stack(records))
     return torch.cat(rows, dim=1)
+
+
+def _check_outputs(task: Task, outputs: Tensor, position: str) -> None:
+    if outputs.shape[1:2] != (task.info.num_outputs,):
+        raise ValueError(
+            f"the network gives outputs {tuple(outputs.shape)}, {task.info.kind} needs {task.output_shape}; evaluate "
+            "it on the data that it was trained on"
+        )
+    if not (finite := outputs.isfinite().flatten(1).all(1)).all():
+        raise ValueError(
+            f"the outputs for {(~finite).sum().item()} of {count_of(len(outputs), 'image')} in position {position} are "
+            "not finite; the training diverged, train again with a lower --lr"
+        )
 
 
 @contextmanager

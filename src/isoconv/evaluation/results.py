@@ -18,13 +18,8 @@ COSTS = ("parameters", "multiply_adds_dense", "multiply_adds_banded", "training_
 
 
 class Recorded(NamedTuple):
-    """What a task recorded of every test image.
-
-    Attributes:
-        positions: of the protocol.
-        records: (positions, N, ...).
-        targets: (N, ...), see :meth:`isoconv.tasks.Task.identity`.
-    """
+    """What a task recorded of every test image in the positions of a protocol: records (positions, N, ...), and of the
+    targets (N, ...) what :meth:`isoconv.tasks.base.Task.identity` keeps."""
 
     positions: tuple[Condition, ...]
     records: Tensor
@@ -52,6 +47,10 @@ def results_by(run: RunDir, protocol: str) -> dict[str, Any]:
             f"{run.path} was evaluated by protocol {protocol!r} on {shown} images, its network was trained on {wanted} "
             f"ones; do it again: {remedy}"
         )
+    positions = [(position.name, position.group) for position in conditions(protocol, run.task.info.dims, run.masked)]
+    if [(row["name"], row["group"]) for row in entry["conditions"]] != positions:
+        where = f"{run.path / 'results.json'}, protocol {protocol!r},"
+        raise ValueError(f"{where} has other positions than the protocol has now; do it again: {remedy}")
     return entry
 
 
@@ -64,7 +63,8 @@ def _check_entry(run: RunDir, entry: Mapping[str, Any], scores: Sequence[str], r
     best = run.model_info["epoch"]
     if (measured := entry.get("training", {}).get("best_epoch", best)) != best:
         raise ValueError(
-            f"{run.path} was evaluated when epoch {measured} was its best, which now is {best}; do it again: {remedy}"
+            f"{run.path} was evaluated when epoch {measured} was its best, which now is {best} by model.json; do it "
+            f"again: {remedy}"
         )
 
 

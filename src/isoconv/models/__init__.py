@@ -1,6 +1,7 @@
-"""Networks by name: isotropic ResNets and U-Nets, and their plain twins."""
+"""Networks by name: isotropic and steerable ResNets and U-Nets, and their plain twins."""
 
 from isoconv.models import resnet as resnet
+from isoconv.models import steerable as steerable
 from isoconv.models import unet as unet
 from isoconv.models.registry import ModelInfo as ModelInfo
 from isoconv.models.registry import create_model as create_model

@@ -16,129 +16,43 @@ import torch
 from torch import Tensor, nn
 
 from isoconv import nn as iso
-from isoconv._checks import check_counts, did_you_mean, ntuple, spells_out
-from isoconv.models.group import GROUPS, GroupConv2d, GroupMaxPool2d, GroupNorm2d, order
+from isoconv._checks import check_counts, ntuple, spells_out
+from isoconv.models.group import GROUPS, GroupConv2d
+from isoconv.models.layers import GroupLayers, IsotropicLayers, PlainLayers
 from isoconv.models.registry import register_family, register_model
-from isoconv.nn.conv import SREOptions, kept_symmetry
+from isoconv.nn.conv import SREOptions
+from isoconv.nn.steerable import kept_symmetry
 from isoconv.ops.resampling import is_traced
 from isoconv.symmetry import GridGroup
 
-_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
-_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-_GLOBAL_POOL = {2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
-_SRE_CONV = {2: iso.SREConv2d, 3: iso.SREConv3d}
-_AVG_POOL = {2: iso.SymmetricAvgPool2d, 3: iso.SymmetricAvgPool3d}
-
-_DOWNSAMPLE = ("symmetric", "strided")
-_LAYERS = {
+VARIANTS = {
     "resnet18": ("basic", (2, 2, 2, 2)),
     "resnet34": ("basic", (3, 4, 6, 3)),
     "resnet50": ("bottleneck", (3, 4, 6, 3)),
 }
 
 
-class _PlainLayers:
-    """How a plain ResNet convolves: strides in the convolutions."""
-
-    def __init__(self, dims: int) -> None:
-        self.dims = dims
-
-    def conv(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
-        return _CONV[self.dims](inputs, outputs, kernel, stride, kernel // 2, bias=False)
-
-    def stem(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
-        return self.conv(inputs, outputs, kernel, stride)
-
-    def project(self, inputs: int, outputs: int, stride: int) -> list[nn.Module]:
-        return [self.conv(inputs, outputs, 1, stride)]
-
-    def norm(self, channels: int) -> nn.Module:
-        return _NORM[self.dims](channels)
-
-    def head(self, channels: int, num_classes: int) -> tuple[nn.Module, nn.Linear]:
-        return _GLOBAL_POOL[self.dims](1), nn.Linear(channels, num_classes)
-
-
-class _IsotropicLayers(_PlainLayers):
-    """How an SRE-ResNet convolves: symmetric mean pooling for a stride, then an isotropic convolution; or strided
-    isotropic convolutions, if ``downsample`` says so."""
-
-    def __init__(self, dims: int, downsample: str, options: SREOptions) -> None:
-        super().__init__(dims)
-        if downsample not in _DOWNSAMPLE:
-            hint = did_you_mean(downsample, _DOWNSAMPLE)
-            raise ValueError(f"downsample must be {' or '.join(_DOWNSAMPLE)}, got {downsample!r}{hint}")
-        self.strided, self.options = downsample == "strided", options
-
-    def conv(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
-        step = stride if self.strided else 1
-        conv = _SRE_CONV[self.dims](inputs, outputs, kernel, step, kernel // 2, bias=False, **self.options)
-        return conv if stride == step else nn.Sequential(_AVG_POOL[self.dims](), conv)
-
-    def stem(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
-        if stride == 1:
-            return self.conv(inputs, outputs, kernel)
-        conv = _SRE_CONV[self.dims](inputs, outputs, kernel, stride, kernel // 2, bias=False, **self.options)
-        return conv if self.strided else nn.Sequential(_centre_grid(self.dims, kernel, stride), conv)
-
-    def project(self, inputs: int, outputs: int, stride: int) -> list[nn.Module]:
-        if self.strided:
-            return [_CONV[self.dims](inputs, outputs, 1, stride, bias=False)]
-        pool = [] if stride == 1 else [_AVG_POOL[self.dims]()]
-        return [*pool, _CONV[self.dims](inputs, outputs, 1, bias=False)]
-
-
-class _GroupLayers(_PlainLayers):
-    """How a group-equivariant ResNet convolves: symmetric mean pooling for a stride, then a group convolution."""
-
-    def __init__(self, group: str) -> None:
-        super().__init__(2)
-        self.group = group
-
-    def conv(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
-        conv = GroupConv2d(inputs, outputs, kernel, padding=kernel // 2, group=self.group)
-        return conv if stride == 1 else nn.Sequential(iso.SymmetricAvgPool2d(), conv)
-
-    def stem(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
-        conv = GroupConv2d(inputs, outputs, kernel, stride, kernel // 2, group=self.group, scalar=True)
-        return conv if stride == 1 else nn.Sequential(_centre_grid(2, kernel, stride), conv)
-
-    def project(self, inputs: int, outputs: int, stride: int) -> list[nn.Module]:
-        return [self.conv(inputs, outputs, 1, stride)]
-
-    def norm(self, channels: int) -> nn.Module:
-        return GroupNorm2d(channels, self.group)
-
-    def head(self, channels: int, num_classes: int) -> tuple[nn.Module, nn.Linear]:
-        pool = nn.Sequential(GroupMaxPool2d(self.group), _GLOBAL_POOL[2](1))
-        return pool, nn.Linear(channels // order(self.group), num_classes)
-
-
-def _centre_grid(dims: int, kernel: int, stride: int) -> nn.Module:
-    return iso.CentreGrid((kernel,) * dims, (stride,) * dims, (kernel // 2,) * dims, (1,) * dims)
-
-
 class BasicBlock(nn.Module):
     expansion = 1
 
-    def __init__(self, layers: _PlainLayers, inputs: int, width: int, kernel: int, stride: int) -> None:
+    def __init__(self, layers: PlainLayers, inputs: int, width: int, kernel: int, stride: int) -> None:
         super().__init__()
         self.conv1 = layers.conv(inputs, width, kernel, stride)
         self.bn1 = layers.norm(width)
         self.conv2 = layers.conv(width, width, kernel)
         self.bn2 = layers.norm(width)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu, self.relu2 = layers.activation(width), layers.activation(width)
         self.downsample = _shortcut(layers, inputs, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(y)) + self.downsample(x))
+        return self.relu2(self.bn2(self.conv2(y)) + self.downsample(x))
 
 
 class Bottleneck(nn.Module):
     expansion = 4
 
-    def __init__(self, layers: _PlainLayers, inputs: int, width: int, kernel: int, stride: int) -> None:
+    def __init__(self, layers: PlainLayers, inputs: int, width: int, kernel: int, stride: int) -> None:
         super().__init__()
         outputs = width * self.expansion
         (self.conv1,) = layers.project(inputs, width, 1)
@@ -147,17 +61,18 @@ class Bottleneck(nn.Module):
         self.bn2 = layers.norm(width)
         (self.conv3,) = layers.project(width, outputs, 1)
         self.bn3 = layers.norm(outputs)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu, self.relu2 = layers.activation(width), layers.activation(width)
+        self.relu3 = layers.activation(outputs)
         self.downsample = _shortcut(layers, inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
-        return self.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+        y = self.relu2(self.bn2(self.conv2(y)))
+        return self.relu3(self.bn3(self.conv3(y)) + self.downsample(x))
 
 
-def _shortcut(layers: _PlainLayers, inputs: int, outputs: int, stride: int) -> nn.Module:
-    if stride == 1 and inputs == outputs:
+def _shortcut(layers: PlainLayers, inputs: int, outputs: int, stride: int) -> nn.Module:
+    if stride == 1 and layers.kept(inputs, outputs):
         return nn.Identity()
     return nn.Sequential(*layers.project(inputs, outputs, stride), layers.norm(outputs))
 
@@ -175,7 +90,7 @@ class ResNet(nn.Module):
     def __init__(
         self,
         variant: str,
-        layers: _PlainLayers,
+        layers: PlainLayers,
         in_channels: int,
         num_classes: int,
         width: int,
@@ -189,12 +104,12 @@ class ResNet(nn.Module):
         kernels = ntuple(kernel_sizes, 4, "kernel_sizes", per="stage")
         if any(k < 1 or k % 2 == 0 for k in (*kernels, stem_kernel)):
             raise ValueError(f"kernel_sizes and stem_kernel must be odd, got {kernels} and {stem_kernel}")
-        kind, depths = _LAYERS[variant]
+        kind, depths = VARIANTS[variant]
         block = _BLOCKS[kind]
         self.dims, self.in_channels = layers.dims, in_channels
         self.conv1 = layers.stem(in_channels, width, stem_kernel, stem_stride)
         self.bn1 = layers.norm(width)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = layers.activation(width)
         stages, channels = [], width
         for stage, (depth, kernel) in enumerate(zip(depths, kernels, strict=True)):
             blocks = []
@@ -210,7 +125,8 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def features(self, x: Tensor) -> Tensor:
-        """The last feature map (N, channels, *spatial), from which the logits are a mean and a linear map away."""
+        """The last feature map (N, channels, *spatial), of whose scalars the logits are a mean and a linear map away;
+        of a steerable network, the scalars are the first channels."""
         if not is_traced(x) and (x.dim() != self.dims + 2 or x.shape[1] != self.in_channels):
             raise ValueError(
                 f"expected an input (N, {self.in_channels}, {self.dims} spatial axes), got shape {tuple(x.shape)}"
@@ -252,7 +168,7 @@ def sre_resnet(
             convolutions as in the plain twin, which costs the exact invariance and shows what the pooling gives.
         **layer: keyword-only arguments of the isotropic layers, see :class:`isoconv.nn.SREConv2d`.
     """
-    layers = _IsotropicLayers(dims, downsample, layer)
+    layers = IsotropicLayers(dims, downsample, layer)
     kernels = kernel_sizes if kernel_sizes is not None else (9, 9, 5, 5) if dims == 2 else 5
     return ResNet(variant, layers, in_channels, num_classes, width, kernels, stem_kernel, stem_stride)
 
@@ -271,7 +187,7 @@ def plain_resnet(
     """The plain twin of :func:`sre_resnet`: the same stem, resolutions and widths, ordinary strided convolutions, by
     default 3 wide."""
     kernels = 3 if kernel_sizes is None else kernel_sizes
-    return ResNet(variant, _PlainLayers(dims), in_channels, num_classes, width, kernels, stem_kernel, stem_stride)
+    return ResNet(variant, PlainLayers(dims), in_channels, num_classes, width, kernels, stem_kernel, stem_stride)
 
 
 def group_resnet(
@@ -289,14 +205,14 @@ def group_resnet(
     channels of :func:`plain_resnet`, so the same multiply-adds; parameters a quarter or an eighth, for the channels are
     positions of so many fewer fields. ``width`` is a multiple of 4 or 8."""
     kernels = 3 if kernel_sizes is None else kernel_sizes
-    return ResNet(variant, _GroupLayers(group), in_channels, num_classes, width, kernels, stem_kernel, stem_stride)
+    return ResNet(variant, GroupLayers(group), in_channels, num_classes, width, kernels, stem_kernel, stem_stride)
 
 
 def _sre_symmetry(options: Mapping[str, Any]) -> GridGroup:
     return GridGroup.NONE if options["downsample"] == "strided" else kept_symmetry(options)
 
 
-for _variant in _LAYERS:
+for _variant in VARIANTS:
     for _name, _build, _symmetry in (("sre_", sre_resnet, _sre_symmetry), ("", plain_resnet, GridGroup.NONE)):
         register_family(f"{_name}{_variant}", partial(_build, _variant), task="classification", symmetry=_symmetry)
     for _group in ("c4", "d4"):

@@ -1,4 +1,4 @@
-"""One U-Net for images and volumes, isotropic or plain.
+"""One U-Net for images and volumes, isotropic, steerable or plain.
 
 The network is that of the SRE U-Net (arXiv 2501.14592): MONAI's BasicUNet with three halvings, channels w, w, 2w, 4w,
 linear up-sampling behind a 1x1 convolution. Unlike there, pooling and up-sampling are symmetric at every input size, so
@@ -11,30 +11,25 @@ a normalisation, which removes it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Unpack
 
-import torch
 from torch import Tensor, nn
 
 from isoconv import nn as iso
 from isoconv._checks import check_counts, ntuple, spells_out
+from isoconv.models.layers import Channels, IsotropicLayers, PlainLayers
 from isoconv.models.registry import register_family
-from isoconv.nn.conv import SREOptions, kept_symmetry
+from isoconv.nn.conv import SREOptions
+from isoconv.nn.steerable import kept_symmetry
 from isoconv.ops.resampling import is_traced
 from isoconv.symmetry import GridGroup
 
 __all__ = ["UNet", "plain_unet", "sre_unet"]
 
 _LEVELS = (1, 1, 2, 4)  # channels over the width, finest level first
-_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
-_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-_SRE_CONV = {2: iso.SREConv2d, 3: iso.SREConv3d}
 _POOL = {2: iso.SymmetricAvgPool2d, 3: iso.SymmetricAvgPool3d}
 _UPSAMPLE = {2: iso.SymmetricUpsample2d, 3: iso.SymmetricUpsample3d}
-
-_Conv = Callable[..., nn.Module]
 
 
 class UNet(nn.Module):
@@ -45,8 +40,7 @@ class UNet(nn.Module):
 
     def __init__(
         self,
-        dims: int,
-        conv: _Conv,
+        layers: PlainLayers,
         in_channels: int,
         num_classes: int,
         width: int,
@@ -57,25 +51,28 @@ class UNet(nn.Module):
         if any(k < 1 or k % 2 == 0 for k in kernels):
             raise ValueError(f"kernel_sizes must be odd, got {kernels}")
         check_counts(in_channels=in_channels, num_classes=num_classes, width=width)
-        self.dims, self.in_channels = dims, in_channels
+        self.dims, self.in_channels = layers.dims, in_channels
 
-        def two_convs(inputs: int, outputs: int, kernel: int) -> nn.Module:
-            layers: list[nn.Module] = []
+        def two_convs(inputs: Channels, outputs: int, kernel: int) -> nn.Module:
+            parts: list[nn.Module] = []
             for channels in (inputs, outputs):
-                layers += [conv(channels, outputs, kernel, padding=kernel // 2, bias=False), _NORM[dims](outputs)]
-                layers.append(nn.ReLU(inplace=True))
-            return nn.Sequential(*layers)
+                parts += [layers.conv(channels, outputs, kernel), layers.norm(outputs), layers.activation(outputs)]
+            return nn.Sequential(*parts)
 
         channels = [width * level for level in _LEVELS]
-        self.encoder = nn.ModuleList(map(two_convs, [in_channels, *channels], channels, kernels))
-        self.pool, self.upsample = _POOL[dims](), _UPSAMPLE[dims]()
+        self.encoder = nn.ModuleList(map(two_convs, [layers.image(in_channels), *channels], channels, kernels))
+        self.pool, self.upsample = _POOL[self.dims](), _UPSAMPLE[self.dims]()
         # coarsest first, as they run
         skips, below, fine_kernels = channels[-2::-1], channels[:0:-1], kernels[-2::-1]
         self.project = nn.ModuleList(
-            nn.Identity() if low == skip else _CONV[dims](low, skip, 1) for low, skip in zip(below, skips, strict=True)
+            nn.Identity() if low == skip else layers.pointwise(low, skip)
+            for low, skip in zip(below, skips, strict=True)
         )
-        self.decoder = nn.ModuleList(two_convs(2 * c, c, k) for c, k in zip(skips, fine_kernels, strict=True))
-        self.head = _CONV[dims](width, num_classes, 1)
+        self.joins = [layers.join(c) for c in skips]
+        self.decoder = nn.ModuleList(
+            two_convs(layers.joined(c), c, k) for c, k in zip(skips, fine_kernels, strict=True)
+        )
+        self.head = layers.pointwise(width, layers.image(num_classes))
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -90,9 +87,9 @@ class UNet(nn.Module):
         for i, encode in enumerate(self.encoder):
             x = encode(self.pool(x) if i else x)
             skips.append(x)
-        for skip, project, decode in zip(skips[-2::-1], self.project, self.decoder, strict=True):
+        for skip, project, join, decode in zip(skips[-2::-1], self.project, self.joins, self.decoder, strict=True):
             size = [skip.shape[axis] for axis in range(-self.dims, 0)]  # torch.fx cannot tell how long a slice is
-            x = decode(torch.cat([skip, self.upsample(project(x), size)], dim=1))
+            x = decode(join(skip, self.upsample(project(x), size)))
         return self.head(x)
 
 
@@ -117,14 +114,16 @@ def sre_unet(
         **layer: keyword-only arguments of the isotropic layers, see :class:`isoconv.nn.SREConv2d`.
     """
     kernels = kernel_sizes if kernel_sizes is not None else 9 if dims == 2 else 5
-    return UNet(dims, partial(_SRE_CONV[dims], **layer), in_channels, num_classes, width, kernels)
+    layers = IsotropicLayers(dims, "symmetric", layer)
+    return UNet(layers, in_channels, num_classes, width, kernels)
 
 
 def plain_unet(
     dims: int, in_channels: int, num_classes: int, *, width: int = 32, kernel_sizes: int | Sequence[int] | None = None
 ) -> UNet:
     """The plain twin of :func:`sre_unet`: ordinary convolutions, by default 3 wide, everything else the same."""
-    return UNet(dims, _CONV[dims], in_channels, num_classes, width, 3 if kernel_sizes is None else kernel_sizes)
+    kernels = 3 if kernel_sizes is None else kernel_sizes
+    return UNet(PlainLayers(dims), in_channels, num_classes, width, kernels)
 
 
 register_family("sre_unet", sre_unet, task="segmentation", symmetry=kept_symmetry)

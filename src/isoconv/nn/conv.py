@@ -3,42 +3,44 @@ tap."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, ClassVar, Unpack
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoconv._checks import check_counts, ntuple, spells_out
 from isoconv.bands import BandOptions, BandPlan, band_plan
+from isoconv.nn.dense import plain_conv
+from isoconv.nn.field_layers import FieldMagnitudes
+from isoconv.nn.fields import Fields
 from isoconv.nn.init import check_init, init_bands_
+from isoconv.nn.steerable import SteerableConv2d, SteerableConv3d, kept_symmetry
 from isoconv.ops import ConvSpec, check_engine, conv_spec, sre_conv
 from isoconv.ops.reference import expand_kernel
 from isoconv.symmetry import GridGroup
-
-_PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_PLAIN_TRANSPOSE = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
 class SREOptions(BandOptions, total=False):
     """The keyword-only arguments of every isotropic layer, which networks take too and hand on."""
 
+    orders: int
+    reflections: bool
     init: str
     engine: str
 
 
-def kept_symmetry(options: Mapping[str, Any]) -> GridGroup:
-    """To what layers of these options are exactly equivariant, cubic kernels, stride 1 and symmetric padding
-    provided."""
-    spacing = options["spacing"]
-    return GridGroup.FULL if spacing is None or np.ptp(spacing) == 0 else GridGroup.MIRRORS
+_STEERABLE = {2: SteerableConv2d, 3: SteerableConv3d}
 
 
 class _BandedConv(nn.Module):
     """What all six layers share: banded parameters, a :class:`ConvSpec`, and the kernel they make."""
 
     dims: ClassVar[int]
+    orders = 0
+    reflections = True
     weight: nn.Parameter
     bias: nn.Parameter | None
 
@@ -77,26 +79,13 @@ class _BandedConv(nn.Module):
         """The dense kernel, shaped as the weight of the ``torch.nn`` layer of the same arguments; differentiable."""
         return expand_kernel(self.weight, self.plan)
 
-    def _plain(self, kind: type[nn.Module], **extra: Any) -> nn.Module:
-        spec, padding = self.spec, tuple(before for before, _ in self.spec.padding)
-        lopsided = padding != tuple(after for _, after in spec.padding)
-        plain = kind(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,
-            spec.stride,
-            "same" if lopsided else padding,
-            dilation=spec.dilation,
-            groups=spec.groups,
-            bias=self.bias is not None,
-            padding_mode=spec.padding_mode,
-            device="meta",
-            **extra,
-        )
-        plain.weight = nn.Parameter(self.kernel().detach(), self.weight.requires_grad)
-        if self.bias is not None:
-            plain.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
-        return plain.train(self.training)
+    def plain(self) -> nn.Module:
+        """The layer of ``torch.nn`` with the dense kernel, which gives the same outputs."""
+        return plain_conv(self.kernel(), self.bias, self.spec, self.weight.requires_grad).train(self.training)
+
+    @property
+    def symmetry(self) -> GridGroup:
+        return kept_symmetry({"spacing": self.plan.spacing, "reflections": self.reflections})
 
     @property
     def kernel_size(self) -> tuple[int, ...]:
@@ -119,6 +108,8 @@ class _BandedConv(nn.Module):
             "profile": (plan.profile, "hard"),
             "circular": (plan.circular, True),
             "spacing": (plan.spacing, (1.0,) * plan.dims),
+            "orders": (self.orders, 0),
+            "reflections": (self.reflections, True),
             "init": (self.init, "default"),
             "engine": (self.engine, "auto"),
         }
@@ -143,6 +134,8 @@ class _SREConv(_BandedConv):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
+        orders: int = 0,
+        reflections: bool = True,
         init: str = "default",
         engine: str = "auto",
         **bands: Unpack[BandOptions],
@@ -151,14 +144,73 @@ class _SREConv(_BandedConv):
         spec = conv_spec(
             plan, stride=stride, padding=padding, dilation=dilation, groups=groups, padding_mode=padding_mode
         )
-        super().__init__(in_channels, out_channels, plan, spec, bias, init, engine, device, dtype)
+        check_counts(out_channels=out_channels)
+        counts = _shares(out_channels, orders, reflections, self.dims, groups)
+        super().__init__(in_channels, counts[0], plan, spec, bias, init, engine, device, dtype)
+        self.out_channels, self.orders, self.reflections = out_channels, orders, reflections
+        if orders:
+            self.magnitudes = FieldMagnitudes(Fields.of(counts, self.dims))
+            self.directed = _STEERABLE[self.dims](
+                in_channels,
+                Fields.of({order: count for order, count in counts.items() if order}, self.dims),
+                kernel_size,
+                stride,
+                padding,
+                dilation,
+                bias=False,
+                padding_mode=padding_mode,
+                device=device,
+                dtype=dtype,
+                max_order=orders,
+                reflections=reflections,
+                **(bands | {"profile": plan.profile}),
+            )
+
+    def kernel(self) -> Tensor:
+        isotropic = super().kernel()
+        return torch.cat([isotropic, self.directed.kernel()]) if self.orders else isotropic
 
     def forward(self, input: Tensor) -> Tensor:
-        return sre_conv(input, self.weight, self.bias, self.spec, engine=self.engine)
+        isotropic = sre_conv(input, self.weight, self.bias, self.spec, engine=self.engine)
+        if not self.orders:
+            return isotropic
+        fields = torch.cat([isotropic, self.directed(input)], dim=-self.dims - 1)
+        return self.magnitudes(fields) if fields.dim() == self.dims + 2 else self.magnitudes(fields[None])[0]
 
     def plain(self) -> nn.Module:
-        """The ``torch.nn.ConvNd`` of the dense kernel, which gives the same outputs."""
-        return self._plain(_PLAIN[self.dims])
+        """The ``torch.nn.ConvNd`` of the dense kernel, which gives the same outputs; with orders, that of the fields'
+        kernels, followed by their magnitudes."""
+        if not self.orders:
+            return super().plain()
+        bias = None if self.bias is None else F.pad(self.bias, (0, self.directed.out_channels))
+        conv = plain_conv(self.kernel(), bias, self.spec, self.weight.requires_grad)
+        return nn.Sequential(conv, FieldMagnitudes(self.magnitudes.in_fields)).train(self.training)
+
+
+def check_orders(orders: int, reflections: bool) -> None:
+    """Raises ValueError for ``orders`` and ``reflections`` that no layer can have."""
+    if isinstance(orders, bool) or not isinstance(orders, Integral) or orders < 0:
+        raise ValueError(f"orders must be a whole number of at least 0, got {orders!r}")
+    if not reflections and orders == 0:
+        raise ValueError("reflections=False takes orders of at least 1: isotropic kernels are blind to mirror images")
+
+
+def _shares(channels: int, orders: int, reflections: bool, dims: int, groups: int) -> dict[int, int]:
+    """Output channels by order: half of them isotropic, the others evenly of the orders above."""
+    check_orders(orders, reflections)
+    if orders and (dims == 1 or groups > 1 or channels < 2 * orders):
+        raise ValueError(
+            f"orders={orders} takes an image or volume, groups=1 and at least {2 * orders} output channels, got "
+            f"{dims}D, groups={groups} and {channels}"
+        )
+    if not reflections and dims == 3:
+        raise ValueError(
+            "reflections=False takes a 2D layer, got 3D: lengths of the fields that one layer makes of scalars are "
+            "blind to mirror images there; carry the fields to the next layer (SteerableConv3d)"
+        )
+    directed = channels // 2 if orders else 0
+    counts = {order: (directed + order - 1) // orders for order in range(1, orders + 1)}
+    return {0: channels - directed} | counts
 
 
 class _SREConvTranspose(_BandedConv):
@@ -199,10 +251,6 @@ class _SREConvTranspose(_BandedConv):
         spec = self.spec if output_size is None else self.spec.for_output(input.shape[-self.dims :], output_size)
         return sre_conv(input, self.weight, self.bias, spec, engine=self.engine)
 
-    def plain(self) -> nn.Module:
-        """The ``torch.nn.ConvTransposeNd`` of the dense kernel, which gives the same outputs."""
-        return self._plain(_PLAIN_TRANSPOSE[self.dims], output_padding=self.spec.output_padding)
-
 
 _CONV_DOC = """Isotropic convolution: ``torch.nn.Conv{n}d`` with one weight per band of taps instead of one per tap.
 
@@ -212,6 +260,10 @@ provided), approximately to other rotations. Positional arguments, their order a
 
 Args:
     bands, profile, circular, spacing: the kernel's bands, see :func:`isoconv.bands.band_plan`.
+    orders: above 0, half of the output's channels are isotropic and the others, evenly, magnitudes of the image's
+        fields of these orders (:class:`isoconv.nn.SteerableConv2d`), which see directions and are as invariant;
+        in 2D and 3D, of one group. ``profile="gaussian"`` suits them: hard rings alias.
+    reflections: False, with orders in 2D: an image and its mirror image are told apart.
     init: ``"default"`` keeps the output at the scale of ``torch.nn.Conv{n}d``, ``"official"`` is that of SRE-Conv; see
         :mod:`isoconv.nn.init`.
     engine: how it is computed, see :mod:`isoconv.ops`.

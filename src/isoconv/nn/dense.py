@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-__all__ = ["Cost", "cost", "dense_kernel"]
+from isoconv.ops import ConvSpec
+
+__all__ = ["Cost", "cost", "dense_kernel", "plain_conv"]
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
+_STRAIGHT = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONVS = (*_STRAIGHT, *_TRANSPOSED)
 
 
 class Cost(NamedTuple):
@@ -31,6 +34,32 @@ def dense_kernel(layer: nn.Module) -> Tensor | None:
     return layer.weight if isinstance(layer, _CONVS) else None
 
 
+def plain_conv(kernel: Tensor, bias: Tensor | None, spec: ConvSpec, trained: bool = True) -> nn.Module:
+    """The ``torch.nn`` layer of a dense ``kernel`` and ``bias``, whose copies are its parameters; ``trained``: whether
+    the kernel requires gradients."""
+    first, second = kernel.shape[0], kernel.shape[1] * spec.groups
+    padding = tuple(before for before, _ in spec.padding)
+    lopsided = padding != tuple(after for _, after in spec.padding)
+    kind: Any = (_TRANSPOSED if spec.transposed else _STRAIGHT)[spec.plan.dims - 1]
+    extra = {"output_padding": spec.output_padding} if spec.transposed else {}
+    plain = kind(
+        *((first, second) if spec.transposed else (second, first)),
+        spec.plan.kernel_size,
+        spec.stride,
+        "same" if lopsided else padding,
+        dilation=spec.dilation,
+        groups=spec.groups,
+        bias=bias is not None,
+        padding_mode=spec.padding_mode,
+        device="meta",
+        **extra,
+    )
+    plain.weight = nn.Parameter(kernel.detach(), trained)
+    if bias is not None:
+        plain.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)
+    return plain
+
+
 def cost(layer: nn.Module, input: Tensor, output: Tensor) -> Cost | None:
     """What a convolution or linear layer took to make ``output`` of ``input``; None for other layers."""
     if isinstance(layer, nn.Linear):
@@ -38,7 +67,10 @@ def cost(layer: nn.Module, input: Tensor, output: Tensor) -> Cost | None:
     kernel = dense_kernel(layer)
     if kernel is None:
         return None
+    if getattr(layer, "orders", 0):  # the other rows are those of a layer within, which counts itself
+        kernel = kernel[: len(layer.get_parameter("weight"))]
     transposed = isinstance(layer, _TRANSPOSED) or getattr(getattr(layer, "spec", None), "transposed", False)
-    dense = (input if transposed else output).numel() * kernel[0].numel()
-    taps = math.prod(kernel.shape[2:])
+    counted = input if transposed else output
+    positions, taps = counted.numel() // counted.shape[1 - kernel.dim()], math.prod(kernel.shape[2:])
+    dense = positions * kernel.numel()
     return Cost(dense, dense // taps * getattr(layer, "bands", taps))

@@ -25,7 +25,11 @@ def can_run(input: Tensor, weight: Tensor, spec: ConvSpec) -> str | None:  # noq
 
 
 def run(input: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> Tensor:
-    kernel = expand_kernel(weight, spec.plan)
+    return convolve(input, expand_kernel(weight, spec.plan), bias, spec)
+
+
+def convolve(input: Tensor, kernel: Tensor, bias: Tensor | None, spec: ConvSpec) -> Tensor:
+    """Convolution of a batched ``input`` with a dense ``kernel``."""
     n = spec.plan.dims
     if spec.transposed:
         padding = tuple(before for before, _ in spec.padding)

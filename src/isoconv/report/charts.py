@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+
+from isoconv.tasks.scores import Score
 
 __all__ = ["Series", "dots", "lines", "rank_diagram", "scatter"]
 
@@ -31,11 +34,11 @@ class Series:
     joined: bool = True
 
 
-def lines(series: Sequence[Series], label: str, x_label: str, last: float) -> str:
-    """Shares of 1 over 0..``last`` degrees."""
+def lines(series: Sequence[Series], score: Score, label: str, x_label: str, last: float) -> str:
+    """A score over 0..``last`` degrees."""
     values = [value for s in series for point in s.points for value in (point[1:] if s.strong else point[1:2])]
-    frame = _Frame((0, last), _range(values))
-    body = [frame.axes(range(0, int(last) + 1, 45 if last > 180 else 30), x_label, "accuracy, %", degrees=True)]
+    frame = _Frame((0, last), _range(values, score), score)
+    body = [frame.axes(range(0, int(last) + 1, 45 if last > 180 else 30), x_label, degrees=True)]
     for s in sorted(series, key=lambda s: s.strong):
         points = [(frame.x(p[0]), frame.y(p[1])) for p in s.points]
         if s.joined and s.strong and all(len(p) == 4 for p in s.points):
@@ -43,7 +46,7 @@ def lines(series: Sequence[Series], label: str, x_label: str, last: float) -> st
             edge += [(frame.x(p[0]), frame.y(p[2])) for p in reversed(s.points)]
             body.append(f'<polygon class="band s{s.index}" points="{_path(edge)}"/>')
         line = f'<polyline points="{_path(points)}"/>' if s.joined else ""
-        told = [f"<title>{escape(s.title)}, {p[0]:.0f}°: {100 * p[1]:.1f} %</title>" for p in s.points]
+        told = [f"<title>{escape(s.title)}, {p[0]:.0f}°: {score.text(p[1])}</title>" for p in s.points]
         marks = [
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{3 if s.strong else 2}">{told[i] if s.strong else ""}</circle>'
             for i, (x, y) in enumerate(points)
@@ -53,37 +56,41 @@ def lines(series: Sequence[Series], label: str, x_label: str, last: float) -> st
     return _svg(_W, _H, label, body)
 
 
-def scatter(series: Sequence[Series], label: str, x_label: str) -> str:
-    """Shares of 1 over a cost, on a logarithmic axis; each series has one point, marked by its number."""
+def scatter(series: Sequence[Series], score: Score, label: str, x_label: str) -> str:
+    """A score over a cost, on a logarithmic axis; each series has one point, marked by its number."""
     xs, ys = [s.points[0][0] for s in series], [s.points[0][1] for s in series]
     decades = math.log10(min(xs)) - 0.1, math.log10(max(xs)) + 0.1
     low, high = min(ys), max(ys)
-    pad = max(0.01, 0.12 * (high - low))
-    frame = _Frame(decades, (max(0.0, low - pad), min(1.0, high + pad)))
+    if score.unit == "%":
+        pad = max(0.01, 0.12 * (high - low))
+        ends = max(0.0, low - pad), min(1.0, high + pad)
+    else:
+        ends = _padded(low, high)
+    frame = _Frame(decades, ends, score)
     ticks = [
         (math.log10(m * 10**e), _short(m * 10**e))
         for e in range(math.floor(decades[0]), math.ceil(decades[1]) + 1)
         for m in ((1, 2, 5) if decades[1] - decades[0] > 1 else (1, 1.5, 2, 3, 4, 5, 7))
         if decades[0] <= math.log10(m * 10**e) <= decades[1]
     ]
-    body = [frame.axes([], x_label, "accuracy, %", labelled=ticks)]
+    body = [frame.axes([], x_label, labelled=ticks)]
     for s in series:
-        (cost, share, *_) = s.points[0]
-        x, y = frame.x(math.log10(cost)), frame.y(share)
-        told = f"<title>{escape(s.title)}: {100 * share:.1f} % at {_short(cost)}</title>"
+        (cost, value, *_) = s.points[0]
+        x, y = frame.x(math.log10(cost)), frame.y(value)
+        told = f"<title>{escape(s.title)}: {score.text(value)} at {_short(cost)}</title>"
         body.append(_group(s, _numbered(s, x, y, told), "dot"))
     return _svg(_W, _H, label, body)
 
 
-def dots(series: Sequence[Series], rows: Sequence[str], label: str) -> str:
-    """Shares of 1, a row for each of ``rows``, in which every series has a dot with its number, and a bar from low to
+def dots(series: Sequence[Series], score: Score, rows: Sequence[str], label: str) -> str:
+    """A score, a row for each of ``rows``, in which every series has a dot with its number, and a bar from low to
     high. A row has as many lanes as it needs for dots that would cover each other."""
     width, edge, head, lane_height = 480, 20, 24, 2 * _RADIUS + 2
     values = [value for s in series for point in s.points for value in point[1:]]
-    low, high = _range(values)
+    low, high = _range(values, score)
 
-    def x(share: float) -> float:
-        return edge + (min(max(share, low), high) - low) / (high - low) * (width - 2 * edge)
+    def x(value: float) -> float:
+        return edge + (min(max(value, low), high) - low) / (high - low) * (width - 2 * edge)
 
     where: dict[tuple[int, float], float] = {}
     top, heads = 24.0, []
@@ -102,8 +109,11 @@ def dots(series: Sequence[Series], rows: Sequence[str], label: str) -> str:
         top += head + lane_height * len(lanes) + 4
     ticks = "".join(
         f'<line class="grid" x1="{x(v):.0f}" y1="24" x2="{x(v):.0f}" y2="{top:.0f}"/>'
-        + "".join(f'<text class="mid" x="{x(v):.0f}" y="{y:.0f}">{100 * v:.0f} %</text>' for y in (16, top + 16))
-        for v in _ticks(low, high)
+        + "".join(
+            f'<text class="mid" x="{x(v):.0f}" y="{y:.0f}">{_tick(v, score)} {score.unit}</text>'
+            for y in (16, top + 16)
+        )
+        for v in _ticks(low, high, score)
     )
     bars = [
         _group(s, f'<path d="{"".join(f"M{x(p[2]):.0f} {y:.0f}H{x(p[3]):.0f}" for p, y in spread)}"/>', "deviation")
@@ -163,10 +173,10 @@ def rank_diagram(
 
 
 class _Frame:
-    """Maps data to pixels."""
+    """Maps data to pixels; a score is on the y axis."""
 
-    def __init__(self, xs: tuple[float, float], ys: tuple[float, float]) -> None:
-        self.xs, self.ys = xs, ys
+    def __init__(self, xs: tuple[float, float], ys: tuple[float, float], score: Score) -> None:
+        self.xs, self.ys, self.score = xs, ys, score
 
     def x(self, value: float) -> float:
         return _LEFT + (value - self.xs[0]) / (self.xs[1] - self.xs[0]) * (_W - _LEFT - _RIGHT)
@@ -179,34 +189,46 @@ class _Frame:
         self,
         xs: Sequence[float],
         x_label: str,
-        y_label: str,
         degrees: bool = False,
         labelled: Sequence[tuple[float, str]] = (),
     ) -> str:
         parts = [
             f'<line class="grid" x1="{_LEFT}" y1="{self.y(v):.1f}" x2="{_W - _RIGHT}" y2="{self.y(v):.1f}"/>'
-            f'<text class="end" x="{_LEFT - 6}" y="{self.y(v) + 4:.1f}">{100 * v:.0f}</text>'
-            for v in _ticks(*self.ys)
+            f'<text class="end" x="{_LEFT - 6}" y="{self.y(v) + 4:.1f}">{_tick(v, self.score)}</text>'
+            for v in _ticks(*self.ys, self.score)
         ]
         ticks = [*labelled, *((v, f"{v:g}{'°' if degrees else ''}") for v in xs)]
         parts += [f'<text class="mid" x="{self.x(v):.1f}" y="{_H - _BOTTOM + 17}">{text}</text>' for v, text in ticks]
         middle = (_LEFT + _W - _RIGHT) / 2
         parts.append(f'<text class="mid" x="{middle}" y="{_H - 8}">{escape(x_label)}</text>')
-        parts.append(
-            f'<text class="mid" transform="translate(12,{(_H - _BOTTOM) / 2}) rotate(-90)">{escape(y_label)}</text>'
-        )
+        heading = escape(self.score.heading)
+        parts.append(f'<text class="mid" transform="translate(12,{(_H - _BOTTOM) / 2}) rotate(-90)">{heading}</text>')
         return f'<g class="axis">{"".join(parts)}</g>'
 
 
-def _range(shares: Sequence[float]) -> tuple[float, float]:
-    """Of an axis that holds them, in steps of 5 %."""
-    low = min(0.95, max(0.0, math.floor(min(shares) * 20) / 20))
-    return low, max(low + 0.05, min(1.0, math.ceil(max(shares) * 20) / 20))
+def _range(values: Sequence[float], score: Score) -> tuple[float, float]:
+    """Of an axis that holds them, of shares in steps of 5 %."""
+    if score.unit != "%":
+        return _padded(min(values), max(values))
+    low = min(0.95, max(0.0, math.floor(min(values) * 20) / 20))
+    return low, max(low + 0.05, min(1.0, math.ceil(max(values) * 20) / 20))
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 1.0) if (high - low) / s <= 7)
+def _padded(low: float, high: float) -> tuple[float, float]:
+    pad = 0.1 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - pad, high + pad
+
+
+def _ticks(low: float, high: float, score: Score) -> list[float]:
+    """At most eight, 1, 2 or 5 times a power of ten apart, shares in whole percent."""
+    power = -2 if score.unit == "%" else math.floor(math.log10(high - low)) - 1
+    steps = (digit * 10.0**e for e in itertools.count(power) for digit in (1, 2, 5))
+    step = next(step for step in steps if (high - low) / step <= 7)
     return [step * i for i in range(math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6) + 1)]
+
+
+def _tick(value: float, score: Score) -> str:
+    return f"{100 * value:.0f}" if score.unit == "%" else f"{value:.4g}"
 
 
 def _group(s: Series, content: str, kind: str = "") -> str:

@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from isoconv._checks import count_of
 from isoconv._extras import require
-from isoconv.evaluation.protocols import DISTURBANCES, check_protocol
-from isoconv.report import charts, comparing
+from isoconv.evaluation.protocols import check_protocol
+from isoconv.report import charts, comparing, tables
+from isoconv.report.columns import COSTS, disturbed_scores, extras_of, leading_scores, more_scores
 from isoconv.report.images import drawing
-from isoconv.report.scores import CONDITIONS, SCORES, Entry, Gathered, gather
+from isoconv.report.scores import Gathered, gather
 from isoconv.report.turning import turning_images, within
-from isoconv.runs import atomic_write
+from isoconv.runs import write_set
 from isoconv.study.plan import Study
-from isoconv.study.running import STATES
+from isoconv.study.status import STATES
+from isoconv.tasks import Score
 
 __all__ = ["write_report"]
 
 SMALL_TEST_SET = 500
 BUDGET = 4_000_000  # bytes of the page, as far as leaving out images that turn can keep it
-_MAIN = ("upright", "rotated_mean", "rotated_worst", "beyond_90", "right_angles", "flips", "consistency")
-_MORE = tuple(name for name in SCORES if name not in (*_MAIN, *CONDITIONS))
-_GROUPS = ("upright", "rotated_mean", "beyond_90", "right_angles", "flips")
-_CONDITIONS = tuple(CONDITIONS)[: 2 * (1 + len(DISTURBANCES))]  # accuracy and same answer
-_COST_TITLES = {
-    "parameters": "parameters",
-    "multiply_adds_banded": "M multiply-adds, per band",
-    "multiply_adds_dense": "M multiply-adds, per tap",
-    "training_seconds": "training, s",
-}
 
 
 def write_report(
@@ -69,13 +60,16 @@ def write_report(
     rows = comparing.pairs(gathered)
     contents = {
         out: render(gathered, rows, data_root),
-        out.with_suffix(".md"): markdown(gathered),
-        out.with_name(f"{out.stem}-runs.csv"): runs_csv(gathered),
-        out.with_name(f"{out.stem}-pairs.csv"): pairs_csv(rows),
+        out.with_suffix(".md"): tables.markdown(gathered),
+        out.with_name(f"{out.stem}-runs.csv"): tables.runs_csv(gathered),
+        out.with_name(f"{out.stem}-pairs.csv"): tables.pairs_csv(rows),
     }
-    for path, text in contents.items():
-        atomic_write(path, lambda f, text=text: f.write(text.encode()))  # type: ignore[misc]
+    write_set({path: partial(_put, text) for path, text in contents.items()})
     return list(contents)
+
+
+def _put(text: str, file: IO[bytes]) -> None:
+    file.write(text.encode())
 
 
 def render(gathered: Gathered, rows: list[dict[str, Any]], data_root: Path | None = None) -> str:
@@ -90,36 +84,33 @@ def render(gathered: Gathered, rows: list[dict[str, Any]], data_root: Path | Non
     )
     environment.filters |= {
         "zip": zip,
-        "percent": _percent,
-        "cost": _cost,
-        "points": _points,
+        "score": tables.score_text,
+        "cost": tables.cost_text,
+        "signed": _signed,
+        "sentence": lambda text: text[:1].upper() + text[1:],
         "key": "{:.6g}".format,  # to sort by
         "p": _p,
         "number": "{:,.0f}".format,
     }
-    head = comparing.headline(gathered)
     everyone = {e.index: e.title for entries in gathered.entries.values() for e in entries}
+    kinds = comparing.by_kind(gathered)
+    tasks = [gathered.tasks[data[0]] for data in kinds.values()]
     template = environment.get_template("report.html.jinja")
     content = {
         "gathered": gathered,
         "study": gathered.study,
         "everyone": dict(sorted(everyone.items())),
-        "strong": {e.index for e in _headline_entries(gathered)},
-        "head": head,
-        "tallies": {name: comparing.tally(head, name) for name in comparing.POSITIONS} if head else None,
-        "auc": {name: comparing.auc_differences(head, name) for name in comparing.POSITIONS},
-        "ratios": comparing.cost_ratios(head) if head else {},
-        "cost_titles": _COST_TITLES,
+        "heads": [_head(group) for group in comparing.headlines(gathered)],
+        "cost_titles": COSTS,
         "best": comparing.best_of_each(gathered),
+        "best_in": comparing.best_in,
         "verdict": comparing.verdict,
         "averaged_of": {averaged.name: averaged.of for averaged in gathered.study.averaged},
         "sections": [_section(gathered, data) for data in gathered.entries],
-        "rankings": {name: _ranking(gathered, name) for name in comparing.POSITIONS},
+        "rankings": {kind: _rankings(gathered, data) for kind, data in kinds.items()},
         "pairs": rows,
-        "scores": SCORES,
-        "main": _MAIN,
-        "more": _MORE,
-        "conditions": _CONDITIONS,
+        "tasks": tasks,
+        "methods": [method for task in tasks if (method := extras_of(task).method)],
         "small": SMALL_TEST_SET,
         "kernels": _pictures(gathered, next(iter(gathered.entries)), "kernels"),
         "states": {state: [row for row in gathered.status if row["state"] == state] for state in STATES},
@@ -131,178 +122,124 @@ def render(gathered: Gathered, rows: list[dict[str, Any]], data_root: Path | Non
     return template.render(**content, turning=within(turning, room))
 
 
-def markdown(gathered: Gathered) -> str:
-    """The tables of the data sets."""
-    title = f"# {gathered.study.title}\n\nProtocol {gathered.protocol}; accuracy in %, mean ± deviation over seeds.\n"
-    text = [title]
-    for data, entries in gathered.entries.items():
-        images = gathered.test_images[data]
-        text.append(f"\n## {data}\n\n{count_of(images, 'test image')}: one is {100 / images:.2f} points.\n")
-        heads = [*(SCORES[name] for name in _MAIN), *_COST_TITLES.values()]
-        main = [[*(_percent(e, name) for name in _MAIN), *(_cost(e, name) for name in _COST_TITLES)] for e in entries]
-        text += _markdown_table(entries, heads, main)
-        if "disturbed" in gathered.study.protocols:
-            text.append(f"\nProtocol disturbed, {_seen(entries)}:\n")
-            cells = [[_percent(e, name, "not measured") for name in _CONDITIONS] for e in entries]
-            text += _markdown_table(entries, [SCORES[name] for name in _CONDITIONS], cells)
-    return "\n".join(text) + "\n"
-
-
-def _markdown_table(entries: Sequence[Entry], heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    heads = ["contestant", "seeds", *heads]
-    rows = [
-        [entry.title.replace("|", "\\|"), str(len(entry.runs)), *row] for entry, row in zip(entries, cells, strict=True)
+def _head(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the summary says of two contestants on data sets of one main score."""
+    task = rows[0]["task"]
+    beside = extras_of(task).beside
+    scores = [
+        score for score in task.scores if beside and score.key in {f"{p}_{beside[0]}" for p in comparing.POSITIONS}
     ]
-    return [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *(f"| {' | '.join(row)} |" for row in rows)]
-
-
-def runs_csv(gathered: Gathered) -> str:
-    """A row per run, shares of 1."""
-    heads = ["data", "test_images", "contestant", "seed", *SCORES, *_COST_TITLES, "command"]
-    return _csv(
-        heads,
-        [
-            [
-                data,
-                gathered.test_images[data],
-                entry.contestant,
-                run.seed,
-                *(run.scores[name] for name in SCORES),
-                *(run.cost[name] for name in _COST_TITLES),
-                run.command,
-            ]
-            for data, entries in gathered.entries.items()
-            for entry in entries
-            for run in entry.runs
-        ],
-    )
-
-
-def pairs_csv(rows: list[dict[str, Any]]) -> str:
-    """A row per pair of contestants on a data set, a minus b, shares of 1; p after Holm's correction."""
-    heads = ["data", "a", "b", *(f"{name}_{f}" for name in comparing.POSITIONS for f in ("mean", "low", "high", "p"))]
-    return _csv(
-        heads,
-        [[row["data"], row["a"].contestant, row["b"].contestant, *row["upright"], *row["rotated"]] for row in rows],
-    )
-
-
-def _csv(heads: list[str], rows: list[list[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(heads)
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _headline_entries(gathered: Gathered) -> list[Entry]:
-    return [e for entries in gathered.entries.values() for e in entries if e.contestant in gathered.study.headline]
+    return {
+        "rows": rows,
+        "notes": {row["data"]: tables.notes_of([row["a"], row["b"]]) for row in rows},
+        "task": task,
+        "a": rows[0]["a"].title,
+        "b": rows[0]["b"].title,
+        "tallies": {name: comparing.tally(rows, name) for name in ("rotated", "upright")},
+        "beside": scores,
+        "why_beside": beside and beside[1],
+        "differences": {score: comparing.beside_differences(rows, score.key) for score in scores},
+        "ratios": comparing.cost_ratios(rows),
+    }
 
 
 def _section(gathered: Gathered, data: str) -> dict[str, Any]:
     """Charts and matrices of a data set."""
     entries, task, images = gathered.entries[data], gathered.tasks[data], gathered.test_images[data]
-    strong = gathered.study.headline
-    joined = task["dims"] == 2 or gathered.protocol == "official"
+    extras, strong = extras_of(task), [e.index for e in gathered.pair(data)]
+    joined = task.info.dims == 2 or gathered.protocol == "official"
     curves = [
-        charts.Series(e.index, e.title, comparing.curve(e), strong=e.contestant in strong, joined=joined)
+        charts.Series(e.index, e.title, points, strong=e.index in strong, joined=joined)
         for e in entries
+        if (points := comparing.curve(e))
     ]
     own = [e for e in entries if e.contestant not in {a.name for a in gathered.study.averaged}]
 
     def against(cost: str) -> str:
         series = [
-            charts.Series(
-                e.index, e.title, [(max(e.cost(cost), 1e-9), e.mean("rotated_mean") or 0.0)], e.contestant in strong
-            )
+            charts.Series(e.index, e.title, [(max(e.cost(cost), 1e-9), value)], e.index in strong)
             for e in own
+            if (value := e.mean("rotated_mean")) is not None
         ]
-        label = f"{task['title']}: accuracy on rotated test images against {_COST_TITLES[cost]}"
-        return charts.scatter(series, label, _COST_TITLES[cost])
+        label = f"{task.info.title}: {task.main.title} on rotated test images against {COSTS[cost]}"
+        return charts.scatter(series, task.main, label, COSTS[cost]) if series else ""
 
     return {
         "data": data,
         "task": task,
+        "extras": extras,
         "images": images,
         "entries": entries,
+        "strong": strong,
+        "leading": leading_scores(task),
+        "more": more_scores(task),
+        "disturbed": disturbed_scores(task, task.main, task.agreement),
         "by_angle": charts.lines(
             curves,
-            f"{task['title']}: test accuracy against the angle of rotation",
+            task.main,
+            f"{task.info.title}: test {task.main.title} against the angle of rotation",
             "rotation of the test images" if joined else "angle of a random rotation of the volume",
             360 if joined else 180,
-        ),
+        )
+        if curves
+        else "",
         "by_group": _by_group(gathered, data),
-        "seen": _seen(entries),
+        "seen": tables.who_saw_what(entries),
         "by_parameters": against("parameters"),
         "by_time": against("training_seconds"),
-        "confusion": [_confusion(e, task) for e in entries if e.contestant in strong],
+        "matrices": [
+            (entry.title, matrix)
+            for entry in gathered.pair(data)
+            for matrix in extras.matrices(task, [run.details for run in entry.runs])
+        ],
         "feature_maps": _pictures(gathered, data, "feature_maps"),
-        "notes": list(dict.fromkeys(f"{e.title}: {note}" for e in entries for run in e.runs for note in run.notes)),
+        "notes": tables.notes_of(entries),
     }
 
 
 def _by_group(gathered: Gathered, data: str) -> str:
-    """Accuracies in each group of positions of the reported protocol and, if the study has it, of ``"disturbed"``."""
-    entries, measured = gathered.entries[data], [*_GROUPS]
+    """The main score in each group of positions of the reported protocol and, if the study has it, of
+    ``"disturbed"``."""
+    entries, task = gathered.entries[data], gathered.tasks[data]
+    measured = [score for score in leading_scores(task) if score.key not in ("rotated_worst", task.agreement.key)]
     if "disturbed" in gathered.study.protocols:
-        measured += _CONDITIONS[gathered.protocol == "disturbed" : 1 + len(DISTURBANCES)]
-    names = [name for name in measured if any(entry.mean(name) is not None for entry in entries)]
+        measured += disturbed_scores(task, task.main)[gathered.protocol == "disturbed" :]
+    scores = [score for score in measured if any(entry.mean(score.key) is not None for entry in entries)]
+    strong = gathered.pair(data)
     series = [
         charts.Series(
             entry.index,
             entry.title,
             [
-                (row, centre) if (sd := entry.sd(name)) is None else (row, centre, centre - sd, centre + sd)
-                for row, name in enumerate(names)
-                if (centre := entry.mean(name)) is not None
+                (row, centre) if (sd := entry.sd(score.key)) is None else (row, centre, centre - sd, centre + sd)
+                for row, score in enumerate(scores)
+                if (centre := entry.mean(score.key)) is not None
             ],
-            strong=entry.contestant in gathered.study.headline,
+            strong=entry in strong,
         )
         for entry in entries
     ]
-    label = f"{gathered.tasks[data]['title']}: test accuracy in each group of positions, as in the tables below"
-    return charts.dots(series, [SCORES[name] for name in names], label)
+    label = f"{task.info.title}: test {task.main.title} in each group of positions, as in the tables below"
+    return charts.dots(series, task.main, [score.title for score in scores], label) if scores else ""
 
 
-def _seen(entries: Sequence[Entry]) -> str:
-    """What the protocol ``"disturbed"`` showed to whom."""
-    through, whole = ([e.title for e in entries if e.masked is masked] for masked in (True, False))
-    if not (through and whole):
-        return "seen through the inscribed disc" if through else "whole images"
-    return f"each as in its training: {', '.join(through)} through the inscribed disc, {', '.join(whole)} whole images"
-
-
-def _confusion(entry: Entry, task: dict[str, Any]) -> dict[str, Any]:
-    """Shares of each label's images (rows) that are decided as each label (columns), summed over seeds; of a multilabel
-    task the share of images with and of those without each label that are decided so."""
-    tables = {}
+def _rankings(gathered: Gathered, data: Sequence[str]) -> list[dict[str, Any]]:
+    rankings = []
     for position in comparing.POSITIONS:
-        counts = sum(run.confusion[position].double() for run in entry.runs)
-        if task["kind"] == "multilabel":
-            shares = counts.diagonal(dim1=1, dim2=2) / counts.sum(2).clamp_min(1)  # type: ignore[union-attr]
-            tables[position] = shares.flip(1).tolist()
-        else:
-            tables[position] = (counts / counts.sum(1, keepdim=True).clamp_min(1)).tolist()  # type: ignore[union-attr]
-    columns = ["found where it is", "not found where it is not"] if task["kind"] == "multilabel" else task["labels"]
-    return {"title": entry.title, "tables": tables, "columns": columns, "rows": task["labels"]}
-
-
-def _ranking(gathered: Gathered, position: str) -> dict[str, Any] | None:
-    ranking = comparing.ranking(gathered, position)
-    if ranking is None:
-        return None
-    names = [(e.index, e.title) for e in ranking["entries"]]
-    drawn = charts.rank_diagram(names, ranking["ranks"], ranking["spans"], ranking["difference"])
-    return {**ranking, "svg": drawn}
+        if ranking := comparing.ranking(gathered, data, position):
+            names = [(e.index, e.title) for e in ranking["entries"]]
+            drawn = charts.rank_diagram(names, ranking["ranks"], ranking["spans"], ranking["difference"])
+            rankings.append({**ranking, "svg": drawn})
+    return rankings
 
 
 def _pictures(gathered: Gathered, data: str, name: str) -> list[tuple[str, str]]:
     """Of the figures that evaluation has left in the run directories those of this name, of one run of each of the
     headline: title and data URI."""
     found = []
-    for entry in gathered.entries[data]:
+    for entry in gathered.pair(data):
         path = entry.runs[0].path / "figures" / f"{name}.png"
-        if entry.contestant in gathered.study.headline and path.exists():
+        if path.exists():
             found.append((f"{entry.title}, seed {entry.runs[0].seed}", drawing(path)))
     return found
 
@@ -317,21 +254,8 @@ def _machines(gathered: Gathered) -> list[str]:
     return [f"{text}: {count_of(count, 'run')}" for text, count in seen.most_common()]
 
 
-def _percent(entry: Entry, name: str, absent: str = "–") -> str:
-    """Such as ``82.0 ± 1.8``."""
-    centre, sd = entry.mean(name), entry.sd(name)
-    if centre is None:
-        return absent
-    return f"{100 * centre:.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
-
-
-def _cost(entry: Entry, name: str) -> str:
-    value = entry.cost(name)
-    return f"{value / 1e6:,.1f}" if "adds" in name else f"{value:,.0f}"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
+def _signed(value: float, score: Score) -> str:
+    return score.difference(value).replace("-", "−")
 
 
 def _p(value: float) -> str:

@@ -41,73 +41,75 @@ addEventListener("afterprint", () => {
 const json = document.getElementById("turn-json");
 if (json) {
   const all = JSON.parse(json.textContent);
-  const [data, image, angle, where, frame, bars] = ["data", "image", "angle", "where", "frame", "bars"].map((name) =>
-    document.getElementById(`turn-${name}`),
-  );
+  const $ = (name) => document.getElementById(`turn-${name}`);
+  const [data, image, angle, where, frame, truth, bars] = ["data", "image", "angle", "where", "frame", "truth", "bars"].map($);
   const element = (name, text, className) => {
     const it = document.createElement(name);
     it.textContent = text ?? "";
     it.className = className ?? "";
     return it;
   };
+  /** Show one position of strips, the first on top. */
+  const place = (it, strips, side, position, count) => {
+    it.style.backgroundImage = strips.map((strip) => `url(${strip})`).join(",");
+    it.style.backgroundSize = `${side * count}px ${side}px`;
+    it.style.backgroundPositionX = `${-side * position}px`;
+  };
+  const picture = (label, strips, side, ...rest) => {
+    const it = element("div", null, side === 160 ? "frame" : "map");
+    it.role = "img";
+    it.ariaLabel = label;
+    place(it, strips, side, ...rest);
+    return it;
+  };
+  const text = (value, unit) => (unit === "%" ? `${(100 * value).toFixed(1)} %` : `${value} ${unit}`.trim());
+  const list = (readings, values) => {
+    const rows = element("dl");
+    readings.forEach(({ title, unit, colour }, c) => {
+      const [name, bar] = [element("dt"), element("dd", null, "bar")];
+      if (colour) name.append(element("span", null, "chip"));
+      if (colour) name.firstChild.style.background = colour;
+      name.append(title);
+      if (unit === "%") bar.append(element("i"));
+      if (unit === "%") bar.firstChild.style.width = `${100 * values[c]}%`;
+      rows.append(name, bar, element("dd", text(values[c], unit), "n"));
+    });
+    return rows;
+  };
   const show = () => {
     const set = all[data.value];
     const example = set.examples[image.value];
-    const position = Number(angle.value);
+    const at = [Number(angle.value), set.positions.length];
+    const [position] = at;
     where.textContent = set.positions[position];
     angle.setAttribute("aria-valuetext", set.positions[position]);
-    frame.style.backgroundPositionX = `${-160 * position}px`;
+    place(frame, [example.strip], 160, ...at);
+    truth.hidden = !example.truth;
+    if (example.truth) place(truth.firstElementChild, [example.truth, example.strip], 160, ...at);
     bars.replaceChildren(
       ...set.networks.map((network, i) => {
-        const chances = example.probabilities[i][position];
-        const decision = example.decisions[i][position];
-        const decided = set.labels.filter((_, c) => (set.kind === "multilabel" ? decision[c] : c === decision));
-        const right = decided.join() === example.label.join();
+        const answer = example.answers[i];
+        const right = answer.right[position];
         const box = element("div", null, `bars s${network.index}`);
-        box.append(element("p", network.title), element("p", decided.join(", ") || "none", right ? "right" : "wrong"));
-        const map = element("div", null, "map");
-        map.role = "img";
-        map.ariaLabel = `a feature map of ${network.title}`;
-        map.style.backgroundImage = `url(${example.maps[i]})`;
-        map.style.backgroundSize = `${96 * set.positions.length}px 96px`;
-        map.style.backgroundPositionX = `${-96 * position}px`;
-        box.append(map);
-        const list = element("dl");
-        const order = chances.map((_, c) => c);
-        for (const c of order) {
-          const bar = element("dd", null, "bar");
-          const fill = element("i");
-          fill.style.width = `${100 * chances[c]}%`;
-          bar.append(fill);
-          list.append(element("dt", set.labels[c]), bar, element("dd", `${(100 * chances[c]).toFixed(1)} %`, "n"));
-        }
-        box.append(list);
+        const said = right === null ? answer.scores[position] : answer.said[position];
+        box.append(element("p", network.title), element("p", said, right === null ? "" : right ? "right" : "wrong"));
+        const seen = element("div", null, "answer");
+        if (answer.masks) seen.append(picture(`the mask of ${network.title}`, [answer.masks, example.strip], 160, ...at));
+        if (answer.maps) seen.append(picture(`a feature map of ${network.title}`, [answer.maps], 96, ...at));
+        box.append(seen, list(set.readings, answer.readings[position]));
         return box;
       }),
     );
-  };
-  const chooseImage = () => {
-    const set = all[data.value];
-    const example = set.examples[image.value];
-    frame.style.backgroundImage = `url(${example.strip})`;
-    frame.style.backgroundSize = `${160 * set.positions.length}px 160px`;
-    show();
   };
   const chooseData = () => {
     const set = all[data.value];
     angle.max = set.positions.length - 1;
     angle.value = 0;
-    image.replaceChildren(
-      ...set.examples.map((example, i) => {
-        const option = element("option", `no. ${example.number}, ${example.label.join(", ") || "no label"}`);
-        option.value = i;
-        return option;
-      }),
-    );
-    chooseImage();
+    image.replaceChildren(...set.examples.map(({ title }, i) => new Option(title, i)));
+    show();
   };
   data.addEventListener("change", chooseData);
-  image.addEventListener("change", chooseImage);
+  image.addEventListener("change", show);
   angle.addEventListener("input", show);
   chooseData();
 }

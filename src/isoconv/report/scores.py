@@ -2,61 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from isoconv._extras import require
-from isoconv.evaluation.protocols import DISTURBANCES, conditions
-from isoconv.evaluation.results import load_predictions, results_by
+from isoconv.evaluation.measuring import summed_up
+from isoconv.evaluation.results import Recorded, recorded, results_by
+from isoconv.report.columns import all_scores, disturbed_scores, extras_of
 from isoconv.runs import RunDir
 from isoconv.study.plan import Averaged, Study
-from isoconv.study.running import study_status
-from isoconv.tasks.metrics import classification_metrics, correct, decide, probabilities
+from isoconv.study.status import study_status
+from isoconv.tasks import Task
 
-__all__ = ["CONDITIONS", "SCORES", "Entry", "Gathered", "Scored", "gather"]
-
-CONDITIONS = {
-    f"{group}{measure}": f"{prefix}{title}"
-    for measure, prefix in {
-        "": "",
-        "_consistency": "same answer, ",
-        "_balanced_accuracy": "balanced, ",
-        "_auc": "AUC, ",
-    }.items()
-    for group, title in {"turned": "rotated only", **{group: f"rotated and {group}" for group in DISTURBANCES}}.items()
-}
-"""Columns that come from the protocol ``"disturbed"``, whatever protocol is reported."""
-
-SCORES = {
-    "upright": "upright",
-    "rotated_mean": "rotated",
-    "rotated_worst": "worst angle",
-    "beyond_90": "beyond 90°",
-    "right_angles": "right angles",
-    "flips": "flips",
-    "consistency": "same answer",
-    "always_right": "right at every angle",
-    "upright_balanced_accuracy": "balanced, upright",
-    "rotated_balanced_accuracy": "balanced, rotated",
-    "upright_auc": "AUC, upright",
-    "rotated_auc": "AUC, rotated",
-    "upright_macro_f1": "macro-F1, upright",
-    "rotated_macro_f1": "macro-F1, rotated",
-    "upright_calibration": "calibration error, upright",
-    "rotated_calibration": "calibration error, rotated",
-    **CONDITIONS,
-}
-"""Columns of the tables: shares of 1, larger is better but for the calibration errors."""
-
-_BINS = 15
+__all__ = ["Entry", "Gathered", "Scored", "gather"]
 
 
 @dataclass(frozen=True)
@@ -64,12 +27,14 @@ class Scored:
     """One run, or one run averaged over turns.
 
     Attributes:
-        scores: by the names of :data:`SCORES`; None where there is none.
+        scores: by the keys of :func:`isoconv.report.columns.all_scores`; None where there is none.
         cost: parameters, multiply_adds_dense, multiply_adds_banded, training_seconds.
-        positions: of the protocol that are turns, each with name, group, angle, accuracy and its 95 % interval.
+        positions: of the protocol that are turns, the upright one first, each with name, group, angle, and the main
+            score and its 95 % interval.
         masked: whether the network was trained with the mask, which the protocol ``"disturbed"`` follows.
-        upright, rotated: (N,) float64, share of right decisions per image: upright, and over all rotations.
-        confusion: counts (K, K) (multilabel: (K, 2, 2)) by "upright" and "rotated".
+        upright, rotated: (N,) float64, the main score of each image alone: upright, and the mean over all rotations;
+            NaN where there is none.
+        details: what :meth:`isoconv.report.extras.Extras.matrices` needs.
     """
 
     seed: int
@@ -81,7 +46,7 @@ class Scored:
     masked: bool
     upright: Tensor
     rotated: Tensor
-    confusion: dict[str, Tensor]
+    details: Any
     notes: tuple[str, ...] = ()
 
 
@@ -92,6 +57,7 @@ class Entry:
     contestant: str
     title: str
     index: int
+    task: Task
     runs: list[Scored]
 
     @property
@@ -109,13 +75,18 @@ class Entry:
         return mean(run.cost[name] for run in self.runs)
 
     def images(self, name: str) -> Tensor:
-        """Score of each test image, the mean over seeds; ``name``: "upright" or "rotated"."""
-        return torch.stack([getattr(run, name) for run in self.runs]).mean(0)
+        """Main score of each test image alone, the mean over seeds; ``name``: "upright" or "rotated"."""
+        return torch.stack([getattr(run, name) for run in self.runs]).nanmean(0)
 
-    def accuracy(self, name: str) -> float:
-        """Mean over :meth:`images`, to order contestants by: equal where they are, while those in ``scores`` may or may
-        not be rounded, as the official protocol has it."""
-        return round(self.images(name).mean().item(), 9)
+    def leading(self, name: str) -> float | None:
+        """The main score "upright" or "rotated", to order contestants by: equal where they are, while those in
+        ``scores`` may or may not be rounded, as the official protocol has it."""
+        each = []
+        for run in self.runs:
+            turns = run.positions[:1] if name == "upright" else [p for p in run.positions if p["group"] == "rotation"]
+            each.append(_mean([position[self.task.main.key] for position in turns]))
+        value = _mean(each)
+        return None if value is None else round(value, 9)
 
 
 @dataclass(frozen=True)
@@ -123,7 +94,7 @@ class Gathered:
     """All results of one protocol of a study.
 
     Attributes:
-        tasks: as in model.json, by data set.
+        tasks: by data set.
         entries: by data set, contestants in the order of the study; data sets without a finished run are absent.
         status: rows of `study_status`.
         environments: of the finished runs.
@@ -131,7 +102,7 @@ class Gathered:
 
     study: Study
     protocol: str
-    tasks: dict[str, dict[str, Any]]
+    tasks: dict[str, Task]
     test_images: dict[str, int]
     entries: dict[str, list[Entry]]
     status: list[dict[str, Any]]
@@ -139,6 +110,10 @@ class Gathered:
 
     def entry(self, data: str, contestant: str) -> Entry | None:
         return next((each for each in self.entries[data] if each.contestant == contestant), None)
+
+    def pair(self, data: str, trained: bool = False) -> list[Entry]:
+        """Of the two contestants that :meth:`isoconv.study.plan.Study.pair` names, those that have finished."""
+        return [entry for name in self.study.pair(data, trained) if (entry := self.entry(data, name))]
 
 
 def gather(study: Study, folder: Path, protocol: str) -> Gathered:
@@ -154,185 +129,125 @@ def gather(study: Study, folder: Path, protocol: str) -> Gathered:
         raise FileNotFoundError(f"no run of study {study.name} in {folder} is finished; give --runs, or run the study")
     everyone = [*((c.name, c.title) for c in study.contestants), *((a.name, a.title) for a in study.averaged)]
     entries: dict[str, list[Entry]] = {}
-    tasks: dict[str, dict[str, Any]] = {}
-    labels: dict[str, Tensor] = {}
+    tasks: dict[str, Task] = {}
+    targets: dict[str, Tensor] = {}
     environments = []
     for data in dict.fromkeys(row["data"] for row in done):
         found: dict[str, list[Scored]] = {}
         for row in (row for row in done if row["data"] == data):
             read = _read(RunDir(folder / row["cell"]), protocol, row)
-            if not torch.equal(labels.setdefault(data, read.labels), read.labels):
+            tasks[data] = read.task
+            if not torch.equal(targets.setdefault(data, read.targets), read.targets):
                 raise ValueError(
                     f"{read.run.path} was evaluated on other test images than the other runs of {data}; do it, or "
                     f"them, again: isoconv evaluate {read.run.path} --protocol {protocol}"
                 )
-            tasks[data] = read.task
-            environments.append(json.loads((read.run.path / "environment.json").read_text()))
+            environments.append(read.run.environment)
             found.setdefault(row["contestant"], []).append(_score(read))
             for one in study.averaged:
-                if one.of == row["contestant"] and read.task["dims"] == 2 and _angles(read) % one.turns == 0:
+                if one.of == row["contestant"] and one.fits(data) and len(_angles(read)) % one.turns == 0:
                     found.setdefault(one.name, []).append(_score_averaged(read, one))
-        entries[data] = [Entry(n, title, i, found[n]) for i, (n, title) in enumerate(everyone) if n in found]
-    test_images = {data: len(each) for data, each in labels.items()}
+        named = enumerate(everyone)
+        entries[data] = [Entry(n, title, i, tasks[data], found[n]) for i, (n, title) in named if n in found]
+    test_images = {data: len(each) for data, each in targets.items()}
     return Gathered(study, protocol, tasks, test_images, entries, status, environments)
 
 
 @dataclass(frozen=True)
 class _Read:
-    """A finished run: its entry in results.json, logits (positions, N, K), labels, which positions are rotations."""
+    """A finished run: its row of the status, its entry in results.json and what was recorded of the test images."""
 
     run: RunDir
+    task: Task
     row: dict[str, Any]
     entry: dict[str, Any]
-    task: dict[str, Any]
-    logits: Tensor
-    labels: Tensor
-    rotations: list[int]
+    recorded: Recorded
+
+    @property
+    def targets(self) -> Tensor:
+        return self.recorded.targets
 
 
 def _read(run: RunDir, protocol: str, row: dict[str, Any]) -> _Read:
-    entry, task, arrays = results_by(run, protocol), run.model_info["task"], load_predictions(run)
-    positions = conditions(protocol, task["dims"], run.model_info["masked"])
-    names = arrays.get(f"{protocol}_conditions", np.array([])).tolist()
-    if names != [p.name for p in positions] or names != [p["name"] for p in entry["conditions"]]:
-        raise ValueError(
-            f"{run.path} was evaluated in other positions than protocol {protocol!r} has now; evaluate it again"
-        )
-    logits, labels = (torch.from_numpy(arrays[f"{protocol}_{name}"]) for name in ("logits", "labels"))
-    return _Read(run, row, entry, task, logits, labels, [i for i, p in enumerate(positions) if p.group == "rotation"])
+    return _Read(run, run.task, row, results_by(run, protocol), recorded(run, protocol))
 
 
-def _angles(read: _Read) -> int:
-    """By how many different angles, equally spaced, the protocol turns images."""
-    return len({read.entry["conditions"][i]["angle"] % 360 for i in read.rotations})
+def _angles(read: _Read) -> dict[float, int]:
+    """The angles by which the protocol turns images, equally spaced, with their place among the positions."""
+    found: dict[float, int] = {}
+    for place, position in enumerate(read.recorded.positions):
+        if position.group == "rotation" and position.angle is not None:
+            found.setdefault(position.angle % 360, place)
+    return found
 
 
 def _score(read: _Read) -> Scored:
-    kind, turned, positions = read.task["kind"], read.logits[read.rotations], read.entry["conditions"]
-    angles = [(positions[i]["angle"], positions[i]["accuracy"]) for i in read.rotations]
-    return Scored(
-        seed=read.row["seed"],
-        path=read.run.path,
-        command=read.row["command"],
-        scores={name: read.entry["summary"].get(name) for name in SCORES}
-        | {
-            "upright_macro_f1": positions[0]["macro_f1"],
-            "rotated_macro_f1": _mean([positions[i]["macro_f1"] for i in read.rotations]),
-        }
-        | _extra(kind, angles, read.logits[:1], turned, read.labels)
-        | _conditions(read.run),
-        cost=read.entry["cost"],
-        positions=[p for p in positions if p["group"] in ("rotation", "cube")],
-        masked=read.run.model_info["masked"],
-        **_by_image(kind, read.logits[0], turned, read.labels),
-        notes=tuple(read.entry["notes"]),
-    )
+    entry = read.entry
+    scored = _scored(read, read.recorded.records, entry["summary"], entry["conditions"], entry["cost"], entry["notes"])
+    return replace(scored, scores=scored.scores | _disturbed(read))
 
 
 def _score_averaged(read: _Read, averaged: Averaged) -> Scored:
     """As if the network were shown each test image in ``turns`` turns, each resampled once."""
-    kind, labels = read.task["kind"], read.labels
-    table = [read.entry["conditions"][i] for i in read.rotations]
-    at = {table[k]["angle"] % 360: i for k, i in reversed(list(enumerate(read.rotations)))}
+    task, at = read.task, _angles(read)
+    positions = [position for position in read.recorded.positions if position.group == "rotation"]
     turns = [k * 360 // averaged.turns for k in range(averaged.turns)]
-    mixed = torch.stack([read.logits[[at[(p["angle"] + t) % 360] for t in turns]].mean(0) for p in table])
-    right = _share_right(kind, mixed, labels)
-    accuracy = right.mean(1).tolist()
-    same = correct(kind, mixed, decide(kind, mixed[0])).double()
-    upright = classification_metrics(kind, mixed[0], labels)
-    steps = [classification_metrics(kind, each, labels) for each in mixed] if averaged.turns < 36 else [upright]
-    angles = [(position["angle"], value) for position, value in zip(table, accuracy, strict=True)]
-    always = correct(kind, mixed, labels).all(0).double().mean().item()
+    together = [tuple(sorted(at[((p.angle or 0) + turn) % 360] for turn in turns)) for p in positions]
+    different = list(dict.fromkeys(together))
+    records = torch.stack([read.recorded.records[list(places)].mean(0) for places in different])
+    rows, resampled = task.table(records, read.targets)
+    where = [different.index(places) for places in together]
+    records = records[where]
+    summary, table = summed_up(task, positions, records, read.targets, [rows[i] for i in where], resampled[:, where])
+    cost = {k: v * averaged.turns if "adds" in k else v for k, v in read.entry["cost"].items()}
+    return _scored(read, records, summary, table, cost, task.notes(records[0], read.targets))
 
-    scores: dict[str, float | None] = dict.fromkeys(SCORES)
-    scores |= {
-        "upright": accuracy[0],
-        "rotated_mean": mean(accuracy),
-        "rotated_worst": min(accuracy),
-        "right_angles": mean(value for angle, value in angles if angle % 360 in (90, 180, 270)),
-        "consistency": same.mean().item(),
-        "always_right": always,
-        "upright_balanced_accuracy": upright["balanced_accuracy"],
-        "rotated_balanced_accuracy": _mean([step["balanced_accuracy"] for step in steps]),
-        "upright_auc": upright["auc"],
-        "rotated_auc": _mean([step["auc"] for step in steps]),
-        "upright_macro_f1": upright["macro_f1"],
-        "rotated_macro_f1": _mean([step["macro_f1"] for step in steps]),
-    }
+
+def _scored(
+    read: _Read,
+    records: Tensor,
+    summary: Mapping[str, Any],
+    conditions: Sequence[dict[str, Any]],
+    cost: dict[str, float],
+    notes: Sequence[str],
+) -> Scored:
+    """From records (positions, N, ...) in the positions of ``conditions``."""
+    task, main = read.task, read.task.main.key
+    turned = [i for i, row in enumerate(conditions) if row["group"] == "rotation"]
+    beyond = [conditions[i][main] for i in turned if 90 < conditions[i]["angle"] % 360 < 270]
+    extras, parts = extras_of(task), (task, records[0], records[turned], read.targets)
+    images = task.by_image(records, read.targets)
     return Scored(
         seed=read.row["seed"],
         path=read.run.path,
         command=read.row["command"],
-        scores=scores | _extra(kind, angles, mixed[:1], mixed, labels),
-        cost={k: v * averaged.turns if "adds" in k else v for k, v in read.entry["cost"].items()},
-        positions=[
-            {**position, "accuracy": value, "accuracy_ci": None}
-            for position, value in zip(table, accuracy, strict=True)
-        ],
-        masked=read.run.model_info["masked"],
-        **_by_image(kind, mixed[0], mixed, labels),
+        scores={score.key: summary.get(score.key) for score in all_scores(task)}
+        | {"beyond_90": _mean(beyond) if beyond else None}
+        | extras.measured(*parts),
+        cost=cost,
+        positions=[row for row in conditions if row["group"] in ("rotation", "cube")],
+        masked=read.run.masked,
+        upright=images[0],
+        rotated=images[turned].nanmean(0),
+        details=extras.details(*parts),
+        notes=tuple(notes),
     )
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
     """None if one of the values is."""
     numbers = [value for value in values if value is not None]
-    return mean(numbers) if len(numbers) == len(values) else None
+    return mean(numbers) if numbers and len(numbers) == len(values) else None
 
 
-def _conditions(run: RunDir) -> dict[str, float | None]:
-    """The scores of :data:`CONDITIONS`; none of a run that was not evaluated by that protocol."""
+def _disturbed(read: _Read) -> dict[str, float | None]:
+    """The scores of the protocol ``"disturbed"``; none of a run that was not evaluated by it."""
     try:
-        summary = results_by(run, "disturbed")["summary"]
+        summary = results_by(read.run, "disturbed")["summary"]
     except ValueError:
         return {}
-    alone = {"": "rotated_mean", "_consistency": "consistency"}
-    names = {f"turned{m}": alone.get(m, f"rotated{m}") for m in ("", "_consistency", "_balanced_accuracy", "_auc")}
-    return {name: summary.get(names.get(name, name)) for name in CONDITIONS}
-
-
-def _extra(
-    kind: str, angles: Sequence[tuple[float, float]], upright: Tensor, turned: Tensor, labels: Tensor
-) -> dict[str, float | None]:
-    """Scores that evaluation leaves to those who have the logits."""
-    beyond = [accuracy for angle, accuracy in angles if 90 < angle % 360 < 270]
-    return {
-        "beyond_90": mean(beyond) if beyond else None,
-        "upright_calibration": _calibration(kind, upright, labels),
-        "rotated_calibration": _calibration(kind, turned, labels),
-    }
-
-
-def _calibration(kind: str, logits: Tensor, labels: Tensor) -> float | None:
-    """Expected calibration error of logits (M, N, K): the mean distance of confidence and accuracy over 15 bins."""
-    if kind == "multilabel":
-        return None
-    error = require("torchmetrics.functional.classification", extra="study").multiclass_calibration_error
-    chances = probabilities(kind, logits).flatten(0, 1)
-    return error(chances, labels.repeat(len(logits)), num_classes=chances.shape[1], n_bins=_BINS).item()
-
-
-def _share_right(kind: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of right decisions of each image, (..., N); its mean over images is the accuracy."""
-    right = (decide(kind, logits) == labels).double()
-    return right.mean(-1) if kind == "multilabel" else right
-
-
-def _by_image(kind: str, upright: Tensor, turned: Tensor, labels: Tensor) -> dict[str, Any]:
-    return {
-        "upright": _share_right(kind, upright, labels),
-        "rotated": _share_right(kind, turned, labels).mean(0),
-        "confusion": {
-            "upright": _confusion(kind, upright[None], labels),
-            "rotated": _confusion(kind, turned, labels),
-        },
-    }
-
-
-def _confusion(kind: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """Counts over all passes of logits (M, N, K); row: label, column: decision; multilabel: a 2 x 2 table per label."""
-    decisions, k = decide(kind, logits), logits.shape[-1]
-    if kind == "multilabel":
-        pairs = (2 * labels + decisions).flatten(0, 1)
-        return torch.stack([pairs[:, c].bincount(minlength=4).view(2, 2) for c in range(k)])
-    return (k * labels + decisions).flatten().bincount(minlength=k * k).view(k, k)
+    task = read.task
+    alone = {"turned": "rotated_mean", f"turned_{task.agreement.key}": task.agreement.key}
+    alone |= {f"turned_{score.key}": f"rotated_{score.key}" for score in task.others}
+    keys = [score.key for score in disturbed_scores(task, task.main, task.agreement, *task.others)]
+    return {key: summary.get(alone.get(key, key)) for key in keys}

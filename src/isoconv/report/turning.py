@@ -13,15 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isoconv._checks import count_of
-from isoconv.data import get_task, load, resize
-from isoconv.evaluation.protocols import Condition, conditions
-from isoconv.evaluation.results import load_predictions
-from isoconv.figures import first_stage
-from isoconv.report.images import photograph
+from isoconv.data import load, resize
+from isoconv.evaluation.protocols import Condition
+from isoconv.evaluation.results import recorded
+from isoconv.figures.maps import watching_first_stage
+from isoconv.report.images import label_colours, overlay, photograph, png
 from isoconv.report.scores import Entry, Gathered
 from isoconv.runs import RunDir
-from isoconv.tasks.metrics import decide, probabilities
+from isoconv.symmetry import circular_mask
+from isoconv.tasks import Task
+from isoconv.tasks.summary import indices
 
 __all__ = ["share_out", "turning_images", "within"]
 
@@ -39,14 +40,19 @@ _ROTATIONS = {
 
 
 def turning_images(gathered: Gathered, data_root: Path | None = None) -> dict[str, Any]:
-    """For each data set whose images are at hand, plain JSON values: ``title``, ``kind``, the class ``labels``, the
-    ``positions`` in words, ``networks`` (the two of the headline), and ``examples``: the first test image of each of
-    the first classes (``label``, its number in the test split ``number``, a ``strip`` of all positions as a data URI)
-    with, for each network, the ``probabilities`` (positions, classes), the ``decisions`` (positions, or of a multilabel
-    task as the probabilities) and a strip of a feature map, ``maps``."""
+    """For each data set whose images are at hand, plain JSON values: ``title``, the ``positions`` in words,
+    ``networks`` (the two of the headline), the ``readings`` of an answer (:attr:`isoconv.tasks.Task.readings`), each
+    with the ``colour`` of its label in masks, and ``examples``, of each:
+
+    - ``title``: its number in the test split, and what it is of;
+    - ``strip``: all positions as a data URI; ``truth``: the mask over it, None where there is none;
+    - ``answers``, of each network: ``said`` at each position, whether that is ``right`` (None where nothing is said),
+      the main score of this image alone, ``scores``, in words, the ``readings`` (positions, numbers), and strips of the
+      mask, ``masks``, and of a feature map, ``maps``, None where there are none.
+    """
     result = {}
     for data in gathered.entries:
-        pair = [entry for name in gathered.study.headline if (entry := _own(gathered, data, name)) is not None]
+        pair = gathered.pair(data, trained=True)
         if len(pair) == 2:
             try:
                 result[data] = _turning(gathered, data, pair, data_root)
@@ -74,66 +80,78 @@ def share_out(sizes: Mapping[str, Sequence[int]], budget: int) -> dict[str, int]
     return kept
 
 
-def _own(gathered: Gathered, data: str, name: str) -> Entry | None:
-    """The entry of a contestant that was run, not averaged afterwards."""
-    of = {averaged.name: averaged.of for averaged in gathered.study.averaged}
-    return gathered.entry(data, of.get(name, name))
-
-
 def _turning(gathered: Gathered, data: str, pair: list[Entry], data_root: Path | None) -> dict[str, Any]:
-    runs = [RunDir(entry.runs[0].path) for entry in pair]
-    config, info, task = runs[0].config, runs[0].model_info, get_task(data)
-    images = load(data, size=config.size or 28, root=data_root or config.data_root, download=False).test.images
-    shown = [
-        (i, position)
-        for i, position in enumerate(conditions(gathered.protocol, task.dims, info["masked"]))
-        if position.group in ("rotation", "cube")
+    task, runs = gathered.tasks[data], [RunDir(entry.runs[0].path) for entry in pair]
+    config, side = runs[0].config, runs[0].model_info["input_size"]
+    size, root = config.size or task.defaults.size, data_root or config.data_root
+    test = load(config.data, size=size, root=root, download=False, task=config.task).test
+    kept = [recorded(run, gathered.protocol) for run in runs]
+    count = len(kept[0].targets)
+    if len(test) < count or not torch.equal(task.identity(test.labels[:count]), kept[0].targets):
+        raise ValueError(f"the runs were tested on {count} images, which are not those of the file")
+    rows = indices(kept[0].positions, "rotation", "cube")
+    positions = [kept[0].positions[i] for i in rows]
+    networks = [
+        (run.load_model(), task.by_image(one.records[rows], one.targets)) for run, one in zip(runs, kept, strict=True)
     ]
-    arrays = [load_predictions(run) for run in runs]
-    labels = arrays[0][f"{gathered.protocol}_labels"]
-    if len(images) < len(labels):
-        raise ValueError(f"the runs were tested on {count_of(len(labels), 'image')}, the file has {len(images)}")
-    rows = [i for i, _ in shown]
-    logits = [torch.from_numpy(a[f"{gathered.protocol}_logits"][rows]) for a in arrays]
-    chances, decisions = ([what(task.kind, each).numpy() for each in logits] for what in (probabilities, decide))
-    models = [run.load_model() for run in runs]
     examples = []
-    for number in _first_of_each(labels):
-        image = resize(images[number : number + 1].float().div(255), info["input_size"])
-        frames = torch.cat([position.apply(image) for _, position in shown])
-        truth = labels[number]
+    for number in task.examples(test.labels[:count], _EXAMPLES):
+        image, target = resize(test.images[[number]].float().div(255), side), test.labels[[number]]
+        frames = torch.cat([position.apply(image) for position in positions])
+        told = task.told(target[0])
         examples.append(
             {
-                "number": int(number),
-                "label": [task.labels[c] for c in (truth.nonzero()[0] if truth.ndim else [truth])],
+                "title": f"no. {number}{', ' if told else ''}{told}",
                 "strip": photograph(_strip(frames)),
-                "probabilities": [chance[:, number].round(3).tolist() for chance in chances],
-                "decisions": [decision[:, number].tolist() for decision in decisions],  # the rounded can be ties
-                "maps": [photograph(_strip(_features(model, frames))) for model in models],
+                "truth": _masks(task, torch.cat([task.moved(target, position) for position in positions]))
+                if task.answers_with_masks
+                else None,
+                "answers": [_answers(task, model, frames, told, scores[:, number]) for model, scores in networks],
             }
         )
+    colours = label_colours(len(task.readings)) if task.answers_with_masks else [None] * len(task.readings)
     return {
-        "title": task.title,
-        "labels": list(task.labels),
-        "kind": task.kind,
-        "positions": [_words(position) for _, position in shown],
+        "title": task.info.title,
+        "readings": [
+            {"title": reading.title, "unit": reading.unit, "colour": colour}
+            for reading, colour in zip(task.readings, colours, strict=True)
+        ],
+        "positions": [_words(position) for position in positions],
         "networks": [{"title": entry.title, "index": entry.index} for entry in pair],
         "examples": examples,
     }
 
 
-def _features(model: nn.Module, frames: Tensor) -> Tensor:
-    """(M, 1, *spatial) in [0, 1]: of the first stage the channel that varies most in the first frame."""
-    maps = first_stage(model, frames)
+def _answers(task: Task, model: nn.Module, frames: Tensor, told: str, scores: Tensor) -> dict[str, Any]:
+    with torch.inference_mode(), watching_first_stage(model) as stage:
+        answers = task.answers(model(frames).float())
+    said = [task.said(answer) for answer in answers]
+    masks = [torch.from_numpy(answer["mask"]) for answer in answers] if task.answers_with_masks else None
+    return {
+        "said": said,
+        "right": [each == told if each else None for each in said],
+        "scores": [f"{task.main.title} {task.main.text(score)}" for score in scores.tolist()],
+        "readings": [[float(f"{value:.4g}") for value in task.read(answer)] for answer in answers],
+        "masks": None if masks is None else _masks(task, torch.stack(masks)),
+        "maps": photograph(_strip(_strongest(stage[0]))) if stage else None,
+    }
+
+
+def _strongest(maps: Tensor) -> Tensor:
+    """Of maps (M, C, *spatial) the channel that varies most in the first frame: (M, 1, *spatial) in [0, 1]."""
     chosen = maps[:, [int(maps[0].flatten(1).var(1).argmax())]]
     return chosen / chosen.amax().clamp_min(1e-12)
 
 
-def _first_of_each(labels: np.ndarray) -> list[int]:
-    """The first image of each label, of a multilabel task the first with exactly that label, at most four."""
-    classes = range(labels.shape[1]) if labels.ndim == 2 else np.unique(labels)
-    is_it = [labels[:, c] * (labels.sum(1) == 1) if labels.ndim == 2 else labels == c for c in classes]
-    return [int(each.argmax()) for each in is_it if each.any()][:_EXAMPLES] or [0]
+def _masks(task: Task, masks: Tensor) -> str:
+    """Masks (M, *spatial) side by side in colour, as large as :func:`_strip` makes their images; transparent outside of
+    the inscribed disc (ball)."""
+    masks = masks * circular_mask(masks.shape[1:])
+    flat = (masks[:, masks.shape[1] // 2] if masks.dim() == 4 else masks)[:, None].float()
+    if max(flat.shape[2:]) > _SIDE:
+        flat = F.interpolate(flat, size=(_SIDE, _SIDE))
+    strip = flat[:, 0].to(torch.uint8).permute(1, 0, 2).flatten(1).numpy()
+    return png(overlay(strip, len(task.info.labels)))
 
 
 def _words(position: Condition) -> str:

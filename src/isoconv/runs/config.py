@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,9 +26,21 @@ NETWORK_OPTIONS = (
     "engine",
 )
 """Fields of :class:`TrainConfig` that are options of the network; None stands for the network's own."""
-_LEAST = dict.fromkeys(
-    ("width", "stem_kernel", "stem_stride", "bands", "epochs", "batch_size", "size", "threads"), 1
-) | {"seed": 0}
+KERNEL_SIZE = 31  # pixels a side: the geometry of a kernel is computed before any weight is
+LEVELS = 16  # kernel sizes in one network
+RANGES = {
+    "width": (1, 2**14),
+    "stem_kernel": (1, KERNEL_SIZE),
+    "stem_stride": (1, KERNEL_SIZE),
+    "bands": (1, KERNEL_SIZE),
+    "epochs": (1, 10**6),
+    "batch_size": (1, 2**20),
+    "size": (1, 2**12),
+    "threads": (1, 2**12),
+    "seed": (0, 2**32 - 1),
+}
+"""Least and largest value of whole numbers. They are far from what anyone trains: files are read back, and a damaged
+one must not ask for more memory than there is."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +116,13 @@ class TrainConfig:
         for name in ("out", "data_root"):
             if (path := getattr(self, name)) is not None:
                 put(name, Path(path))
-        for name, least in _LEAST.items():
-            if (value := getattr(self, name)) is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-            put(name, int(value))  # JSON has no numbers of numpy
-        if self.seed >= 2**32:
-            raise ValueError(f"seed must be below 2**32, got {self.seed}")
+        for name, (least, most) in RANGES.items():
+            if (value := getattr(self, name)) is not None:
+                put(name, _whole(name, value, least, most))
+        if self.kernel_sizes is not None:
+            if not isinstance(self.kernel_sizes, list | tuple) or len(self.kernel_sizes) > LEVELS:
+                raise ValueError(f"kernel_sizes must be up to {LEVELS} numbers, got {self.kernel_sizes!r:.60}")
+            put("kernel_sizes", tuple(_whole("kernel_sizes", size, 1, KERNEL_SIZE) for size in self.kernel_sizes))
         if self.lr is not None:
             if isinstance(self.lr, bool) or not isinstance(self.lr, Real) or not MIN_LR <= self.lr < float("inf"):
                 raise ValueError(f"lr must be finite and at least {MIN_LR:g}, to which it falls, got {self.lr!r}")
@@ -129,14 +140,13 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Inverse of :meth:`to_json`; a field that this version does not know is an error, as is one without a default
-        that is missing. The others came later, and their defaults are what was done before."""
-        names = {f.name: f.default for f in fields(cls)}
-        required = {name for name, default in names.items() if default is MISSING}
-        if wrong := (set(values) - names.keys()) | (required - set(values)):
-            raise ValueError(
-                f"config of another isoconv version: fields {', '.join(sorted(wrong))} are unknown or missing"
-            )
-        values = {name: default for name, default in names.items() if default is not MISSING} | dict(values)
-        read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**read)
+        """Inverse of :meth:`to_json`. Fields that came later may be missing: their defaults are what was done before.
+
+        ``isoconv.runs.schema.CONFIG`` checks the types of what a file holds."""
+        return cls(**values)
+
+
+def _whole(name: str, value: Any, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
+        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r:.60}")
+    return int(value)  # JSON has no numbers of numpy

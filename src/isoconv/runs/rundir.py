@@ -5,10 +5,11 @@ config.json            the TrainConfig, with every default resolved
 environment.json       versions, platform, threads, device, commit; of users' own data the splits' fingerprints
 metrics.jsonl          one line per finished epoch
 checkpoints/last.ckpt  state of the whole training after the last finished epoch (lightning)
-model.json             how to rebuild the best network, and the task that it was trained for
+model.json             how to rebuild the best network, the task that it was trained for, the checksum of its weights
 model.safetensors      weights of the best network, chosen on the validation split
 ```
-Evaluation adds `predictions.npz`, `results.json` and `figures/`.
+Evaluation adds `predictions.npz`, `results.json` and `figures/`. `.lock` and `.lock.json`: see
+:mod:`isoconv.runs.lock`.
 """
 
 from __future__ import annotations
@@ -16,28 +17,33 @@ from __future__ import annotations
 import json
 import logging
 import os
-import zipfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import nn
 
 from isoconv._checks import count_of
+from isoconv.data.augment import input_size
+from isoconv.runs import schema
+from isoconv.runs.arrays import read_arrays
 from isoconv.runs.config import TrainConfig
 from isoconv.runs.environment import environment
-from isoconv.runs.network import OnImages, check_state
-from isoconv.runs.writing import atomic_write, write_json
+from isoconv.runs.lock import FILES as LOCK_FILES
+from isoconv.runs.network import OnImages, build, read_weights, sha256
+from isoconv.runs.reading import JSON_LIMIT, check_json, parse_json, read_bytes, read_json
+from isoconv.runs.writing import atomic_write, settle, write_json, write_set
 from isoconv.tasks import Task, task_of
 
 log = logging.getLogger(__name__)
 
-_MODEL_INFO = ("model", "task", "input_size", "masked", "outputs", "epoch")
+PREDICTIONS = "predictions.npz"
 _RESTORE = "restore it, or train again with another --out"
-_CUT_START = ("checkpoints", "environment.json", ".environment.json.tmp", ".config.json.tmp")
+_UNTRAINED = "the training has not finished an epoch yet; continue it with --resume"
+_CUT_START = {"checkpoints", "environment.json", ".environment.json.tmp", ".config.json.tmp"}
 # These say where a training runs, not what it computes: they may change when it is resumed.
 _PLACE = ("out", "data_root", "device", "threads")
 
@@ -55,6 +61,8 @@ class RunDir:
             raise FileNotFoundError(
                 f"no run at {self.path} (it has no config.json); train one with: isoconv train --out {self.path}"
             )
+        with suppress(OSError):  # a run that is only read may be read-only
+            settle(self.path / PREDICTIONS)
 
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"
@@ -85,13 +93,24 @@ class RunDir:
     def check_same(self, config: TrainConfig) -> None:
         """Refuse to continue this run with a config that would train something else."""
         old, new = self.config.to_json(), config.to_json()
-        if changed := [f"{k} {old[k]!r} -> {new[k]!r}" for k in old if k not in _PLACE and old[k] != new[k]]:
-            remedy = "repeat those, or choose another --out"
+        if changed := [f"{k} {old[k]!r:.60} -> {new[k]!r:.60}" for k in old if k not in _PLACE and old[k] != new[k]]:
+            remedy = f"repeat those, which are in {self.path / 'config.json'}, or choose another --out"
             raise ValueError(f"{self.path} was started with other options ({', '.join(changed)}); {remedy}")
 
     def check_has_data(self) -> None:
-        """Raises FileNotFoundError where users' own data are not where they were in training."""
-        data = Path(self.config.data)
+        """What can be said before the data are read.
+
+        Raises:
+            FileNotFoundError: users' own data are not where they were in training.
+            ValueError: they would be read in another size than the network was trained at.
+        """
+        config, trained = self.config, self.model_info["input_size"]
+        if (size := input_size(config.recipe, config.size or self.task.defaults.size)) != trained:
+            files = (
+                f"{self.path / 'config.json'} makes images of {size} pixels, {self.path / 'model.json'} of {trained}"
+            )
+            raise ValueError(f"{files}; {_RESTORE}")
+        data = Path(config.data)
         if self.fingerprints and not data.exists():
             raise FileNotFoundError(
                 f"{data}, the data set of {self.path}, is gone; restore it or, if it has moved, write where it is now "
@@ -109,18 +128,24 @@ class RunDir:
 
     def note_resumed(self, config: TrainConfig) -> None:
         """Add what the training goes on with to the environment that it was started in."""
-        started = self._json("environment.json")
+        started = self.environment
         resumed = [*started.get("resumed", []), environment(config)]
         write_json(self.path / "environment.json", {**started, "resumed": resumed})
 
     @property
     def config(self) -> TrainConfig:
-        return TrainConfig.from_json(self._json("config.json"))
+        return TrainConfig.from_json(self._json("config.json", schema.CONFIG))
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What the training ran on: that of :func:`isoconv.runs.environment`, ``data`` with :attr:`fingerprints`, and
+        the environments in which it was ``resumed``."""
+        return self._json("environment.json", schema.ENVIRONMENT)
 
     @property
     def fingerprints(self) -> dict[str, str]:
         """Of each split of users' own data, as the run was started; empty for a set known by name."""
-        return self._json("environment.json").get("data", {})
+        return self.environment["data"]
 
     @property
     def last_checkpoint(self) -> Path:
@@ -128,12 +153,17 @@ class RunDir:
 
     def metrics(self) -> list[dict[str, Any]]:
         """One dictionary per finished epoch."""
-        path = self.path / "metrics.jsonl"
-        try:
-            return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        except ValueError as error:
-            remedy = "train again with the same options and --resume, which writes it anew"
-            raise ValueError(f"{path} is damaged ({error}); {remedy}") from None
+        path, remedy = (
+            self.path / "metrics.jsonl",
+            "train again with the same options and --resume, which writes it anew",
+        )
+        if not path.exists():
+            return []
+        lines = read_bytes(path, remedy, missing=remedy, limit=JSON_LIMIT).splitlines()
+        rows = [parse_json(f"{path}, line {i}", line, schema.METRICS_LINE, remedy) for i, line in enumerate(lines, 1)]
+        if [row["epoch"] for row in rows] != list(range(len(rows))):
+            raise ValueError(f"{path} must have a line for each epoch in their order, it has others; {remedy}")
+        return rows
 
     def warn_unfinished(self) -> None:
         """Say so where the training stopped before its last epoch."""
@@ -144,7 +174,17 @@ class RunDir:
         """What `isoconv evaluate` found, by protocol."""
         command = f"isoconv evaluate {self.path}"
         return self._json(
-            "results.json", missing=f"evaluate it first: {command}", damaged=f"delete it and do: {command}"
+            "results.json", schema.RESULTS, f"delete it and do: {command}", f"evaluate it first: {command}"
+        )
+
+    def save_results(self, results: Mapping[str, Any], predictions: Mapping[str, Any]) -> None:
+        """Replace what the evaluation wrote: what it found by protocol, and what it recorded of every image."""
+        text = json.dumps(results, indent=2, allow_nan=False) + "\n"
+        write_set(
+            {
+                self.path / PREDICTIONS: lambda f: np.savez(f, **predictions),
+                self.path / "results.json": lambda f: f.write(text.encode()),
+            }
         )
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
@@ -154,23 +194,13 @@ class RunDir:
             ValueError: the file is damaged.
         """
         path = self.path / name
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                return dict(archive)
-        except FileNotFoundError:
-            return {}
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is damaged ({error}); delete it and evaluate again") from None
+        return read_arrays(path, "delete it and evaluate again") if path.exists() else {}
 
     @property
     def model_info(self) -> dict[str, Any]:
         """The best network: ``model`` (arguments of `create_model`), ``task``, ``input_size``, ``masked`` and
-        ``outputs`` (see :class:`isoconv.runs.OnImages`) and ``epoch``."""
-        info = self._json("model.json", "the training has not finished an epoch yet; continue it with --resume")
-        if absent := [name for name in _MODEL_INFO if name not in info]:
-            what = f"{self.path / 'model.json'} was written by another version of isoconv: it lacks {', '.join(absent)}"
-            raise ValueError(f"{what}; use that version, or train again with another --out")
-        return info
+        ``outputs`` (see :class:`isoconv.runs.OnImages`), ``epoch``, and the ``sha256`` of its weights."""
+        return self._json("model.json", schema.MODEL_INFO, missing=_UNTRAINED)
 
     def check_writable(self) -> None:
         """Raises PermissionError where what is to be computed could not be saved."""
@@ -194,47 +224,56 @@ class RunDir:
 
         Raises:
             FileNotFoundError: no epoch has finished yet.
-            ValueError: the weights are cut short or belong to another architecture.
+            ValueError: the weights are cut short, damaged or of another network.
         """
-        from isoconv.models import create_model
-
-        net = create_model(**self.model_info["model"])
-        path = self.path / "model.safetensors"
-        try:
-            state = safetensors.load_file(path)
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is not a complete weights file ({error}); copy it again, or train again with another --out"
-            ) from None
-        check_state(path, state, net.state_dict())
-        net.load_state_dict(state)
         info = self.model_info
+        net = build(str(self.path / "model.json"), info["model"])
+        if (dims := getattr(net, "dims", info["task"]["dims"])) != info["task"]["dims"]:
+            what = f"a network for {dims}D images, its task has {info['task']['dims']}D ones"
+            raise ValueError(f"{self.path / 'model.json'} describes {what}; {_RESTORE}")
+        remedy = "copy it again, or train again with another --out"
+        path = self._pending if self._is_pending(info["sha256"]) else self.path / "model.safetensors"
+        net.load_state_dict(read_weights(path, net.state_dict(), info["sha256"], "model.json", remedy), assign=True)
         return OnImages(net, info["masked"], info["outputs"]).eval()
 
+    @property
+    def _pending(self) -> Path:
+        return self.path / "model.safetensors.new"
+
+    def _is_pending(self, checksum: str) -> bool:
+        """Whether :meth:`save_model` was stopped before its last step."""
+        return self._pending.is_file() and sha256(self._pending.read_bytes()) == checksum
+
     def save_model(self, net: nn.Module, info: Mapping[str, Any]) -> None:
-        """Replace the best network by ``net``, atomically."""
+        """Replace the best network by ``net``.
+
+        Two files cannot be replaced at once. So the new weights stand beside the old ones until ``model.json`` names
+        their checksum: whenever this is stopped, there are weights to what that says.
+
+        Raises:
+            ValueError: the network has options that could not be read back.
+        """
         weights = safetensors.save(
             {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
         )
-        atomic_write(self.path / "model.safetensors", lambda f: f.write(weights))
+        info = {**info, "sha256": sha256(weights)}
+        check_json("the network", info, schema.MODEL_INFO, "it would not come back")
+        atomic_write(self._pending, lambda f: f.write(weights))
         write_json(self.path / "model.json", info)
+        os.replace(self._pending, self.path / "model.safetensors")
 
     def write_metrics(self, lines: Iterable[Mapping[str, Any]]) -> None:
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         atomic_write(self.path / "metrics.jsonl", lambda f: f.write(text.encode()))
 
-    def _json(self, name: str, missing: str = _RESTORE, damaged: str = _RESTORE) -> dict[str, Any]:
-        path = self.path / name
-        try:
-            return json.loads(path.read_text())
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{path} does not exist; {missing}") from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not valid JSON ({error}); {damaged}") from None
+    def _json(self, name: str, kind: Any, remedy: str = _RESTORE, missing: str = _RESTORE) -> Any:
+        return read_json(self.path / name, kind, remedy, missing)
 
 
 def _is_free(path: Path) -> bool:
-    """Whether nothing is there but what :meth:`RunDir.create` leaves if it is cut before there is a run to resume."""
-    if not (path / "checkpoints").is_dir():
-        return not path.exists() or (path.is_dir() and not any(path.iterdir()))
-    return all(file.relative_to(path).as_posix() in _CUT_START for file in path.rglob("*"))
+    """Whether nothing is there but the lock and what :meth:`RunDir.create` leaves if it is cut before there is a run to
+    resume."""
+    if not path.is_dir():
+        return not path.exists()
+    left = {file.relative_to(path).as_posix() for file in path.rglob("*")} - set(LOCK_FILES)
+    return not left or {"checkpoints"} <= left <= _CUT_START

@@ -11,20 +11,23 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Annotated, Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from fastapi import FastAPI, Form, HTTPException, Query, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, create_model
 
 from isoconv._extras import require
 from isoconv._version import __version__
-from isoconv.data import Task as DataInfo
 from isoconv.evaluation.comparison import labels_of
 from isoconv.evaluation.prediction import Predictor
+from isoconv.figures.maps import shows_stages
+from isoconv.report.images import label_colours, png
 from isoconv.serve.turning import ANGLES, AXES, turn
 from isoconv.serve.uploads import SUFFIXES, BodyLimit, Limits, read_upload
+from isoconv.tasks import Task
 
 __all__ = ["create_app"]
 
@@ -47,21 +50,11 @@ class Health(BaseModel):
     networks: list[str]
 
 
-class Prediction(BaseModel):
-    """What the network makes of an image: a row of `isoconv predict --json`, its file under the name it was sent by."""
-
-    file: str
-    index: int | None
-    label: str | list[str]
-    probabilities: dict[str, float]
-    consistency: float | None
-
-
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     413: {"model": Refusal, "description": "Too many bytes, files or pixels"},
     415: {"model": Refusal, "description": "Not a kind of file that is read"},
     422: {"model": Refusal, "description": "A file that cannot be read, or that the network cannot take"},
-    500: {"model": Refusal, "description": "The network gives logits that are not finite"},
+    500: {"model": Refusal, "description": "The network gives outputs that are not finite"},
 }
 
 
@@ -80,10 +73,10 @@ def create_app(
 
     Raises:
         ValueError: the networks are for different tasks.
-        FloatingPointError: one gives logits that are not finite.
+        FloatingPointError: one gives outputs that are not finite.
     """
     limits = limits or Limits()
-    info, titles = _check(predictors), labels_of([p.run.config for p in predictors])
+    task, titles = _check(predictors), labels_of([p.run.config for p in predictors])
     worker = ThreadPoolExecutor(1, "isoconv")
 
     async def work(call: Callable[[], T]) -> T:
@@ -95,7 +88,7 @@ def create_app(
         worker.shutdown(cancel_futures=True)
 
     app = FastAPI(
-        title=f"isoconv serve: {info.title}",
+        title=f"isoconv serve: {task.info.title}",
         version=__version__,
         lifespan=lifespan,
         docs_url=None,  # its pages take their scripts from elsewhere
@@ -108,20 +101,21 @@ def create_app(
     @app.get("/health")
     async def health() -> Health:
         """Whether the server is there, and what it serves."""
-        return Health(status="ok", version=__version__, task=info.title, networks=titles)
+        return Health(status="ok", version=__version__, task=task.info.title, networks=titles)
 
-    @app.post("/predict", responses=_REFUSALS)
+    @app.post("/predict", responses=_REFUSALS, response_model=list[_prediction(task)])  # type: ignore[misc]
     async def predict(
         files: list[UploadFile],
-        rotations: Annotated[bool, Query(description="also measure the consistency under rotation: slower")] = False,
-    ) -> list[Prediction]:
-        """Decide on image files: PNG, JPEG, TIFF or npy, a row per image."""
+        rotations: Annotated[bool, Query(description="also turn each image and measure the agreement: slower")] = False,
+    ) -> list[dict[str, Any]]:
+        """Answer on image files: PNG, JPEG, TIFF or npy, a row per image."""
         if len(files) > limits.files:
             raise HTTPException(413, f"{len(files)} files in a request, the limit is {limits.files}; send fewer")
         read = [(await work(lambda f=f: read_upload(f, predictors[:1], limits)))[0] for f in files]  # type: ignore[misc]
         names, images = [name for names, _ in read for name in names], torch.cat([images for _, images in read])
         rows = await work(lambda: predictors[0].predict(names, images, rotations=rotations))
-        return [Prediction(file=row.pop("source"), **{"consistency": None, **row}) for row in rows]
+        masks = [{"mask": _mask_png(row["mask"])} if "mask" in row else {} for row in rows]
+        return [{**row, "file": row["source"], **mask} for row, mask in zip(rows, masks, strict=True)]
 
     @app.post(
         "/turn",
@@ -132,16 +126,18 @@ def create_app(
         file: UploadFile,
         axis: Annotated[str, Form(description=f"about which a volume turns: {', '.join(AXES)}")] = AXES[0],
     ) -> StreamingResponse:
-        """Turn an image in steps of 5 degrees. The first line names `networks`, `labels` and `angles`; then for each
-        angle a line tells what the networks make of it; a last line `detail` tells why there are not all of them."""
-        known = AXES if info.dims == 3 else AXES[:1]
+        """Turn an image in steps of 5 degrees. The first line names `networks`, `angles` and `readings`, which are the
+        numbers of an answer; then for each angle a line tells what the networks make of it; a last line `detail` tells
+        why there are not all of them."""
+        known = AXES if task.info.dims == 3 else AXES[:1]
         if axis not in known:
             raise HTTPException(422, f"axis must be {' or '.join(known)}, got {axis!r}")
         read = await work(lambda: read_upload(file, predictors, limits))
         if (count := len(read[0][0])) != 1:
             raise HTTPException(422, f"{file.filename} holds {count} images, one can be turned; send it to /predict")
         batches = turn(predictors, [images for _, images in read], axis)
-        head = {"file": file.filename, "networks": titles, "labels": info.labels, "angles": ANGLES}
+        readings = [{"title": reading.title, "unit": reading.unit} for reading in task.readings]
+        head = {"file": file.filename, "networks": titles, "readings": readings, "angles": ANGLES}
 
         async def lines() -> AsyncIterator[str]:
             yield _line(head)
@@ -159,8 +155,8 @@ def create_app(
     return app
 
 
-def _check(predictors: Sequence[Predictor]) -> DataInfo:
-    """The facts that all networks share. Each is run once: what they compile is compiled before the first request."""
+def _check(predictors: Sequence[Predictor]) -> Task:
+    """What all networks are for. Each is run once: what they compile is compiled before the first request."""
     first, *others = predictors
     for other in others:
         for name in ("labels", "dims", "channels", "kind"):
@@ -173,7 +169,27 @@ def _check(predictors: Sequence[Predictor]) -> DataInfo:
         info = predictor.task.info
         shape = (1, info.channels, *(predictor.size,) * info.dims)
         predictor.predict(["grey"], torch.full(shape, 128, dtype=torch.uint8), rotations=False)
-    return first.task.info
+    return first.task
+
+
+def _prediction(task: Task) -> type[BaseModel]:
+    """What the network makes of an image: a row of `isoconv predict --json`, its file under the name it was sent by."""
+    fields: dict[str, Any] = {
+        "file": (str, ...),
+        "index": (int | None, Field(description="place in a stack; null for a single image")),
+        **{name: (kind, Field(description=text)) for name, (kind, text) in task.answer_fields.items()},
+    }
+    if task.answers_with_masks:
+        labels = ", ".join(f"{number} {label}" for number, label in enumerate(task.info.labels))
+        slices = "" if task.info.dims == 2 else "; the slices along the first axis, one below the other"
+        fields["mask"] = str, Field(description=f"PNG as a data URI, of {labels} at the network's input size{slices}")
+    agreement = Field(None, description=f"{task.agreement.title}, mean over rotations; null unless they are asked for")
+    fields[task.agreement.key] = float | None, agreement
+    return create_model("Prediction", __doc__=_prediction.__doc__, **fields)
+
+
+def _mask_png(mask: np.ndarray) -> str:
+    return png(mask.reshape(-1, mask.shape[-1]))
 
 
 def _page(predictors: Sequence[Predictor], titles: Sequence[str], limits: Limits) -> list[tuple[str, str, str]]:
@@ -182,8 +198,10 @@ def _page(predictors: Sequence[Predictor], titles: Sequence[str], limits: Limits
     room, report = files("isoconv.serve"), files("isoconv.report")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     html = environment.from_string(room.joinpath("page.html.jinja").read_text("utf-8")).render(
-        task=predictors[0].task.info,
+        task=predictors[0].task,
+        colours=label_colours(len(predictors[0].task.readings)) if predictors[0].task.answers_with_masks else None,
         size=predictors[0].size,
+        has_maps=any(shows_stages(predictor.model) for predictor in predictors),
         titles=titles,
         limits=limits,
         suffixes=SUFFIXES,

@@ -1,15 +1,16 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
-const [drop, file, error, result, ring, frame, angle, where, spin, axis, curve] = [
-  "drop", "file", "error", "result", "ring", "frame", "angle", "where", "spin", "axis", "curve",
+const [drop, file, error, result, ring, frame, angle, where, spin, axis, curve, drawn, quantity] = [
+  "drop", "file", "error", "result", "ring", "frame", "angle", "where", "spin", "axis", "curve", "drawn", "quantity",
 ].map($);
 const panels = [...document.querySelectorAll(".network")];
 const kept = [...document.querySelectorAll(".kept")];
 const percent = (p) => `${(100 * p).toFixed(1)}\u00a0%`;
-const words = (label) => [label].flat().join(", ") || "none";
-const plot = { left: 48, right: 0, top: 10, bottom: 172 }; // pixels; the slider below has the same ends
+const rounded = (value) => String(Number(value.toPrecision(4)));
+const text = (value, unit) => (value === null ? "–" : unit === "%" ? percent(value) : `${rounded(value)}\u00a0${unit}`.trim());
+const plot = { left: 48, right: 0, top: 10, bottom: 172, low: 0, high: 1 }; // pixels; the slider below has the same ends
 const xAt = (degrees) => plot.left + ((plot.right - plot.left) * degrees) / 360;
-const yAt = (p) => plot.bottom - (plot.bottom - plot.top) * p;
+const yAt = (value) => plot.bottom - ((plot.bottom - plot.top) * (value - plot.low)) / (plot.high - plot.low);
 
 let chosen = null; // the file, to turn it about another axis
 let running = null; // what stops the request under way
@@ -23,11 +24,9 @@ const svg = (name, attributes, text) => {
   return it;
 };
 
-/** What network `i` answers for the upright image, and which class to follow: of several labels the likeliest. */
-const upright = (i) => {
-  const { label, probabilities } = rows[0].networks[i];
-  return { label: words(label), follow: probabilities.indexOf(Math.max(...probabilities)) };
-};
+/** What is drawn of network `i` in a row: its title and unit are those of the upright answer. */
+const point = (row, i) => row.networks[i].curves[Number(quantity.value)];
+const known = (i) => rows.map((row) => point(row, i).value).filter((value) => value !== null);
 
 function show() {
   const step = (Number(angle.value) / angle.step) % head.angles.length; // 360 degrees are 0
@@ -39,13 +38,18 @@ function show() {
   row.networks.forEach((network, i) => {
     const panel = panels[i];
     const label = panel.querySelector(".label");
-    label.textContent = words(network.label);
-    label.classList.toggle("changed", label.textContent !== upright(i).label);
-    const [bars, numbers] = [panel.querySelectorAll(".bar i"), panel.querySelectorAll(".n")];
-    network.probabilities.forEach((p, c) => {
-      bars[c].style.width = `${100 * p}%`;
-      numbers[c].textContent = percent(p);
+    label.replaceChildren(network.said || valued(row, i));
+    label.classList.toggle("changed", network.said !== rows[0].networks[i].said);
+    const [bars, numbers] = [panel.querySelectorAll(".bar"), panel.querySelectorAll(".n")];
+    network.readings.forEach((value, c) => {
+      if (bars[c].firstElementChild) bars[c].firstElementChild.style.width = `${100 * value}%`;
+      numbers[c].textContent = text(value, head.readings[c].unit);
     });
+    if (network.mask) {
+      panel.querySelector(".image").src = row.image;
+      panel.querySelector(".mask").src = network.mask;
+      panel.querySelector(".mask").alt = `labels of ${head.networks[i]} at ${row.angle} degrees`;
+    }
     panel.querySelector(".features").classList.toggle("on", Boolean(network.maps));
     if (!network.maps) return;
     const maps = panel.querySelector(".maps");
@@ -56,44 +60,70 @@ function show() {
     });
     panel.querySelector(".note").textContent = `Feature maps, ${percent(network.change)} from the upright ones`;
   });
-  const said = row.networks.map((n, i) => `${head.networks[i]}: ${words(n.label)}, ${percent(Math.max(...n.probabilities))}`);
+  const said = row.networks.map((n, i) => `${head.networks[i]}: ${n.said ? `${n.said}, ` : ""}${titled(point(row, i))}`);
   angle.setAttribute("aria-valuetext", `${row.angle} degrees. ${said.join("; ")}`);
   drawCursor(row, step ? row.angle : Number(angle.value));
 }
 
+const valued = (row, i) => {
+  const [line, title] = [document.createDocumentFragment(), document.createElement("small")];
+  title.textContent = ` ${point(row, i).title}`;
+  line.append(text(point(row, i).value, point(row, i).unit), title);
+  return line;
+};
+
+const titled = ({ title, value, unit }) => `${title} ${text(value, unit)}`;
+
+/** The ends of the axis, and the distance of its ticks. */
+function scale() {
+  if (point(rows[0], 0).unit === "%") return { low: 0, high: 1, step: 0.25 };
+  const values = panels.flatMap((_, i) => known(i));
+  const [least, most] = [Math.min(...values, Infinity), Math.max(...values, -Infinity)];
+  if (!values.length) return { low: 0, high: 1, step: 1 };
+  const room = 0.1 * (most - least) || 0.1 * Math.abs(most) || 1;
+  const power = 10 ** Math.floor(Math.log10(most - least + 2 * room));
+  const step = [0.2, 0.5, 1, 2].map((m) => m * power).find((each) => (most - least + 2 * room) / each <= 5);
+  return { low: least - room, high: most + room, step };
+}
+
 function drawCurve() {
-  plot.right = curve.clientWidth - 24;
+  const { step, ...ends } = scale();
+  Object.assign(plot, ends, { right: curve.clientWidth - 24 });
+  const { unit } = point(rows[0], 0);
   const axes = svg("g", { class: "axis" });
-  for (const p of [0, 0.25, 0.5, 0.75, 1]) {
-    axes.append(svg("line", { class: "grid", x1: plot.left, x2: plot.right, y1: yAt(p), y2: yAt(p) }));
-    if (p % 0.5 === 0) axes.append(svg("text", { class: "end", x: plot.left - 8, y: yAt(p) + 4 }, `${100 * p} %`));
+  for (let i = Math.ceil(plot.low / step - 1e-6); i * step <= plot.high + 1e-6 * step; i += 1) {
+    const y = yAt(i * step);
+    axes.append(svg("line", { class: "grid", x1: plot.left, x2: plot.right, y1: y, y2: y }));
+    const tick = unit === "%" ? `${100 * i * step} %` : rounded(i * step);
+    if (unit !== "%" || i % 2 === 0) axes.append(svg("text", { class: "end", x: plot.left - 8, y: y + 4 }, tick));
   }
   for (let degrees = 0; degrees <= 360; degrees += 90) {
     axes.append(svg("text", { class: "mid", x: xAt(degrees), y: plot.bottom + 24 }, `${degrees}°`));
   }
   const lines = panels.map((_, i) => {
-    const { follow } = upright(i);
     const closed = rows.length === head.angles.length ? [...rows, { ...rows[0], angle: 360 }] : rows;
-    const points = closed.map((row) => `${xAt(row.angle).toFixed(1)},${yAt(row.networks[i].probabilities[follow]).toFixed(1)}`);
-    return svg("polyline", { class: `s${i}`, points: points.join(" ") });
+    const points = closed.filter((row) => point(row, i).value !== null);
+    const at = points.map((row) => `${xAt(row.angle).toFixed(1)},${yAt(point(row, i).value).toFixed(1)}`);
+    return svg("polyline", { class: `s${i}`, points: at.join(" ") });
   });
   curve.replaceChildren(axes, ...lines, svg("g", { id: "cursor" }));
   const summary = panels.map((_, i) => {
-    const { label, follow } = upright(i);
-    const values = rows.map((row) => row.networks[i].probabilities[follow]);
-    const same = rows.filter((row) => words(row.networks[i].label) === label).length;
-    const range = `${percent(Math.min(...values))} to ${percent(Math.max(...values))}`;
-    kept[i].textContent = `answers ${label} at ${same} of ${rows.length} angles; probability of ${head.labels[follow]}: ${range}`;
+    const { said } = rows[0].networks[i];
+    const same = rows.filter((row) => row.networks[i].said === said).length;
+    const answers = said ? `answers ${said} at ${same} of ${rows.length} angles; ` : "";
+    const range = known(i).length ? `${text(Math.min(...known(i)), unit)} to ${text(Math.max(...known(i)), unit)}` : "–";
+    kept[i].textContent = `${answers}${point(rows[0], i).title}: ${range}`;
     return `${head.networks[i]} ${kept[i].textContent}`;
   });
-  curve.setAttribute("aria-label", `Probability by angle. ${summary.join(". ")}`);
+  curve.setAttribute("aria-label", `Against the angle. ${summary.join(". ")}`);
 }
 
 function drawCursor(row, degrees) {
   const x = xAt(degrees);
+  const marks = panels.map((_, i) => [i, point(row, i).value]).filter(([, value]) => value !== null);
   $("cursor").replaceChildren(
     svg("line", { class: "cursor", x1: x, x2: x, y1: plot.top, y2: plot.bottom }),
-    ...panels.map((_, i) => svg("circle", { class: `s${i}`, cx: x, cy: yAt(row.networks[i].probabilities[upright(i).follow]), r: 6 })),
+    ...marks.map(([i, value]) => svg("circle", { class: `s${i}`, cx: x, cy: yAt(value), r: 6 })),
   );
 }
 
@@ -159,6 +189,9 @@ function begin() {
   result.hidden = false;
   angle.value = 0;
   $("name").textContent = head.file;
+  const { curves } = rows[0].networks[0];
+  if (quantity.length !== curves.length) quantity.replaceChildren(...curves.map(({ title }, q) => new Option(title, q)));
+  drawn.hidden = curves.length === 1;
 }
 
 function choose(files) {
@@ -172,6 +205,10 @@ file.addEventListener("change", () => {
   file.value = ""; // so that the same file can be chosen again, changed
 });
 axis?.addEventListener("change", load);
+quantity.addEventListener("change", () => {
+  drawCurve();
+  show();
+});
 for (const type of ["dragenter", "dragover", "dragleave", "drop"]) {
   addEventListener(type, (event) => {
     event.preventDefault();
@@ -199,15 +236,15 @@ for (const type of ["pointerup", "pointercancel"]) {
   ring.addEventListener(type, () => { ring.onpointermove = null; });
 }
 
-const point = (event) => {
+const pointAt = (event) => {
   const x = event.clientX - curve.getBoundingClientRect().left;
   angle.value = (360 * (x - plot.left)) / (plot.right - plot.left);
   show();
 };
 curve.addEventListener("pointerdown", (event) => {
-  point(event);
+  pointAt(event);
   curve.setPointerCapture(event.pointerId);
-  curve.onpointermove = point;
+  curve.onpointermove = pointAt;
 });
 for (const type of ["pointerup", "pointercancel"]) {
   curve.addEventListener(type, () => { curve.onpointermove = null; });

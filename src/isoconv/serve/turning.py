@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from isoconv._extras import require
 from isoconv.evaluation.prediction import Predictor
+from isoconv.evaluation.protocols import Condition
 from isoconv.figures.maps import watching_first_stage
-from isoconv.report.images import png
+from isoconv.report.images import overlay, png
 from isoconv.symmetry import circular_mask, rotate
+from isoconv.tasks.metrics import number
 
 __all__ = ["ANGLES", "AXES", "turn"]
 
@@ -35,10 +38,16 @@ def turn(predictors: Sequence[Predictor], images: Sequence[Tensor], axis: str) -
 
     Yields:
         A row per angle, plain JSON values: ``angle``; ``image``, what the first network sees, a PNG data URI, of a
-        volume the middle slice across the axis; and in ``networks`` for each network its ``label``, the
-        ``probabilities`` in the order of the labels, ``maps``, PNG data URIs of the channels of the first stage that
-        vary most, turned back to upright, and ``change``, the distance of all channels from the upright ones,
-        ``|g^-1 f(g x) - f(x)| / |f(x)|`` within the disc. Both are None for a network without a stage ``layer1``.
+        volume the middle slice across the axis; and in ``networks`` for each network
+
+        - ``said``, its answer in a few words, or ``""``, and ``readings``, the numbers of the answer
+          (:attr:`isoconv.tasks.Task.readings`);
+        - ``mask``, the labels of the pixels in colour, a PNG data URI; None where the answer has no mask;
+        - ``curves``, what is drawn against the angle (:meth:`isoconv.tasks.Task.curves`): ``title``, ``unit`` and
+          ``value``, None where there is none;
+        - ``maps``, PNG data URIs of the channels of the first stage that vary most, turned back to upright, and
+          ``change``, the distance of all channels from the upright ones, ``|g^-1 f(g x) - f(x)| / |f(x)|`` within the
+          disc. Both are None for a network without a stage ``layer1``.
     """
     views = [_View(*pair, axis) for pair in zip(predictors, images, strict=True)]
     size = _BATCH[predictors[0].task.info.dims]
@@ -60,44 +69,72 @@ class _View:
         self.axis = AXES.index(axis)
         plane = [i for i in range(-3, 0) if i != self.axis - 3]
         self.plane = (plane[0], plane[1])
-        self.upright: Tensor | None = None
+        self.inside = circular_mask(self.image.shape[2:])
+        # upright, of the first angle: what the network answers, its outputs and maps, and which of these are shown
+        self.answer: dict[str, Any] = {}
+        self.outputs = self.maps = torch.empty(0)
         self.shown: list[int] = []
 
     @torch.inference_mode()
     def at(self, angles: Sequence[int]) -> list[dict[str, Any]]:
-        frames = self._turned([self.image] * len(angles), angles)
+        task, positions = self.predictor.task, [self._position(angle) for angle in angles]
+        frames = torch.cat([position.apply(self.image) for position in positions])
         with watching_first_stage(self.predictor.model) as stage:
-            answers = self.predictor.task.answers(self.predictor.outputs(frames))
+            outputs = self.predictor.outputs(frames)
+        answers = task.answers(outputs)
+        if not self.answer:
+            self.answer, self.outputs = answers[0], outputs[:1]
+        agreements = [self._agreement(*pair) for pair in zip(outputs.split(1), positions, strict=True)]
         rows = [
             {
                 "image": png(self._pixels(frame)),
-                "label": answer["label"],
-                "probabilities": list(answer["probabilities"].values()),
+                "said": task.said(answer),
+                "readings": task.read(answer),
+                "mask": self._mask(answer) if task.answers_with_masks else None,
+                "curves": [
+                    {"title": score.title, "unit": score.unit, "value": number(value)}
+                    for score, value in task.curves(answer, self.answer, agreement)
+                ],
                 "maps": None,
                 "change": None,
             }
-            for frame, answer in zip(frames, answers, strict=True)
+            for frame, answer, agreement in zip(frames, answers, agreements, strict=True)
         ]
         if stage:
-            back = self._turned(stage[0].split(1), [-angle for angle in angles])
-            for row, maps in zip(rows, back, strict=True):
-                row |= self._compared(maps)
+            for row, maps, angle in zip(rows, stage[0].split(1), angles, strict=True):
+                row |= self._compared(self._turned(maps, -angle)[0])
         return rows
 
-    def _turned(self, images: Sequence[Tensor], angles: Sequence[int]) -> Tensor:
-        turned = torch.cat([rotate(x, angle, self.plane) for x, angle in zip(images, angles, strict=True)])
-        return turned * circular_mask(turned.shape[2:], device=turned.device)
+    def _position(self, angle: int) -> Condition:
+        move = partial(rotate, degrees=angle, plane=self.plane)
+        turned = partial(self._turned, angle=angle)
+        return Condition(f"rot{angle}", "rotation", turned, angle, inside=True, moved=move)
+
+    def _turned(self, x: Tensor, angle: int) -> Tensor:
+        return rotate(x, angle, self.plane) * circular_mask(x.shape[2:], device=x.device)
+
+    def _agreement(self, outputs: Tensor, position: Condition) -> float:
+        """Of an answer with the upright one, moved."""
+        task, nothing = self.predictor.task, self.predictor.task.no_targets(self.image.cpu())
+        decided = task.decision(self.outputs)
+        upright = task.record(self.outputs, nothing, decided, self.inside)
+        turned = task.record(outputs, nothing, task.moved(decided, position), self.inside)
+        return task.agreements(torch.stack([upright, turned]))[1, 0].item()
+
+    def _mask(self, answer: Mapping[str, Any]) -> str:
+        mask = torch.from_numpy(answer["mask"]) * self.inside
+        return png(overlay(self._slice(mask).numpy(), len(self.predictor.task.info.labels)))
 
     def _compared(self, maps: Tensor) -> dict[str, Any]:
         """Feature maps (C, *spatial), turned back, against the first ones."""
-        if self.upright is None:
-            self.upright = maps
+        if not self.shown:
+            self.maps = maps
             self.shown = maps.flatten(1).var(1).argsort(descending=True)[:_MAPS].tolist()
-        change = (maps - self.upright).norm() / self.upright.norm().clamp_min(1e-12)
+        change = (maps - self.maps).norm() / self.maps.norm().clamp_min(1e-12)
         inside = self._slice(circular_mask(maps.shape[1:], device=maps.device)).cpu().numpy()
         pictures = []
         for channel in self.shown:
-            scaled = self._slice(maps[channel] / self.upright[channel].abs().max().clamp_min(1e-12)).cpu().numpy()
+            scaled = self._slice(maps[channel] / self.maps[channel].abs().max().clamp_min(1e-12)).cpu().numpy()
             pixels = require("matplotlib", "study").colormaps["viridis"](scaled, bytes=True)
             pixels[~inside] = 0  # transparent
             pictures.append(png(pixels))

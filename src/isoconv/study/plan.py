@@ -21,11 +21,14 @@ from typing import Any, get_args, get_type_hints
 from isoconv._checks import did_you_mean
 from isoconv.data import get_task, own_path
 from isoconv.evaluation.protocols import check_protocol
-from isoconv.models import list_models
+from isoconv.models import list_models, model_info
 from isoconv.runs.config import TrainConfig
+from isoconv.runs.reading import read_bytes
+from isoconv.tasks import Task, task_of
 
 __all__ = ["Averaged", "Cell", "Contestant", "Study", "command", "load_study"]
 
+_LIMIT = 2**20  # bytes of a study
 _CELL = {"data", "model", "out", "seed"}
 _PLACE = {"device", "threads", "data_root"}  # where a study runs is said when it is run
 _OPTIONS = [f.name for f in fields(TrainConfig) if f.name not in _CELL | _PLACE]
@@ -40,7 +43,7 @@ class Contestant:
 
     Attributes:
         name: of the contestant in directories and tables; ``title`` in words.
-        model: of 2D images; for volumes the twin of the same name with `_3d`.
+        model: a registered one; of its family that for images is trained on images, that for volumes on volumes.
         options: of TrainConfig, by dimensions 2 and 3, those of the whole study included.
     """
 
@@ -49,15 +52,28 @@ class Contestant:
     model: str
     options: Mapping[int, Mapping[str, Any]]
 
+    def model_for(self, data: str) -> str | None:
+        """The model that is trained on a data set; None if none of the family is for that kind of work or these
+        dims."""
+        task = _task(data, self.options[2].get("task"))
+        info = model_info(self.model)
+        return info.twin(task.info.dims) if info.task == task.networks else None
+
 
 @dataclass(frozen=True)
 class Averaged:
-    """A contestant ``of`` with logits averaged over ``turns`` equal turns of each image; computed from its runs."""
+    """A contestant ``of`` with outputs averaged over ``turns`` equal turns of each image; computed from its runs."""
 
     name: str
     title: str
     of: str
     turns: int
+
+    def fits(self, data: str) -> bool:
+        """Whether answers to images of a data set can be averaged: turned by angles, and what is kept of them has a
+        mean."""
+        task = _task(data)
+        return task.info.dims == 2 and task.averages
 
 
 @dataclass(frozen=True)
@@ -79,7 +95,7 @@ class Study:
     """What :func:`load_study` read.
 
     Attributes:
-        headline: the two contestants that the report sets against each other first.
+        headline: contestants that the report sets against each other first, see :meth:`pair`.
         protocols: of the evaluation, the leading one first.
     """
 
@@ -90,35 +106,41 @@ class Study:
     protocols: tuple[str, ...]
     contestants: tuple[Contestant, ...]
     averaged: tuple[Averaged, ...]
-    headline: tuple[str, str]
+    headline: tuple[str, ...]
 
     @property
     def cells(self) -> list[Cell]:
         """Every cell, seed by seed: a study that was stopped has the first seed of everything before the second. A
-        network that exists for images only has no cells with volumes."""
-        known = list_models()
+        contestant has no cells with data that its model does not fit."""
         return [
             Cell(data, contestant.name, seed)
             for seed, data, contestant in itertools.product(self.seeds, self.data, self.contestants)
-            if _model(contestant, _dims(data)) in known
+            if contestant.model_for(data)
         ]
 
     def config(self, cell: Cell, folder: Path, **place: Any) -> TrainConfig:
         """What ``cell`` trains; ``place`` are options that say where."""
         contestant = next(c for c in self.contestants if c.name == cell.contestant)
-        dims = _dims(cell.data)
-        model, data = _model(contestant, dims), str(own_path(cell.data) or cell.data)  # as the training notes it
-        return TrainConfig(data, model, folder / cell.name, seed=cell.seed, **contestant.options[dims], **place)
+        model, data = contestant.model_for(cell.data), str(own_path(cell.data) or cell.data)  # as the training notes it
+        if model is None:
+            raise ValueError(f"{contestant.model} of contestant {contestant.name!r} is not for {cell.data}")
+        options = contestant.options[model_info(model).dims]
+        return TrainConfig(data, model, folder / cell.name, seed=cell.seed, **options, **place)
+
+    def pair(self, data: str, trained: bool = False) -> tuple[str, ...]:
+        """The two contestants that are set against each other on a data set: the first of the headline that are there;
+        fewer if there are not two. ``trained``: in the place of averaged ones those of which they are."""
+        there = {cell.contestant for cell in self.cells if cell.data == data}
+        of = {averaged.name: averaged.of for averaged in self.averaged}
+        names = [of.get(name, name) if trained else name for name in self.headline]
+        there |= {averaged.name for averaged in self.averaged if averaged.of in there and averaged.fits(data)}
+        return tuple(name for name in dict.fromkeys(names) if name in there)[:2]
 
 
 @cache
-def _dims(data: str) -> int:
+def _task(data: str, kind: str | None = None) -> Task:
     """Asked for every cell, and of users' own data only the files can tell."""
-    return get_task(data).dims
-
-
-def _model(contestant: Contestant, dims: int) -> str:
-    return contestant.model + ("_3d" if dims == 3 else "")
+    return task_of(get_task(data, kind))
 
 
 def load_study(path: str | os.PathLike[str]) -> Study:
@@ -129,7 +151,7 @@ def load_study(path: str | os.PathLike[str]) -> Study:
     protocols = ["standard"]
     data = ["breastmnist"]
     seeds = [0, 1, 2]
-    headline = ["sre", "plain"]       # the first two contestants
+    headline = ["sre", "plain"]       # all contestants; on each data set the first two that are there
     [options]                         # of TrainConfig, for all contestants
     epochs = 100
     2d = { width = 64 }               # only for images; 3d for volumes
@@ -146,12 +168,11 @@ def load_study(path: str | os.PathLike[str]) -> Study:
         FileNotFoundError: no such file.
         ValueError: not TOML; an unknown key, name or value, with near matches; or a name given twice.
     """
-    path = Path(path)
+    path, remedy = Path(path), "give a TOML file such as studies/quick.toml"
+    content = read_bytes(path, remedy, remedy, limit=_LIMIT)
     try:
-        table = tomllib.loads(path.read_text("utf-8-sig"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no study at {path}; give a TOML file such as studies/quick.toml") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table = tomllib.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError, numbers of too many digits
         raise ValueError(f"{path} is not valid TOML: {error}") from None
     try:
         return _study(path.stem, table)
@@ -179,11 +200,11 @@ def _study(name: str, table: dict[str, Any]) -> Study:
         _one_of("of", one.of, names)
     everyone = [*names, *(a.name for a in averaged)]
     _no_double("contestant", everyone)
-    headline = _list(table, "headline", str, default=everyone[:2])
+    headline = _list(table, "headline", str, default=everyone)
     for each in headline:
         _one_of("headline", each, everyone)
-    if len(headline) != 2 and len(everyone) > 1:
-        raise ValueError(f"headline must name two contestants, got {len(headline)}")
+    if len(headline) < 2 <= len(everyone):
+        raise ValueError(f"headline must name at least two contestants, got {len(headline)}")
     _no_double("the name of data", [Path(each).stem for each in data])
     study = Study(
         name=name,
@@ -193,7 +214,7 @@ def _study(name: str, table: dict[str, Any]) -> Study:
         protocols=protocols,
         contestants=contestants,
         averaged=averaged,
-        headline=(headline[0], headline[-1]),
+        headline=headline,
     )
     cells = study.cells
     for cell in cells:
@@ -204,8 +225,20 @@ def _study(name: str, table: dict[str, Any]) -> Study:
     _no_double("cell", [cell.name for cell in cells])
     busy = {cell.contestant for cell in cells}
     if idle := [contestant for contestant in contestants if contestant.name not in busy]:
-        raise ValueError(f"contestant {idle[0].name!r}: {idle[0].model} is for images only, and all data are volumes")
+        info = model_info(idle[0].model)
+        raise ValueError(
+            f"contestant {idle[0].name!r}: {info.name} ({info.task}, {info.dims}D) fits none of the data, "
+            f"which are {_described(data)}"
+        )
+    used = {cell.data for cell in cells}
+    if alone := [each for each in data if each not in used]:
+        raise ValueError(f"no contestant has a model for {_described(alone)}; `isoconv models` lists models")
     return study
+
+
+def _described(data: Sequence[str]) -> str:
+    tasks = {each: _task(each) for each in data}
+    return ", ".join(f"{each} ({task.name}, {task.info.dims}D)" for each, task in tasks.items())
 
 
 def _contestant(table: dict[str, Any], common: dict[str, Any]) -> Contestant:
@@ -214,7 +247,7 @@ def _contestant(table: dict[str, Any], common: dict[str, Any]) -> Contestant:
     if "model" not in table:
         raise ValueError(f"contestant {name!r} has no model; `isoconv models` lists them")
     model = _typed("model", table["model"], str)
-    _one_of("model", model, [known for known in list_models() if not known.endswith("_3d")])
+    _one_of("model", model, list_models())
     shared, mine = _options("options", common), _options(f"contestant {name!r}", own)
     title = _typed("title", table.get("title", name), str)
     return Contestant(name, title, model, {dims: shared[dims] | mine[dims] for dims in (2, 3)})

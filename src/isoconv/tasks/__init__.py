@@ -1,4 +1,5 @@
-"""Kinds of work: what differs between classification and segmentation is one object each; all else is written once."""
+"""Kinds of work: what differs between classification, segmentation and regression is one object each; all else is
+written once."""
 
 from __future__ import annotations
 
@@ -8,12 +9,24 @@ from typing import Any
 from isoconv.data import Task as DataInfo
 from isoconv.tasks.base import Defaults, Loss, Task
 from isoconv.tasks.classification import Classification
+from isoconv.tasks.regression import Regression
 from isoconv.tasks.scores import Score
 from isoconv.tasks.segmentation import Segmentation
 
-__all__ = ["TASKS", "Classification", "Defaults", "Loss", "Score", "Segmentation", "Task", "facts", "task_of"]
+__all__ = [
+    "TASKS",
+    "Classification",
+    "Defaults",
+    "Loss",
+    "Regression",
+    "Score",
+    "Segmentation",
+    "Task",
+    "facts",
+    "task_of",
+]
 
-TASKS: Mapping[str, type[Task]] = {task.name: task for task in (Classification, Segmentation)}
+TASKS: Mapping[str, type[Task]] = {task.name: task for task in (Classification, Segmentation, Regression)}
 """All kinds of work, by name."""
 
 _FACTS = ("name", "title", "kind", "dims", "channels", "labels")

@@ -66,7 +66,11 @@ class Task(ABC):
         turns_in_training: whether images can be augmented, their targets staying what they are.
         masked: whether a network of recipe standard sees the inscribed disc (ball) alone.
         knows_disc: whether a network that is not masked has seen images cut to it in its training.
-        answers_with_masks: whether answers have a ``mask``, which is written to a file of its own.
+        pooled: whether the main score is of all images together, and not the mean over images.
+        averages: whether the mean of records over turns of an image is the record of the mean output.
+        answers_with_masks: whether answers have a ``mask``, the number of a label for each pixel, which is written to a
+            file of its own.
+        answer_fields: what else answers have, with its type and what it is.
         main, others: the score that leads, and those that stand beside it; each has a value in every position.
         agreement: how far answers agree with the upright ones.
         of_main: the main score in each group of positions.
@@ -82,7 +86,10 @@ class Task(ABC):
     turns_in_training: ClassVar[bool] = True
     masked: ClassVar[bool] = True
     knows_disc: ClassVar[bool] = False
+    pooled: ClassVar[bool] = False
+    averages: ClassVar[bool] = False
     answers_with_masks: ClassVar[bool] = False
+    answer_fields: ClassVar[Mapping[str, tuple[Any, str]]]
     main: ClassVar[Score]
     others: ClassVar[tuple[Score, ...]] = ()
     agreement: ClassVar[Score]
@@ -117,8 +124,9 @@ class Task(ABC):
 
     # Training
 
-    def output_scale(self, targets: Tensor) -> tuple[list[float], list[float]] | None:
-        """Shift and scale of each output, from the targets of the training split; None for outputs as they are."""
+    def output_scale(self, targets: Tensor) -> dict[str, list[float]] | None:
+        """``shift`` and ``scale`` of each output, see :class:`isoconv.runs.OnImages`, from the targets of the training
+        split; None for outputs as they are."""
         return None
 
     def training_loss(self, model: nn.Module, loss: Loss, images: Tensor, targets: Tensor, step: int) -> Tensor:
@@ -209,6 +217,11 @@ class Task(ABC):
     def notes(self, records: Tensor, targets: Tensor) -> list[str]:
         """What is undefined or worthless in the upright scores, and why."""
 
+    def constant(self, records: Tensor) -> str | None:
+        """Why the agreement of the answers under rotation is worthless, from upright records (N, ...): they are all the
+        same. None where they are not."""
+        return None
+
     # Pairs of networks on the same images
 
     @abstractmethod
@@ -230,9 +243,39 @@ class Task(ABC):
     def columns(self, answer: Mapping[str, Any]) -> dict[str, Any]:
         """A row of :meth:`answers` as cells of a CSV table."""
 
+    @property
     @abstractmethod
+    def readings(self) -> tuple[Score, ...]:
+        """The numbers of an answer: what they are called, and their units."""
+
+    @abstractmethod
+    def read(self, answer: Mapping[str, Any]) -> list[float]:
+        """The numbers of a row of :meth:`answers`, in the order of :attr:`readings`."""
+
+    def said(self, answer: Mapping[str, Any]) -> str:
+        """What a row of :meth:`answers` decides, in a few words; empty where its numbers say everything."""
+        return ""
+
+    def told(self, target: Tensor) -> str:
+        """The target of an image in a few words, those of :meth:`said` where that says any."""
+        return ""
+
     def shown(self, answer: Mapping[str, Any]) -> dict[str, str | None]:
         """A row of :meth:`answers` as cells of a table for people."""
+        return {
+            reading.title: reading.text(value) for reading, value in zip(self.readings, self.read(answer), strict=True)
+        }
+
+    def curves(
+        self, answer: Mapping[str, Any], upright: Mapping[str, Any], agreement: float
+    ) -> list[tuple[Score, float]]:
+        """What is drawn against the angle while an image turns: of the answer at an angle, given the upright one and
+        how far it agrees with that, numbers with their names and units. The names are those of the upright answer."""
+        return list(zip(self.readings, self.read(answer), strict=True))
+
+    def examples(self, targets: Tensor, count: int) -> list[int]:
+        """Up to ``count`` of the images with these targets (N, ...), to be shown as examples."""
+        return list(range(min(count, len(targets))))
 
     @property
     def output_shape(self) -> str:

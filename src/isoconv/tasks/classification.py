@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from isoconv._extras import require
 from isoconv.tasks.base import Defaults, Loss, Task, Wording
 from isoconv.tasks.metrics import (
     bootstrap,
     classification_metrics,
+    constant,
     correct,
     decide,
     interval,
     mcnemar,
+    one_hot,
     probabilities,
     sign_flip_test,
 )
@@ -38,11 +39,18 @@ class _Prepared(NamedTuple):
 
 
 class Classification(Task):
+    """Records are the logits, float32 (N, K)."""
+
     name = "classification"
     kinds = ("multiclass", "binary", "ordinal", "multilabel")
     networks = "classification"
     record_name = "logits"
     defaults = Defaults(width=64, size=28, batch_size={2: 128, 3: 4}, lr={2: 2e-2, 3: 1e-2})
+    averages = True
+    answer_fields = {
+        "label": (str | list[str], "the class; with several labels, those whose probability exceeds 1/2"),
+        "probabilities": (dict[str, float], "by label"),
+    }
     main = Score("accuracy", "accuracy")
     others = (Score("balanced_accuracy", "balanced accuracy"), Score("auc", "AUC"), Score("macro_f1", "macro-F1"))
     agreement = Score("consistency", "same answer as upright")
@@ -64,8 +72,8 @@ class Classification(Task):
     @property
     def losses(self) -> Mapping[str, Loss]:
         if self.info.kind == "multilabel":
-            return {"bce": _bce, "focal": _focal("binary_focal_loss_with_logits")}
-        return {"cross_entropy": F.cross_entropy, "focal": _focal("focal_loss")}
+            return {"bce": _entropy, "focal": _focal}
+        return {"cross_entropy": _entropy, "focal": _focal}
 
     def validation(self, records: Tensor, targets: Tensor) -> dict[str, float | None]:
         scores = classification_metrics(self.info.kind, records, targets)
@@ -89,12 +97,24 @@ class Classification(Task):
         shape = (len(images), self.info.num_outputs) if self.info.kind == "multilabel" else (len(images),)
         return torch.zeros(shape, dtype=torch.int64)
 
+    def check_records(self, records: Any, targets: Any) -> str | None:
+        outputs, images = self.info.num_outputs, records.shape[1]
+        several = self.info.kind == "multilabel"
+        if records.dtype.kind != "f" or records.shape[2:] != (outputs,):
+            return f"logits must be numbers (positions, images, {outputs})"
+        if targets.dtype.kind not in "iu" or targets.shape != ((images, outputs) if several else (images,)):
+            return f"labels must be whole numbers of {images} images"
+        below = 2 if several else outputs
+        if images and not 0 <= targets.min() <= targets.max() < below:
+            return f"labels must lie in 0..{below - 1}"
+        return None
+
     def table(self, records: Tensor, targets: Tensor) -> tuple[list[dict[str, Any]], Tensor]:
         kind, labels = self.info.kind, self.info.labels
+        metrics = [classification_metrics(kind, logits, targets, labels) for logits in records]
         accuracy, balanced = bootstrap(kind, records, targets)
         rows = []
-        for logits, accuracy_ci, balanced_ci in zip(records, interval(accuracy), interval(balanced), strict=True):
-            scores = classification_metrics(kind, logits, targets, labels)
+        for scores, accuracy_ci, balanced_ci in zip(metrics, interval(accuracy), interval(balanced), strict=True):
             row = {score.key: scores[score.key] for score in (self.main, *self.others)}
             intervals = {"accuracy_ci": accuracy_ci, "balanced_accuracy_ci": balanced_ci}
             rows.append({**row, **intervals, "recall": scores["per_class"]["recall"]})
@@ -120,6 +140,10 @@ class Classification(Task):
 
     def notes(self, records: Tensor, targets: Tensor) -> list[str]:
         return classification_metrics(self.info.kind, records, targets, self.info.labels)["notes"]
+
+    def constant(self, records: Tensor) -> str | None:
+        kind, labels = self.info.kind, self.info.labels
+        return constant(labels, one_hot(kind, decide(kind, records), len(labels)))
 
     def prepared(self, records: Tensor, targets: Tensor) -> _Prepared:
         kind, turned = self.info.kind, records[1:]
@@ -153,10 +177,40 @@ class Classification(Task):
         chances = {f"p({name})": chance for name, chance in answer["probabilities"].items()}
         return {"label": "; ".join(label) if isinstance(label, list) else label, **chances}
 
+    @property
+    def readings(self) -> tuple[Score, ...]:
+        return tuple(Score(label, label) for label in self.info.labels)
+
+    def read(self, answer: Mapping[str, Any]) -> list[float]:
+        return list(answer["probabilities"].values())
+
+    def said(self, answer: Mapping[str, Any]) -> str:
+        return _words([answer["label"]] if isinstance(answer["label"], str) else answer["label"])
+
+    def told(self, target: Tensor) -> str:
+        numbers = target.nonzero().flatten() if target.dim() else [target]
+        return _words([self.info.labels[i] for i in numbers])
+
     def shown(self, answer: Mapping[str, Any]) -> dict[str, str | None]:
         labels = [answer["label"]] if isinstance(answer["label"], str) else answer["label"]
         chances = (f"{100 * answer['probabilities'][label]:.1f} %" for label in labels)
         return {"label": ", ".join(labels) or None, "probability": ", ".join(chances) or None}
+
+    def curves(
+        self, answer: Mapping[str, Any], upright: Mapping[str, Any], agreement: float
+    ) -> list[tuple[Score, float]]:
+        """The probability of the label that is the likeliest upright."""
+        label = max(upright["probabilities"], key=upright["probabilities"].__getitem__)
+        return [(Score("probability", f"probability of {label}"), answer["probabilities"][label])]
+
+    def examples(self, targets: Tensor, count: int) -> list[int]:
+        """The first image of each label, with several labels of each the first that has no other."""
+        if self.info.kind == "multilabel":
+            alone = targets.sum(1) == 1
+            has = [alone & (label == 1) for label in targets.T]
+        else:
+            has = [targets == label for label in range(self.info.num_outputs)]
+        return [int(each.int().argmax()) for each in has if each.any()][:count] or super().examples(targets, 1)
 
 
 def goodness(line: Mapping[str, Any]) -> tuple[float, float]:
@@ -164,16 +218,22 @@ def goodness(line: Mapping[str, Any]) -> tuple[float, float]:
     return (line["val_acc"] if line["val_auc"] is None else line["val_auc"]), -line["val_loss"]
 
 
-def _bce(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+def _words(labels: Sequence[str]) -> str:
+    return ", ".join(labels) or "none"
 
 
-def _focal(name: str) -> Loss:
+def _entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """Minus the logarithm of the probability of each label, (N, K) for several labels, else (N,)."""
+    if labels.dim() == 2:
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def _entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return _entropies(logits, labels).mean()
+
+
+def _focal(logits: Tensor, labels: Tensor) -> Tensor:
     """Focal loss (Lin et al., arXiv 1708.02002) with its exponent 2, without class weights."""
-
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        function: Callable[..., Tensor] = getattr(require("kornia.losses", "study"), name)
-        targets = labels.to(logits.dtype) if name.startswith("binary") else labels
-        return function(logits, targets, alpha=None, gamma=2.0, reduction="mean")
-
-    return loss
+    each = _entropies(logits, labels)
+    return (torch.expm1(-each).square() * each).mean()

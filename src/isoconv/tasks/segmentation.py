@@ -44,7 +44,9 @@ class Segmentation(Task):
     turns_in_training = False
     masked = False
     knows_disc = True
+    pooled = True
     answers_with_masks = True
+    answer_fields = {"shares": (dict[str, float], "of the pixels, by label")}
     main = Score("dice", "Dice")
     agreement = Score("consistency", "same mask as upright (Dice)")
 
@@ -147,13 +149,17 @@ class Segmentation(Task):
         return {"classes": classes}
 
     def notes(self, records: Tensor, targets: Tensor) -> list[str]:
-        found, true = (records[..., i].sum(0) for i in (1, 2))
+        true = records[..., 2].sum(0).tolist()
         notes = []
-        if absent := [label for label, n in zip(self.info.labels, true.tolist(), strict=True) if n == 0]:
+        if absent := [label for label, n in zip(self.info.labels, true, strict=True) if n == 0]:
             notes.append(f"no mask of the test set holds {', '.join(absent)}")
-        if not found[1:].any():
-            notes.append("every pixel is taken for background, whatever it shows: that this is invariant says nothing")
-        return notes
+        return [*notes, *filter(None, [self.constant(records)])]
+
+    def constant(self, records: Tensor) -> str | None:
+        found = [label for label, n in zip(self.info.labels, records[..., 1].sum(0).tolist(), strict=True) if n]
+        if len(found) > 1:
+            return None
+        return f"every pixel is taken for {found[0]}, whatever it shows: that this is invariant says nothing"
 
     def prepared(self, records: Tensor, targets: Tensor) -> _Prepared:
         counts = records[..., :3]
@@ -180,8 +186,19 @@ class Segmentation(Task):
     def columns(self, answer: Mapping[str, Any]) -> dict[str, Any]:
         return {f"share of {label}": share for label, share in answer["shares"].items()}
 
-    def shown(self, answer: Mapping[str, Any]) -> dict[str, str | None]:
-        return {label: f"{100 * share:.1f} %" for label, share in answer["shares"].items()}
+    @property
+    def readings(self) -> tuple[Score, ...]:
+        return tuple(Score(label, label) for label in self.info.labels)
+
+    def read(self, answer: Mapping[str, Any]) -> list[float]:
+        return list(answer["shares"].values())
+
+    def curves(
+        self, answer: Mapping[str, Any], upright: Mapping[str, Any], agreement: float
+    ) -> list[tuple[Score, float]]:
+        """The agreement with the upright mask, and the share of each label but the background."""
+        shares = [(Score(label, f"share of {label}"), answer["shares"][label]) for label in self.info.labels[1:]]
+        return [(self.agreement, agreement), *shares]
 
     @property
     def output_shape(self) -> str:

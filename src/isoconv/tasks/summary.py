@@ -59,7 +59,8 @@ def summarise(
         mean over rotations is worse than upright; and of each score beside it its value upright and the means over
         rotations and further groups, such as ``upright_auc``, ``rotated_auc``, ``noisy_auc``.
     """
-    values = torch.tensor([math.nan if row[score.key] is None else row[score.key] for row in rows]).double()
+    found = [math.nan if row[score.key] is None else row[score.key] for row in rows]
+    values = torch.tensor(found, dtype=torch.float64)
     if decimals is not None:
         scale = 100 if score.unit == "%" else 1
         values = (scale * values).round(decimals=decimals) / scale

@@ -26,12 +26,15 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
+from isoconv._checks import count_of
 from isoconv._extras import require
+from isoconv._machine import check_memory, check_threads
 from isoconv.data import DeviceBatches, find, own_path
 from isoconv.data.augment import augmentation, input_size
 from isoconv.models import create_model, list_models, model_info
 from isoconv.runs import OnImages, RunDir, resolve_device
 from isoconv.runs.config import MIN_LR, NETWORK_OPTIONS, TrainConfig
+from isoconv.runs.lock import lock
 from isoconv.tasks import Task, task_of
 from isoconv.training.checkpoints import AtomicCheckpointIO, history_of
 from isoconv.training.learner import Learner
@@ -50,29 +53,37 @@ _ENVIRONMENTS = "lightning.fabric.plugins.environments"
 _PROCESSES = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}  # torchrun sets these; without it there is one process
 
 
-def train(config: TrainConfig, resume: bool = False) -> RunDir:
+def train(config: TrainConfig, resume: bool = False, wait: bool = False) -> RunDir:
     """Train a network and return its run directory.
 
     Args:
         config: what to train; ``config.out`` is made.
         resume: continue the run in ``config.out``, which must have been started with the same config; a finished run
             is left as it is.
+        wait: while another process works in ``config.out``.
 
     Raises:
+        isoconv.runs.lock.BusyError: another process works in ``config.out``, and ``wait`` is false.
         FileExistsError: ``config.out`` exists and ``resume`` is false.
-        ValueError: an unknown name or impossible value, a damaged checkpoint, or ``resume`` with another config or
-            other data.
+        ValueError: an unknown name or impossible value, more than this machine can bear, a damaged checkpoint, or
+            ``resume`` with another config or other data.
         KeyboardInterrupt, SystemExit: stopped by Ctrl-C or SIGTERM; it can be resumed.
         FloatingPointError: the loss became infinite or NaN; the last good checkpoint is kept.
         OSError: the run directory cannot be written; the last good checkpoint is kept.
     """
+    with lock(config.out, "training", wait):
+        return _train(config, resume)
+
+
+def _train(config: TrainConfig, resume: bool) -> RunDir:
     info, load = find(config.data, config.data_root, config.task)
     task = task_of(info)
     if config.task is None and own_path(config.data):
-        log.info("%s looks like %s; --task says otherwise", config.data, _described(task))
+        log.info("%s looks like %s; --task overrides it", config.data, _described(task))
     config = resolved(config, task)
     size, batch_size, lr = cast(int, config.size), cast(int, config.batch_size), cast(float, config.lr)
     if config.threads is not None:
+        check_threads(config.threads)
         torch.set_num_threads(config.threads)
     rank, world_size, local_size = (int(os.environ.get(name, n)) for name, n in _PROCESSES.items())
     device = resolve_device(config.device)
@@ -80,9 +91,11 @@ def train(config: TrainConfig, resume: bool = False) -> RunDir:
         raise ValueError("precision 16-mixed needs a GPU; use --precision bf16-mixed")
 
     pl.seed_everything(config.seed, verbose=False)
+    seen = input_size(config.recipe, size)
+    if device.type == "cpu":
+        _check_memory(config, task, seen)
     net = build(config, task)
     data = load(size)
-    seen = input_size(config.recipe, size)
     augment = augmentation(config.recipe, info.dims, seen, rotate=config.rotate) if task.turns_in_training else None
     batches = partial(DeviceBatches, batch_size=batch_size, device=device, seed=config.seed, resize=seen)
     train_batches = batches(data.train, shuffle=True, augment=augment, rank=rank, world_size=world_size)
@@ -100,7 +113,7 @@ def train(config: TrainConfig, resume: bool = False) -> RunDir:
         if run.last_checkpoint.exists():
             checkpoint = run.last_checkpoint
             history = history_of(checkpoint, learner.state_dict())
-            log.info("%s: %d of %d epochs are done", run.path, len(history), config.epochs)
+            log.info("%s: %d of %s done", run.path, len(history), count_of(config.epochs, "epoch"))
             if rank == 0:  # it may have been stopped between the checkpoint and this
                 run.write_metrics(history)
             if len(history) >= config.epochs:
@@ -112,6 +125,19 @@ def train(config: TrainConfig, resume: bool = False) -> RunDir:
     trainer = _trainer(config, device, world_size, local_size, Recorder(config, train_batches, seen))
     _fit(trainer, learner, train_batches, val_batches, checkpoint, config)
     return RunDir(config.out)
+
+
+def _check_memory(config: TrainConfig, task: Task, size: int) -> None:
+    """Refuse a training whose weights, or images and first feature maps of a batch, alone exceed the memory."""
+    with torch.device("meta"):
+        weights = sum(p.numel() for p in build(config, task).parameters())
+    width, batch_size, info = cast(int, config.width), cast(int, config.batch_size), task.info
+    states = "weights, with gradients and momentum,"
+    check_memory(12 * weights, f"the {states} of {config.model} of width {width}", "use a smaller --width")
+    images = min(batch_size, info.counts[0])
+    maps = images * (info.channels + width / (config.stem_stride or 1) ** info.dims)
+    what = f"a batch of {count_of(images, 'image')} of {size} pixels with their first feature maps"
+    check_memory(4 * maps * size**info.dims, what, "use a smaller --size, --batch-size or --width")
 
 
 def resolved(config: TrainConfig, task: Task) -> TrainConfig:
@@ -139,7 +165,8 @@ def resolved(config: TrainConfig, task: Task) -> TrainConfig:
 def _described(task: Task) -> str:
     info = task.info
     labels = f"{', '.join(info.labels[:8])}{', ...' if len(info.labels) > 8 else ''}"
-    return f"{task.name} ({info.kind} in {info.dims}D: {labels})"
+    kind = "" if info.kind == task.name else f"{info.kind}, "
+    return f"{task.name} ({kind}{info.dims}D: {labels})"
 
 
 def _trainer(
