@@ -157,6 +157,14 @@ def test_images_that_are_not_square() -> None:
 
 
 class TestTracing:
+    def test_flattening_is_no_alarm_where_one_pixel_may_be_left(self) -> None:
+        class Head(nn.Sequential):
+            def forward(self, x: Tensor) -> Tensor:
+                return torch.flatten(super().forward(x), 1)
+
+        (row,) = code_rows(conversion_report(Head(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1))))
+        assert (row.status, row.remedy) == ("depends", "pool globally before it")
+
     def test_code_that_depends_on_values_is_told_and_measured_with_an_input(self) -> None:
         net = Coded(lambda x: F.pad(x, (0, 1)) if x.sum() > -1e9 else x)
         without, given = conversion_report(net), conversion_report(net, (1, 1, 8, 8))

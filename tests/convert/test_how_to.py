@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from isoconv.convert import windows
+from isoconv.convert import report, windows
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "convert.md"
 
@@ -21,7 +21,7 @@ def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert expected in got
 
 
-def test_every_status_is_explained() -> None:
+def test_every_status_and_verdict_is_explained() -> None:
     explained = set(re.findall(r"^\| `([a-z ]+)` \|", PAGE.read_text(), re.MULTILINE))
     assert explained == {
         windows.ISOTROPIC,
@@ -32,4 +32,7 @@ def test_every_status_is_explained() -> None:
         windows.LEFT,
         windows.BREAKS,
         windows.UNKNOWN,
+        report.SYMMETRIC,
+        report.BROKEN,
+        report.NOT_VERIFIED,
     }

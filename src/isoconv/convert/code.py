@@ -215,7 +215,9 @@ def _judged(node: torch.fx.Node, dims: int) -> Iterator[tuple[str, Verdict]]:
         return
     func = getattr(Tensor, target) if isinstance(target, str) else target
     first, last = (_traced_error(name, func, node, dims, is_last) for is_last in (False, True))
-    if min(first, last) > LIMIT and name != "getitem":
+    if name in _RESHAPING and first > LIMIT:
+        yield name, Verdict(DEPENDS, "symmetric only if one pixel per channel is left here", _REMEDIES[name])
+    elif min(first, last) > LIMIT and name != "getitem":
         yield name, Verdict(BREAKS, f"measured: breaks by {min(first, last):.2g}", _REMEDIES[name])
     elif first > LIMIT:
         yield (

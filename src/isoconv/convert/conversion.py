@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Unpack
 
 import numpy as np
@@ -80,14 +80,14 @@ def convert(
     check_orders(orders, reflections)
     directed = {"orders": orders, "reflections": reflections} if orders else {}
     found = layers(check_module(net))
-    converted = converted_copy(net, found, bands, engine, directed)
+    converted = converted_copy(net, found, bands, directed, engine)
     if left := [layer.label for layer in found if layer.verdict.status == LEFT]:
         log.warning("layers left as they are: %s; isoconv.conversion_report tells why", ", ".join(left))
     return converted
 
 
 def converted_copy(
-    net: nn.Module, found: Sequence[Layer], bands: BandOptions, engine: str, directed: Mapping[str, Any]
+    net: nn.Module, found: Sequence[Layer], bands: BandOptions, directed: dict[str, Any], engine: str
 ) -> nn.Module:
     """What :func:`convert` returns, of the layers ``found`` in ``net``."""
     memo = detached(net)
@@ -147,7 +147,7 @@ def retained_energy(kernel: Tensor, plan: BandPlan) -> float:
 
 
 def _replace(
-    layer: Layer, bands: BandOptions, directed: Mapping[str, Any], engine: str, memo: dict[Any, Any]
+    layer: Layer, bands: BandOptions, directed: dict[str, Any], engine: str, memo: dict[Any, Any]
 ) -> tuple[nn.Module, nn.Module]:
     """The layer that does the work of ``layer`` in the converted network, yet without hooks; and the same with what
     centres it."""

@@ -26,6 +26,7 @@ from isoconv.convert.measuring import (
 )
 from isoconv.convert.rules import Layer, kind, layers, own_parameters
 from isoconv.convert.windows import BANDED, BREAKS, DEPENDS, UNAFFECTED, UNKNOWN
+from isoconv.symmetry import carries_fields
 
 __all__ = ["ConversionReport", "Row", "conversion_report"]
 
@@ -189,11 +190,12 @@ def conversion_report(
     shape = None if input is None else _shape(input)
     plain = layer_report(net, found, bands)
     try:
-        converted = attempt(converted_copy, net, found, bands, "reference", {})
+        converted = attempt(converted_copy, net, found, bands, {}, "reference")
     except CannotRunError as error:
         return replace(plain, obstacle=f"isoconv.convert fails on this network ({error})")
     dims = next((len(layer.window.stride) for layer in found if layer.slides), 2) if shape is None else len(shape) - 2
-    rows = tuple(_tried(row, converted, dims) for row in plain.rows)
+    scalar = not any(map(carries_fields, converted.modules()))
+    rows = tuple(_tried(row, converted, dims, scalar) for row in plain.rows)
     if shape is None:
         places, unseen = traced(converted, dims)
         channels = next((m.in_channels for m in net.modules() if hasattr(m, "in_channels")), 3)
@@ -241,9 +243,10 @@ def _of_code(place: Place) -> Row:
     return Row(place.module, f"{place.function}()", *place.verdict)
 
 
-def _tried(row: Row, converted: nn.Module, dims: int) -> Row:
-    """The row of a layer of an unknown type with what running it alone tells; the network itself is measured with an
-    input only."""
+def _tried(row: Row, converted: nn.Module, dims: int, scalar: bool) -> Row:
+    """The row of a layer of an unknown type with what running it alone tells. The network itself is measured with an
+    input only. If not all channels are ``scalar``, those of this layer may belong together, so that an error tells
+    nothing."""
     if row.status != UNKNOWN or not row.name:
         return row
     errors = dict(zip(("first", "last"), alone(converted.get_submodule(row.name), dims), strict=True))
@@ -251,6 +254,8 @@ def _tried(row: Row, converted: nn.Module, dims: int) -> Row:
     lost = {where: error for where, error in errors.items() if error is not None and error > LIMIT}
     if not lost:
         return replace(row, status=UNAFFECTED, reason="measured: keeps", remedy="") if kept else row
+    if not scalar:
+        return row
     (where, error), *_ = lost.items()
     if kept:
         reason = f"measured: keeps with channels {kept[0]}, breaks by {error:.2g} with channels {where}"
