@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from isoconv.figures.drawing import speed_ratios
 
 from isoconv.bench import markdown
+from isoconv.figures.speed import speed_ratios
 
 
 def main(name: str, bench: Callable[..., dict[str, Any]], rounds: int) -> None:

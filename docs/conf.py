@@ -30,7 +30,8 @@ python_use_unqualified_type_names = True
 napoleon_use_rtype = False
 nitpicky = True  # a reference to a name that is not documented fails the build
 suppress_warnings = ["ref.python"]  # the builtin `type` in an annotation is none of our attributes of that name
-nitpick_ignore_regex = [("py:class", r"(?!isoconv\.).*|.*\._\w+|.*\.Net")]  # but not torch's, numpy's, private ones
+# but not torch's, numpy's, private ones
+nitpick_ignore_regex = [("py:class", r"(?!isoconv\.).*|.*\._\w+|.*\.(Net|SREOptions)")]
 
 REFERENCE = (
     "isoconv",
@@ -46,7 +47,14 @@ REFERENCE = (
     "study",
     "deploy",
 )
-TUTORIALS = ("drop-in-layer", "convert-your-network", "train-on-medmnist", "your-own-images", "deploy-with-onnx")
+TUTORIALS = (
+    "drop-in-layer",
+    "convert-your-network",
+    "train-on-medmnist",
+    "your-own-images",
+    "see-directions",
+    "deploy-with-onnx",
+)
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 MEASURED = sorted(path.relative_to(RESULTS).with_suffix("").as_posix() for path in RESULTS.rglob("*.md"))
 CONTENTS = {

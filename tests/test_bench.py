@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from isoconv.figures.drawing import speed_ratios
 
 from isoconv import bench
 from isoconv.cli.main import main
+from isoconv.figures.speed import speed_ratios
 from isoconv.ops import numba_cpu
 
 TINY = bench.Layer(4, (6, 6), 3, 2)

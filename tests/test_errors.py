@@ -9,7 +9,7 @@ import pytest
 
 from isoconv.cli.main import main
 from isoconv.runs import TrainConfig
-from isoconv.study import running
+from isoconv.study import __main__ as worker
 
 
 def _failing(error: Exception) -> object:
@@ -23,7 +23,7 @@ def _failing(error: Exception) -> object:
     ("error", "line"),
     [
         (ValueError("no such\n  thing"), "error: no such thing"),
-        (OSError(28, "No space left"), "error: [Errno 28] No space left"),
+        (OSError(28, "No space left"), "error: cannot write a file (No space left); free disk space"),
         (
             KeyError("masked"),
             "error: unexpected KeyError ('masked'), a defect of isoconv; the same command with --debug",
@@ -53,10 +53,11 @@ def test_the_worker_of_a_study(
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(job)))
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
-    monkeypatch.setattr(running, "run_cell", _failing(KeyError("masked")))
-    assert running._main() == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(
-        "error: unexpected KeyError ('masked'), a defect of isoconv; the command that `isoconv study"
+    monkeypatch.setattr(worker, "work", _failing(KeyError("masked")))
+    assert worker.main() == 1
+    *traceback, line = capsys.readouterr().err.splitlines()
+    assert traceback[0] == "Traceback (most recent call last):"
+    told = (
+        "error: unexpected KeyError ('masked'), a defect of isoconv; the log of the cell shows where. Please report it"
     )
-    assert "--resume --debug. Please report it" in line
+    assert line.startswith(told)

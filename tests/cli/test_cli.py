@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-import isoconv
 from isoconv import bench
 from isoconv.cli.display import show, show_best_epoch
 from isoconv.data import TASKS
@@ -64,10 +63,6 @@ def test_every_option_is_explained(call: Call) -> None:
             words = re.sub(r"\((default|required).*", "", option, flags=re.DOTALL)
             _, *explained = re.split(r" {2,}|\n", words.strip(), maxsplit=1)
             assert len(" ".join(explained)) > 10, f"{command}: {option}"
-
-
-def test_version(call: Call) -> None:
-    assert call("--version") == (0, f"isoconv {isoconv.__version__}\n", "")
 
 
 # Results

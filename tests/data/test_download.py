@@ -177,3 +177,29 @@ def test_load_downloads_into_the_given_folder(
     assert got.source == str(tmp_path / "data" / "breastmnist.npz")
     assert got.train.labels.tolist() == [1, 0, 0, 0]
     assert not (tmp_path / "home").exists()
+
+
+def test_a_lock_stays_neither_after_a_failure_nor_after_success(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    path = tmp_path / "file.npz"
+    server.errors = 10
+    with pytest.raises(ConnectionError):
+        fetch(server.url, path, MD5)
+    server.errors, server.content = 0, b"another file"
+    with pytest.raises(ValueError, match="put .* by hand"):
+        fetch(server.url, path, MD5)
+    assert not list(tmp_path.glob("*.lock"))
+    server.content = CONTENT
+    fetch(server.url, path, MD5)
+    assert [file.name for file in tmp_path.iterdir()] == ["file.npz"]
+
+
+def test_a_full_disk(server: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("isoconv.data.download._download", full)
+    with pytest.raises(
+        OSError, match=r"cannot write .*file\.npz\.part \(No space left on device\); free disk space, or name"
+    ):
+        fetch(server.url, tmp_path / "file.npz", MD5)
+    assert not list(tmp_path.iterdir())

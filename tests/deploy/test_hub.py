@@ -55,7 +55,7 @@ def test_the_same_network_comes_back(tmp_path: Path, name: str, options: dict) -
     assert all(p.requires_grad for p in again.parameters())
     assert isoconv.from_pretrained(str(tmp_path / "net")).state_dict().keys() == net.state_dict().keys()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net"]
-    assert sorted(p.name for p in (tmp_path / "net").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "net").iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
 def test_a_compiled_network_is_saved_as_what_it_was(tmp_path: Path) -> None:
@@ -163,10 +163,10 @@ def test_options_counted_by_numpy(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("isoconv.deploy.hub.write_json", full)
+    monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space left"):
         isoconv.save_pretrained(isoconv.create_model("resnet18", **OPTIONS), tmp_path / "net")
     assert list(tmp_path.iterdir()) == []
@@ -212,7 +212,7 @@ def test_missing_and_cut_files(folder: Path) -> None:
         ({"model": {"name": "sre_resnet18", **OPTIONS, "kernel_sizes": [501] * 4}}, "a whole number from 1 to 31, or"),
         ({"model": {"name": "sre_resnet18", **OPTIONS, "width": 4096}}, "expected at most 268,435,456"),
         ({"model": {"name": "sre_resnet18", **OPTIONS, "spacing": [1e30, 1]}}, "got [1e+30, 1]"),
-        ({"sha256": "0" * 64}, r"has another checksum than \S+ beside it notes; copy or download it again"),
+        ({"sha256": "0" * 64}, "has another checksum than config.json beside it notes; copy or download it again"),
     ],
 )
 def test_configs_that_do_not_fit(folder: Path, changes: dict, words: str) -> None:
@@ -281,6 +281,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHub:
 
 
 def test_push_and_come_back(hub: FakeHub, folder: Path) -> None:
+    (folder / "README.md").unlink()
     with pytest.raises(FileNotFoundError, match=r"README\.md does not exist; write a model card"):
         push_to_hub(folder, "me/net")
     (folder / "README.md").write_text("# My network")
@@ -331,3 +332,35 @@ def test_the_real_package_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp
         isoconv.from_pretrained("me/net")
     assert "\n" not in str(caught.value)
     assert {"create_repo", "upload_folder"} <= set(dir(hub.HfApi))
+
+
+# What belongs together, and what does not
+
+
+def test_a_network_without_a_run_has_a_card(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: isoconv\n")
+    assert "# sre_resnet18\n" in card
+    assert "| symmetry kept exactly | quarter turns and mirror images, to rounding |" in card
+    assert "(N, 1, H, W)" in card
+    assert "Task, labels, data, scores and limits. Write them here before others use it." in card
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    names: dict = {}
+    exec(compile(code, "card", "exec"), names)
+    assert names["model"](torch.rand(1, 1, 9, 9)).shape == (1, 3)
+    plain = isoconv.save_pretrained(isoconv.create_model("resnet18_3d", **OPTIONS), tmp_path / "it's\nplain")
+    card = (plain / "README.md").read_text()
+    assert "| symmetry kept exactly | none |" in card
+    assert r"""from_pretrained("it's\nplain")""" in card
+
+
+def test_a_run_directory_is_no_saved_network(evaluated: Evaluated) -> None:
+    run = evaluated("plain")
+    loader = f"isoconv.runs.RunDir({str(run.path)!r}).load_model()"
+    with pytest.raises(ValueError, match=f"is a run directory; load its network with {re.escape(loader)}"):
+        isoconv.from_pretrained(run.path)
+    for name in ("model.json", "model.safetensors"):  # before the first epoch
+        (run.path / name).unlink()
+    with pytest.raises(ValueError, match="is a run directory"):
+        isoconv.from_pretrained(run.path)

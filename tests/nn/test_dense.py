@@ -6,6 +6,7 @@ from torch import nn
 
 import isoconv
 from isoconv import nn as iso
+from isoconv.evaluation import measuring
 from isoconv.models.group import GroupConv2d
 from isoconv.nn.dense import Cost, cost, dense_kernel
 
@@ -43,6 +44,20 @@ def test_cost_counts_every_tap_or_every_band() -> None:
     assert multiply_adds(iso.SREConv2d(3, 6, 5, groups=3), x) == (2 * 6 * 4 * 4 * 25, 2 * 6 * 4 * 4 * 3)
     assert multiply_adds(GroupConv2d(3, 8, 3, group="c4", scalar=True), x) == (2 * 8 * 6 * 6 * 3 * 9,) * 2
     assert multiply_adds(nn.Linear(8, 5), x) == (2 * 3 * 8 * 5 * 8,) * 2
+
+
+def test_a_layer_with_orders_and_the_one_within_cost_what_the_fields_cost() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    layer = iso.SREConv2d(3, 8, 5, orders=2)
+    own, within = multiply_adds(layer, x), multiply_adds(layer.directed, x)
+    fields = nn.Conv2d(3, 4 + 2 * 2 + 2 * 2, 5)
+    assert own.dense + within.dense == multiply_adds(fields, x).dense
+    assert own.banded == 2 * 4 * 4 * 4 * 3 * 3
+    counted = measuring.multiply_adds(nn.Sequential(layer), x)
+    assert counted == {
+        "multiply_adds_dense": own.dense + within.dense,
+        "multiply_adds_banded": own.banded + within.banded,
+    }
 
 
 def test_cost_of_a_transposed_layer_is_by_its_input() -> None:

@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -40,28 +40,33 @@ def layers(draw: st.DrawFn):
         return " + ".join(f"{groups * count}x{order}" for order, count in counts.items())
 
     size = draw(st.integers(3, 6 if dims == 2 else 4))
-    layer = CONVS[dims](
-        fields(),
-        fields(),
-        size,
-        padding=draw(st.integers(0, 2)),
-        dilation=draw(st.integers(1, 2)),
-        groups=groups,
-        bias=draw(st.booleans()),
-        padding_mode=draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"])),
-        profile=draw(st.sampled_from(["hard", "linear", "area", "gaussian"])),
-        circular=draw(st.booleans()),
-        max_order=4,
-        reflections=draw(st.booleans()),
-        dtype=torch.float64,
-    )
+    options = {
+        "in_fields": fields(),
+        "out_fields": fields(),
+        "kernel_size": size,
+        "padding": draw(st.integers(0, 2)),
+        "dilation": draw(st.integers(1, 2)),
+        "groups": groups,
+        "bias": draw(st.booleans()),
+        "padding_mode": draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"])),
+        "profile": draw(st.sampled_from(["hard", "linear", "area", "gaussian"])),
+        "circular": draw(st.booleans()),
+        "max_order": 4,
+        "reflections": draw(st.booleans()),
+        "dtype": torch.float64,
+    }
+    try:
+        layer = CONVS[dims](**options)
+    except ValueError as error:  # the rings of some small kernels do not carry some orders
+        assume("no kernel of size" not in str(error))
+        raise
     if layer.bias is not None:
         nn.init.normal_(layer.bias)
     return layer
 
 
 @given(layers(), st.integers(11, 12))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_fields_turn_with_the_image(layer, size: int) -> None:
     x = torch.randn(2, layer.in_channels, *[size] * layer.dims, dtype=torch.float64)
     assert field_error(layer, x) <= 1e-13
@@ -216,7 +221,7 @@ def test_compile_and_export() -> None:
 def test_the_plain_layer_gives_the_same_without_isoconv(layer) -> None:
     plain = isoconv.fuse(layer)
     assert type(plain) in (nn.Conv2d, nn.Conv3d)
-    x = torch.randn(2, layer.in_channels, *[9] * layer.dims, dtype=torch.float64)
+    x = torch.randn(2, layer.in_channels, *[11] * layer.dims, dtype=torch.float64)
     torch.testing.assert_close(plain(x), layer(x))
     if layer.groups == 1:
         assert torch.equal(plain.weight, layer.kernel())

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -203,6 +204,26 @@ def test_the_mask_turns_with_the_image(evaluated: Evaluated, acted: Acted) -> No
     for title, state in zip(seen["quantities"][1:], seen["others"], strict=True):
         assert all(title in kept for kept in state["kept"])
         assert state["curves"] != first["curves"]
+    assert not seen["wide"]
+
+
+def test_numbers_against_the_angle(evaluated: Evaluated, acted: Acted) -> None:
+    runs = [evaluated("sre"), evaluated("plain")]
+    for run in runs:
+        info = run.model_info
+        info["task"]["kind"] = "regression"
+        (run.path / "model.json").write_text(json.dumps(info))
+    seen = acted(runs, "cell.png", png(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)), 390)
+    names = runs[0].model_info["task"]["labels"]
+    assert seen["quantities"] == names
+    assert (seen["first"]["widths"], seen["first"]["masks"]) == ([], [])
+    for name, state in zip(names[1:], seen["others"], strict=True):
+        assert all(re.fullmatch(rf"{name}: -?[\d.e-]+ to -?[\d.e-]+", kept) for kept in state["kept"])
+    for points in seen["first"]["curves"]:
+        heights = [float(pair.split(",")[1]) for pair in points.split()]
+        assert len(heights) == 73
+        assert min(heights) >= 10  # within the frame
+        assert max(heights) <= 172
     assert not seen["wide"]
 
 

@@ -168,6 +168,26 @@ def test_several_labels(evaluated: Evaluated) -> None:
         assert network["said"] == (", ".join(likely) or "none")
 
 
+def test_numbers(evaluated: Evaluated) -> None:
+    run = evaluated("plain")
+    info = run.model_info
+    info["task"]["kind"] = "regression"
+    (run.path / "model.json").write_text(json.dumps(info))
+    with client_of([run]) as client:
+        sent = form(("x.png", png(PIXELS[0])))
+        (row,) = client.post("/predict?rotations=true", files=sent).raise_for_status().json()
+        head, rows = turned(client.post("/turn", files={"file": ("x.png", png(PIXELS[0]))}))
+    names = list(row["values"])
+    assert row.keys() == {"file", "index", "values", "change"}
+    assert head["readings"] == [{"title": name, "unit": ""} for name in names]
+    for (network,) in (each["networks"] for each in rows):
+        assert (network["said"], network["mask"]) == ("", None)
+        assert [curve["title"] for curve in network["curves"]] == names
+        assert [curve["value"] for curve in network["curves"]] == network["readings"]
+    turns = np.array([each["networks"][0]["readings"] for each in rows[::2]])
+    assert row["change"] == pytest.approx(np.abs(turns - turns[0]).mean(), rel=1e-5)
+
+
 def test_health_and_description(client: TestClient) -> None:
     health = client.get("/health").json()
     assert (health["status"], len(health["networks"])) == ("ok", 2)

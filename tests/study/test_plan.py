@@ -206,8 +206,8 @@ def test_users_folder_of_masks(write: Write, tmp_path: Path) -> None:
         (tmp_path / "mine" / kind).mkdir(parents=True)
         for i in range(10):
             Image.fromarray(np.eye(16, dtype=np.uint8)).save(tmp_path / "mine" / kind / f"{i}.png")
-    study = load_study(write(SEVERAL.replace('"cells"', json.dumps(str(tmp_path / "mine")))))
-    assert [cell.name for cell in study.cells[:2]] == ["mine-unet-s0", "mine-sre-unet-s0"]
+    study = load_study(write(SEVERAL.replace('"vessels"', json.dumps(str(tmp_path / "mine")))))
+    assert [cell.name for cell in study.cells[2:4]] == ["mine-unet-s0", "mine-sre-unet-s0"]
 
 
 def test_two_cells_of_one_name(write: Write, tiny: str, tmp_path: Path, own_data: Callable[[Path], Path]) -> None:

@@ -1,5 +1,6 @@
 """Classification: its losses by their formulas, what it makes of logits, and its paired tests."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -187,3 +188,31 @@ def test_the_log_says_why_there_is_no_auc() -> None:
     assert scores["val_auc"] is None
     assert "no AUC, a class is absent from the validation split" in SINGLE.summary({**scores, "val_loss": 1.0})
     assert SINGLE.summary(line(0.5, 0.25, 1.0)) == "auc 0.5000 acc 0.2500"
+
+
+# What is shown
+
+
+def test_examples_are_the_first_of_each_label() -> None:
+    labels = torch.tensor([2, 2, 0, 1, 0, 1])
+    assert SINGLE.examples(labels, 3) == [2, 3, 0]
+    assert SINGLE.examples(labels, 2) == [2, 3]
+    assert SINGLE.examples(labels[:2], 3) == [0]
+    several = torch.tensor([[1, 1, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]])
+    assert SEVERAL.examples(several, 3) == [2, 1]  # images with one label only; no image is of c alone
+    assert SEVERAL.examples(several[:1], 3) == [0]
+
+
+def test_the_curve_follows_the_likeliest_label_of_the_upright_image() -> None:
+    upright, turned = SINGLE.answers(torch.tensor([[0.0, 2.0, 1.0], [4.0, 0.0, 0.0]]))
+    ((score, chance),) = SINGLE.curves(turned, upright, 0.0)
+    assert (score.title, score.unit) == ("probability of b", "%")
+    assert chance == pytest.approx(1 / (math.exp(4) + 2))
+    assert (SINGLE.said(upright), SINGLE.said(turned)) == ("b", "a")
+
+
+def test_several_labels_in_words() -> None:
+    both, none = SEVERAL.answers(torch.tensor([[1.0, -1.0, 1.0], [-1.0, -1.0, -1.0]]))
+    assert (SEVERAL.said(both), SEVERAL.said(none)) == ("a, c", "none")
+    assert SEVERAL.told(torch.tensor([1, 0, 1])) == "a, c"
+    assert SINGLE.told(torch.tensor(2)) == "c"

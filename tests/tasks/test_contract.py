@@ -341,3 +341,62 @@ def test_an_answer_for_each_image(tiny: Case) -> None:
         assert all(cell is None or isinstance(cell, str) for cell in shown.values())
     other = task.answers(tiny.wrong)
     assert all(task.shown(a) != task.shown(b) for a, b in zip(answers, other, strict=True))
+
+
+def test_what_answers_have_is_described(tiny: Case) -> None:
+    task = tiny.task
+    for answer in task.answers(tiny.right):
+        assert answer.keys() == {*task.answer_fields, *(["mask"] if task.answers_with_masks else [])}
+    assert all(words for _, words in task.answer_fields.values())
+
+
+def test_the_numbers_of_an_answer(tiny: Case) -> None:
+    task = tiny.task
+    assert len({reading.key for reading in task.readings}) == len(task.readings)
+    for answer, other in zip(task.answers(tiny.right), task.answers(tiny.wrong), strict=True):
+        numbers = task.read(answer)
+        assert len(numbers) == len(task.readings)
+        assert all(isinstance(value, float) and math.isfinite(value) for value in numbers)
+        assert numbers != task.read(other)
+
+
+def test_an_answer_in_words(tiny: Case) -> None:
+    task = tiny.task
+    right, wrong = ([task.said(answer) for answer in task.answers(outputs)] for outputs in (tiny.right, tiny.wrong))
+    told = [task.told(target) for target in tiny.targets]
+    assert all(isinstance(each, str) for each in told)
+    if any(right):
+        assert right == told
+        assert not any(a == b for a, b in zip(right, wrong, strict=True))
+
+
+def test_curves_of_an_image_that_turns(tiny: Case) -> None:
+    task = tiny.task
+    for upright, turned in zip(task.answers(tiny.right), task.answers(tiny.wrong), strict=True):
+        still, moved = task.curves(upright, upright, 1.0), task.curves(turned, upright, 0.25)
+        assert [score for score, _ in still] == [score for score, _ in moved]
+        assert len({score.title for score, _ in still}) == len(still) > 0
+        assert still != moved
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_some_images_stand_for_all(tiny: Case, count: int) -> None:
+    chosen = tiny.task.examples(tiny.targets, count)
+    assert 1 <= len(chosen) <= count
+    assert len(set(chosen)) == len(chosen)
+    assert all(0 <= number < IMAGES for number in chosen)
+
+
+def test_records_of_turns_have_a_mean_if_the_task_says_so(tiny: Case) -> None:
+    if tiny.task.averages:
+        kept = records(tiny, tiny.right, tiny.wrong)
+        assert torch.allclose(kept.mean(0), records(tiny, (tiny.right + tiny.wrong) / 2)[0])
+
+
+def test_the_main_score_is_the_mean_of_those_of_images_unless_the_task_says_otherwise(tiny: Case) -> None:
+    some = tiny.right.clone()
+    some[:6] = tiny.wrong[:6]
+    kept = records(tiny, tiny.right, some)
+    (_, row), _ = tiny.task.table(kept, tiny.targets)
+    mean = tiny.task.by_image(kept, tiny.targets)[1].mean().item()
+    assert (row[tiny.task.main.key] == pytest.approx(mean)) is not tiny.task.pooled

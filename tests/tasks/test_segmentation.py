@@ -231,6 +231,9 @@ def test_answers() -> None:
     assert answer["shares"] == {"background": 0.5, "b": 0.25, "c": 0.25}
     assert TASK.columns(answer) == {"share of background": 0.5, "share of b": 0.25, "share of c": 0.25}
     assert TASK.shown(answer) == {"background": "50.0 %", "b": "25.0 %", "c": "25.0 %"}
+    curves = {score.title: value for score, value in TASK.curves(answer, answer, 0.75)}
+    assert curves == {"same mask as upright (Dice)": 0.75, "share of b": 0.25, "share of c": 0.25}
+    assert (TASK.said(answer), TASK.told(labels[0])) == ("", "")
 
 
 @pytest.mark.parametrize(("dims", "shape"), [(2, "(N, 3, H, W)"), (3, "(N, 3, D, H, W)")])

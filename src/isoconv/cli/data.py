@@ -6,7 +6,6 @@ import csv
 import io
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from isoconv._checks import count_of
 from isoconv._extras import require
-from isoconv.cli.display import show, show_table, write_json
-from isoconv.cli.options import DataRoot, Json
+from isoconv.cli.display import show, show_lines, show_table, write_json
+from isoconv.cli.options import DataRoot, Json, check_all_done
 
 if TYPE_CHECKING:
     import tyro
@@ -68,8 +67,16 @@ class DataFetch:
         if not self.names:
             raise ValueError("name the tasks to download; `isoconv data list` shows all")
         tasks = [get_task(name) for name in self.names]
-        sources = {task.name: load(task.name, size=self.size, root=self.data_root).source for task in tasks}
-        show(sources, self.as_json, title="file")
+        sources: dict[str, str] = {}
+        failed: list[Exception] = []
+        for task in tasks:
+            try:
+                sources[task.name] = load(task.name, size=self.size, root=self.data_root).source
+            except (ValueError, OSError) as error:
+                failed.append(error)
+        if sources:
+            show(sources, self.as_json, title="file")
+        check_all_done(failed, len(sources), "data set", "fetched")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +112,7 @@ class DataCheck:
             flat = {**report.facts, **{f"{label}, train/val/test": text for label, text in counts.items()}}
             show(flat, as_json=False, title=self.data)
             for kind, lines in (("error", report.errors), ("warning", report.warnings)):
-                sys.stdout.writelines(f"{kind}: {line}\n" for line in lines)
+                show_lines(f"{kind}: {line}" for line in lines)
         if report.errors:
             raise ValueError(f"{self.data} has {count_of(len(report.errors), 'error')}; correct them before training")
 

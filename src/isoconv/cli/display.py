@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoconv._extras import require
+from isoconv._text import printable
 from isoconv.evaluation.protocols import DISTURBANCES
 
 if TYPE_CHECKING:
@@ -19,10 +21,13 @@ __all__ = [
     "show",
     "show_best_epoch",
     "show_comparison",
+    "show_lines",
     "show_scores",
     "show_table",
     "write_json",
 ]
+
+log = logging.getLogger(__name__)
 
 _COSTS = {
     "parameters": "parameters",
@@ -51,17 +56,21 @@ def show_best_epoch(run: RunDir, as_json: bool) -> None:
     show(best if as_json else {**best, "epoch": best["epoch"] + 1}, as_json, title=f"best epoch of {run.path}")
 
 
+def show_lines(lines: Iterable[str]) -> None:
+    """Print lines of text."""
+    sys.stdout.writelines(f"{printable(line)}\n" for line in lines)
+
+
 def show_table(rows: Iterable[Mapping[str, Any]]) -> None:
     """Print rows, which have the same keys; nothing if there is none."""
-    from rich.markup import escape
-
     if not (rows := list(rows)):
         return
+    text = require("rich.text", extra="study").Text  # a plain string could have markup in it
     table = require("rich.table", extra="study").Table()
     for name in rows[0]:
-        table.add_column(name, overflow="fold")
+        table.add_column(text(printable(name)), overflow="fold")
     for row in rows:
-        table.add_row(*(escape(_text(value)) for value in row.values()))
+        table.add_row(*(text(printable(_text(value))) for value in row.values()))
     require("rich.console", extra="study").Console().print(table)
 
 
@@ -84,7 +93,7 @@ def show_scores(task: Task, result: Mapping[str, Any], title: str) -> None:
             for label, scores in result["classes"].items()
         )
     for note in result["notes"]:
-        sys.stderr.write(f"note: {note}\n")
+        log.warning("note: %s", note)
 
 
 def show_comparison(comparison: Mapping[str, Any]) -> None:
@@ -107,7 +116,8 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
         {**{name: names[pair[name]] for name in "ab"}, **_tests(task.main, pair)} for pair in comparison["pairs"]
     )
     for path, notes in comparison["notes"].items():
-        sys.stderr.writelines(f"note: {names[path]}: {note}\n" for note in notes)
+        for note in notes:
+            log.warning("note: %s: %s", names[path], note)
 
 
 def _tests(main: Score, pair: Mapping[str, Any]) -> dict[str, str]:

@@ -7,10 +7,12 @@ Exit status: 0 done, 1 the job failed (one line says why), 2 wrong usage, 130 or
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,9 +20,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from isoconv._checks import count_of
 from isoconv._errors import one_line
 from isoconv._extras import require
+from isoconv._machine import check_threads
+from isoconv._text import printable
 from isoconv.cli.data import Data
-from isoconv.cli.display import show, show_best_epoch, show_comparison, show_scores, show_table, write_json
-from isoconv.cli.options import Json, RunPath, Wait, check_plot
+from isoconv.cli.display import (
+    show,
+    show_best_epoch,
+    show_comparison,
+    show_lines,
+    show_scores,
+    show_table,
+    write_json,
+)
+from isoconv.cli.options import Json, RunPath, Wait, check_all_done, check_plot
 from isoconv.cli.serve import Serve
 from isoconv.cli.study import Study
 from isoconv.cli.tools import Doctor, Export
@@ -112,22 +124,28 @@ class Predict:
     as_json: Json = False
 
     def run(self) -> None:
-        from isoconv.evaluation.prediction import check_output, predict, write_predictions
+        from isoconv.evaluation.prediction import check_output, predict
         from isoconv.runs import RunDir
 
         task = RunDir(self.path).task
         if self.out is not None:
             check_output(self.out, folder=task.answers_with_masks)
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = lambda message, *_, **__: log.warning("warning: %s", message)
-            rows = predict(
-                self.path,
-                self.images,
-                batch_size=self.batch_size,
-                device=self.device,
-                rotations=not self.upright_only,
-            )
+        unread: list[Exception] = []
+        rows = predict(
+            self.path,
+            self.images,
+            batch_size=self.batch_size,
+            device=self.device,
+            rotations=not self.upright_only,
+            onerror=lambda _, error: unread.append(error),
+        )
+        if rows:
+            self._show(task, rows)
+        check_all_done(unread, len(rows), "file", "read")
+
+    def _show(self, task: Task, rows: list[dict[str, Any]]) -> None:
+        from isoconv.evaluation.prediction import write_predictions
+
         if self.out is not None:
             rows = write_predictions(task, rows, self.out)
             log.info("answers on %s written to %s", count_of(len(rows), "image"), self.out)
@@ -173,9 +191,9 @@ class Compare:
         else:
             show_comparison(comparison)
         if self.plot is not None:
-            from isoconv.figures import rotation_curve
+            from isoconv.figures import rotation_curve, save
 
-            rotation_curve(runs, comparison["protocol"]).savefig(self.plot)
+            save(rotation_curve(runs, comparison["protocol"]), self.plot)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +217,7 @@ class Demo:
             write_json({**comparison, "figures": [str(path) for path in figures]})
         else:
             show_comparison(comparison)
-            sys.stdout.write("".join(f"figure: {path}\n" for path in figures))
+            show_lines(f"figure: {path}" for path in figures)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,16 +272,17 @@ class BenchOptions:
         check_plot(self.plot)
         resolve_device(self.device)  # refuses a GPU that is not there
         if self.threads is not None:
+            check_threads(self.threads)
             torch.set_num_threads(self.threads)
         result = bench(rounds=self.rounds, device=self.device)
         if self.as_json:
             write_json(result)
         else:
-            sys.stdout.write(markdown(result))
+            show_lines(markdown(result).splitlines())
         if self.plot is not None:
-            from isoconv.figures import speed_ratios
+            from isoconv.figures import save, speed_ratios
 
-            speed_ratios(result).savefig(self.plot)
+            save(speed_ratios(result), self.plot)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,17 +340,12 @@ class _Stderr(logging.Handler):
     """Looks sys.stderr up at each line: a progress bar puts itself there, to keep lines and bar apart."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(self.format(record) + "\n")
+        sys.stderr.write(printable(self.format(record)) + "\n")
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     argv = list(sys.argv[1:] if args is None else args)
-    if argv == ["--version"]:
-        from isoconv._version import __version__
-
-        sys.stdout.write(f"isoconv {__version__}\n")
-        return 0
     if argv[:1] == ["segment"]:
         command = argv[1] if argv[1:2] and not argv[1].startswith("-") else "train"
         sys.stderr.write(f"error: isoconv {command} works for every task now; use it without `segment`\n")
@@ -340,11 +354,14 @@ def main(args: Sequence[str] | None = None) -> int:
     config = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
     logging.getLogger("isoconv").setLevel(logging.INFO)
     logging.getLogger("isoconv").handlers = [_Stderr()]
+    arguments = [a for a in argv if a != "--debug"]
     try:
-        # constructing a command checks its values, so it may fail like running it
-        tyro.cli(
-            Command, prog="isoconv", description=DESCRIPTION, args=[a for a in argv if a != "--debug"], config=config
-        ).run()
+        with nullcontext() if debug else _plain_warnings():
+            # constructing a command checks its values, so it may fail like running it
+            tyro.cli(Command, prog="isoconv", description=DESCRIPTION, args=arguments, config=config).run()
+        _flush_output()
+    except BrokenPipeError:  # who reads, such as `head`, has enough
+        return 128 + signal.SIGPIPE
     except Exception as error:  # noqa: BLE001 - whatever it is, users get one line
         if debug:
             raise
@@ -354,3 +371,26 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr.write("stopped\n")
         return 128 + signal.SIGINT
     return 0
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings are lines of the log, without the place in the code that gives them. Those of libraries about what will
+    change in them are for programmers."""
+
+    def show(message: Warning | str, category: type[Warning], *_: object) -> None:
+        log.log(logging.WARNING if issubclass(category, UserWarning) else logging.DEBUG, "warning: %s", message)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=UserWarning, module=r"isoconv\.")
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
+
+
+def _flush_output() -> None:
+    """What cannot be written now is not tried once more at the end of the process, whose error would be no line."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise

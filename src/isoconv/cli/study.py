@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from isoconv._checks import count_of
 from isoconv._extras import require
-from isoconv.cli.display import show, show_table, write_json
+from isoconv.cli.display import show, show_lines, show_table, write_json
 from isoconv.cli.options import DataRoot, Json
 from isoconv.runs.config import Device, Protocol
 
@@ -158,9 +158,9 @@ def _show(study: StudyFile, rows: Sequence[Mapping[str, Any]], as_json: bool) ->
         {"data": data, "contestant": contestant, **{state: states[state] or None for state in STATES}}
         for (data, contestant), states in table.items()
     )
-    for row in rows:
-        if row["state"] in ("running", "stopped", "failed"):
-            sys.stdout.write(f"{row['cell']}: {row['state']}, {row['detail']}\n")
-    sys.stdout.write(
-        ", ".join(f"{counts[state]} {state}" for state in STATES) + f", of {count_of(len(rows), 'cell')}\n"
+    show_lines(
+        f"{row['cell']}: {row['state']}, {row['detail']}"
+        for row in rows
+        if row["state"] in ("running", "stopped", "failed")
     )
+    show_lines([", ".join(f"{counts[state]} {state}" for state in STATES) + f", of {count_of(len(rows), 'cell')}"])

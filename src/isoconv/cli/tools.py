@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from isoconv._checks import did_you_mean
 from isoconv._extras import require
-from isoconv.cli.display import show
+from isoconv._machine import check_memory
+from isoconv.cli.display import show, show_lines
 from isoconv.cli.options import Json, RunPath
 
 if TYPE_CHECKING:
@@ -65,7 +67,15 @@ class Doctor:
             page = diagnosis.to_html().encode()
             atomic_write(self.html, lambda f: f.write(page))
             log.info("the page is %s", self.html)
-        sys.stdout.write(f"{diagnosis.to_json() if self.as_json else diagnosis}\n")
+        show_lines((diagnosis.to_json() if self.as_json else str(diagnosis)).splitlines())
+
+
+_EXPORT = {
+    "path": "file",
+    "card": "model card",
+    "smallest": "smallest images that it takes, pixels a side",
+    "difference": "logits differ from those of the network by at most",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +97,10 @@ class Export:
 
         done = export_run(self.path, self.format, self.out)
         values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(done).items()}
+        if not self.as_json:
+            if done.smallest is None:
+                values["smallest"] = "those of the training, no others"
+            values = {_EXPORT[name]: value for name, value in values.items()}
         show(values, self.as_json, title=f"export of {self.path}")
 
 
@@ -94,7 +108,9 @@ def _shape(text: str) -> tuple[int, ...]:
     parts = text.lower().split("x")
     if not 3 <= len(parts) <= 5 or not all(part.isdecimal() and int(part) for part in parts):
         raise ValueError(f"--input is a shape such as 1x3x224x224 (images x channels x spatial axes), got {text!r}")
-    return tuple(map(int, parts))
+    shape = tuple(map(int, parts))
+    check_memory(4 * math.prod(shape), f"an input of {text}", "use a smaller --input")
+    return shape
 
 
 def _network(target: str) -> nn.Module:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from isoconv._checks import did_you_mean
+from isoconv._checks import check_counts, count_of, did_you_mean
+from isoconv._machine import check_memory
 from isoconv.data import medmnist, own, synthetic, vessels
 from isoconv.data.augment import RECIPES, augmentation, input_size
 from isoconv.data.batches import DeviceBatches, resize
@@ -75,8 +76,21 @@ def find(
             should be.
         FileNotFoundError: there is nothing at the path.
     """
-    if path := own_path(name):
-        return own.find(path, task)
+    info, load = own.find(path, task) if (path := own_path(name)) else _known(name, root, task, download, verify)
+    return info, partial(_load_bounded, info, load)
+
+
+def _load_bounded(info: Task, load: Callable[[int], Dataset], size: int) -> Dataset:
+    check_counts(size=size)
+    values = sum(info.counts) * (info.channels + (info.kind == "segmentation")) * size**info.dims
+    images = f"{count_of(sum(info.counts), 'image')} of {info.name} at {size} pixels"
+    check_memory(values, images, "use a smaller size, or fewer images")
+    return load(size)
+
+
+def _known(
+    name: str, root: str | os.PathLike[str] | None, task: str | None, download: bool, verify: bool
+) -> tuple[Task, Callable[[int], Dataset]]:
     if name not in TASKS:
         raise ValueError(
             f"unknown data set {name!r}{did_you_mean(name.lower(), TASKS) or '; `isoconv data list` shows all'}"

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoconv._checks import count_of
+from isoconv._machine import check_memory
 from isoconv.data.dataset import Split
 
 __all__ = ["DeviceBatches", "resize"]
@@ -50,8 +51,8 @@ class DeviceBatches:
     last batch with fewer images than there are ranks joins the one before it.
 
     Raises:
-        ValueError: ``batch_size`` is below 1, ``rank`` is not in 0..``world_size`` - 1, or a batch or the split has
-            fewer images than there are ranks.
+        ValueError: ``batch_size`` is below 1, ``rank`` is not in 0..``world_size`` - 1, a batch or the split has fewer
+            images than there are ranks, or a batch exceeds the memory.
     """
 
     def __init__(
@@ -76,6 +77,10 @@ class DeviceBatches:
             raise ValueError(
                 f"{images} in batches of {batch_size} cannot feed {processes}; use fewer processes or larger batches"
             )
+        channels, *spatial = split.images.shape[1:]
+        pixels = math.prod(spatial) if resize is None else resize ** len(spatial)
+        size = 4 * channels * pixels * min(batch_size, len(split)) / world_size
+        check_memory(size, f"a batch of {count_of(batch_size, 'image')}", "use a smaller batch size")
         self.device = torch.device(device)
         self.split = split.to(self.device)
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle

@@ -57,7 +57,8 @@ def check(data: str, size: int = 28, root: str | os.PathLike[str] | None = None,
     """Read all of a data set and report what is wrong with it.
 
     Errors are: images that cannot be read, hold NaN, or are constant; the same pixels, or the same patient, in two
-    splits; a class or split without images to train with. Warnings are: the same pixels twice in a split, a class ten
+    splits; a class or split without images to train with. In a set known by name, which its users cannot change, these
+    are warnings. Warnings are: the same pixels twice in a split, a class ten
     times as frequent as another, a class with under five images or missing from val or test, and, of users' own files,
     sizes, spacings, channels or number types that vary. Masks are read too: each has to fit its image.
 
@@ -86,7 +87,7 @@ def check(data: str, size: int = 28, root: str | os.PathLike[str] | None = None,
         for i, image in enumerate(split.images.numpy())
     ]
     _describe(dataset.task, size, report)
-    _compare(images, report)
+    _compare(images, report, published=path is None)
     _balance(dataset, report)
     return report
 
@@ -191,18 +192,21 @@ def _describe(info: Task, size: int, report: Report) -> None:
     }
 
 
-def _compare(images: Iterable[_Image], report: Report) -> None:
+def _compare(images: Iterable[_Image], report: Report, published: bool = False) -> None:
+    """``published``: whether users can change nothing about it."""
+    leave, keep = ("", "") if published else ("; leave it out", "; keep one")
     same: dict[bytes, list[_Image]] = defaultdict(list)
     constant = []
     for image in images:
         same[image.digest].append(image)
         if image.constant:
-            constant.append(f"{image.name} is constant, all its pixels are equal; leave it out")
+            constant.append(f"{image.name} is constant, all its pixels are equal{leave}")
     twice = [group for group in same.values() if len(group) > 1]
     across = [group for group in twice if len({image.split for image in group}) > 1]
     within = [group for group in twice if len({image.split for image in group}) == 1]
-    report.errors += _some(constant)
-    report.errors += _some([f"the same image in two splits: {_names(group)}; keep one" for group in across])
+    spoilt = report.warnings if published else report.errors
+    spoilt += _some(constant)
+    spoilt += _some([f"the same image in two splits: {_names(group)}{keep}" for group in across])
     report.warnings += _some([f"the same image twice in {group[0].split}: {_names(group)}" for group in within])
 
 

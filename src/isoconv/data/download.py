@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from isoconv._errors import remedy
 from isoconv._extras import require
 
 __all__ = ["fetch"]
@@ -43,13 +45,22 @@ def fetch(url: str, path: Path, md5: str) -> Path:
 
     known, urls = {path.name: f"md5:{md5}"}, {path.name: url}
     cache = pooch.create(path.parent, "", registry=known, urls=urls, retry_if_failed=_RETRIES)
+    lock = path.with_name(path.name + ".lock")
     try:
-        with filelock.FileLock(path.with_name(path.name + ".lock")):
-            if not path.exists():
-                cache.fetch(path.name, downloader=resume)
+        with filelock.FileLock(lock):
+            try:
+                if not path.exists():
+                    cache.fetch(path.name, downloader=resume)
+            finally:
+                with suppress(OSError):  # Windows keeps a file that is open
+                    lock.unlink()  # who waits for it finds the file, or at worst a checksum that is wrong
     except requests.RequestException as error:
         problem = f"cannot download {path.name} ({error})"
         raise ConnectionError(f"{problem}; call again to resume, or {by_hand}") from None
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise type(error)(f"cannot write {part} ({error.strerror}); {remedy(error)}, or {elsewhere}") from None
     except ValueError as error:
         raise ValueError(f"{error} To get around it, {by_hand}") from None
     return path

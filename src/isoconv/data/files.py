@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -94,7 +94,7 @@ def read_images(
 
 def read_each(
     paths: PathLike | Iterable[PathLike], *, channels: int, size: int, dims: int, limits: Limits = LIMITS
-) -> Iterator[tuple[Path, tuple[list[str], Tensor] | ValueError | FileNotFoundError]]:
+) -> Iterator[tuple[Path, tuple[list[str], Tensor] | Exception]]:
     """Each file, or folder of slices, with what :func:`read_images` would return for it alone, or raise."""
     for path, error in _walk([Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(p) for p in paths], dims):
         if error is not None:
@@ -102,11 +102,11 @@ def read_each(
             continue
         try:
             yield path, _read(path, channels, size, dims, limits)
-        except ValueError as refused:
+        except (ValueError, ImportError) as refused:  # the latter for want of an extra
             yield path, _without_frames(refused)
 
 
-def _without_frames(error: ValueError) -> ValueError:
+def _without_frames(error: Exception) -> Exception:
     """The error, without what its traceback keeps alive: the arrays that were decoded."""
     linked: BaseException | None = error
     while linked is not None:
@@ -174,21 +174,19 @@ def probe(path: Path, limits: Limits = LIMITS) -> tuple[int, int]:
     return dims, 3 if coloured and shape[-1] >= 3 else 1
 
 
-def _walk(paths: list[Path], dims: int) -> Iterator[tuple[Path, ValueError | FileNotFoundError | None]]:
+def _walk(paths: list[Path], dims: int) -> Iterator[tuple[Path, Exception | None]]:
     """The files, or folders of slices, to be read, or why a path is none."""
     if not paths:
         raise ValueError("expected image files or a folder of them, got no path")
     for path in paths:
-        if path.is_dir():
-            images, others = find_images(path)
-            if not images:
-                text = f"the folder {path} holds no image, that is none of {', '.join(SUFFIXES)}"
-                yield path, FileNotFoundError(text)
-            if others:
-                names = ", ".join(str(p.relative_to(path)) for p in others)
-                warnings.warn(f"left out of {path}, not images: {names}", stacklevel=4)
-            yield from ((image, None) for image in (with_series(images) if dims == 3 else images))
-        elif not path.exists():
+        try:
+            kind = "folder" if path.is_dir() else "file" if path.exists() else None
+        except OSError as error:  # no permission to look there, or too long a name
+            yield path, ValueError(f"cannot open {path} ({error.strerror}); make it readable or leave it out")
+            continue
+        if kind == "folder":
+            yield from _walk_folder(path, dims)
+        elif kind is None:
             yield path, FileNotFoundError(f"there is no file or folder {path}")
         elif not is_image(path):
             yield path, ValueError(f"{path} is none of {', '.join(SUFFIXES)}; convert it to one of them")
@@ -196,20 +194,40 @@ def _walk(paths: list[Path], dims: int) -> Iterator[tuple[Path, ValueError | Fil
             yield path, None
 
 
+def _walk_folder(path: Path, dims: int) -> Iterator[tuple[Path, Exception | None]]:
+    unlisted: list[tuple[Path, Exception]] = []
+    images, others = find_images(path, lambda *refused: unlisted.append(refused))
+    if not images and not unlisted:
+        text = f"the folder {path} holds no image, that is none of {', '.join(SUFFIXES)}"
+        yield path, FileNotFoundError(text)
+    if others:
+        names = ", ".join(str(p.relative_to(path)) for p in others)
+        warnings.warn(f"left out of {path}, not images: {names}", stacklevel=5)
+    yield from ((image, None) for image in (with_series(images) if dims == 3 else images))
+    yield from unlisted
+
+
 def images_in(folder: Path) -> list[Path]:
     """The image files right in a folder, sorted; hidden ones are none."""
     return [p for p in sorted(folder.iterdir()) if p.is_file() and is_image(p) and not p.name.startswith(".")]
 
 
-def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
+def find_images(
+    folder: Path, onerror: Callable[[Path, ValueError], object] | None = None
+) -> tuple[list[Path], list[Path]]:
     """The image files anywhere below a folder, and the others, sorted. What is hidden, or in a hidden folder as
-    thumbnails are, is neither; nor is what is in a folder by a link."""
+    thumbnails are, is neither; nor is what is in a folder by a link.
+
+    Args:
+        onerror: called with each folder that cannot be listed and its error; None raises the first of them.
+    """
     images: list[Path] = []
     others: list[Path] = []
     folders = [folder]
     while folders:  # not by recursion, folders may be nested deeper than Python's stack
+        here = folders.pop()
         try:
-            with os.scandir(folders.pop()) as entries:
+            with os.scandir(here) as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
@@ -219,7 +237,10 @@ def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
                         path = Path(entry.path)
                         (images if is_image(path) else others).append(path)
         except OSError as error:
-            raise ValueError(f"cannot list {error.filename} ({error.strerror}); make it readable or move it") from None
+            refused = ValueError(f"cannot list {here} ({error.strerror}); make it readable or move it")
+            if onerror is None:
+                raise refused from None
+            onerror(here, refused)
     return sorted(images), sorted(others)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,8 +29,9 @@ def is_dicom(path: Path) -> bool:
         return True
     if ending.strip(".0123456789") or path.name.upper() == "DICOMDIR" or not path.is_file():
         return False
-    with open_regular(path) as file:
+    with suppress(OSError), open_regular(path) as file:
         return file.read(132)[128:] == b"DICM"
+    return False
 
 
 def is_series(files: Sequence[Path]) -> bool:

@@ -22,7 +22,7 @@ from isoconv._extras import require
 from isoconv.convert import fuse
 from isoconv.deploy.model_card import OUTPUTS, Usage, model_card
 from isoconv.models import create_model
-from isoconv.runs import OnImages, RunDir, atomic_write
+from isoconv.runs import OnImages, RunDir, settle, write_set, writing
 from isoconv.runs.lock import lock
 
 __all__ = ["FORMATS", "Export", "export_run"]
@@ -74,7 +74,7 @@ def export_run(
         out: the file; None stands for ``model`` with the ending of the format in the folder ``export`` of the run.
 
     Raises:
-        BusyError: another process works in the run directory, into which the file shall go.
+        isoconv.runs.lock.BusyError: another process works in the run directory, into which the file shall go.
         FileNotFoundError: no run or no network there, or no folder for ``out``.
         FileExistsError: the file or its card exists; both stay as they are.
         ModuleNotFoundError: format onnx without the extra ``onnx``.
@@ -103,21 +103,18 @@ def _export(run: RunDir, format: str, out: str | os.PathLike[str] | None) -> Exp
         smallest = smallest_size(program, info)
         difference = _difference(network, program, info, smallest)
     text = model_card(run, Usage(path.name, format, smallest, difference))
-    path.parent.mkdir(exist_ok=True)
-    atomic_write(card, lambda f: f.write(text.encode()))
-    try:
-        atomic_write(path, lambda f: f.write(payload))
-    except OSError:
-        card.unlink()
-        raise
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+    write_set({path: lambda f: f.write(payload), card: lambda f: f.write(text.encode())})
     return Export(path, card, smallest, difference)
 
 
 def _free_path(path: Path, format: str, make: bool) -> Path:
     if path.suffix != f".{format}":
         raise ValueError(f"a file of format {format} ends in .{format}, got {path}")
+    cut = settle(path)
     for file in (path, path.with_name(f"{path.name}.md")):
-        if file.exists():
+        if file.exists() and not cut:
             raise FileExistsError(f"{file} exists and is not overwritten; choose another --out, or delete it")
     if not make and not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into; make it first")

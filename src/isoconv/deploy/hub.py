@@ -3,9 +3,9 @@ weights in ``model.safetensors``. Nothing in them is code."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from isoconv._checks import did_you_mean
 from isoconv._extras import require
 from isoconv._version import __version__
 from isoconv.models import model_config
-from isoconv.runs import OnImages, RunDir, check_state, write_json
+from isoconv.runs import OnImages, RunDir, check_state, whole_folder
 from isoconv.runs.network import build, read_weights, sha256
 from isoconv.runs.reading import check_json, read_json
 from isoconv.runs.schema import HUB_VERSION, SAVED_NETWORK
@@ -32,8 +32,8 @@ def save_pretrained(net: nn.Module | RunDir, folder: str | os.PathLike[str]) -> 
 
     Args:
         net: what :func:`isoconv.create_model` built; or a run, then its best network with the labels of its task and a
-            model card, ``README.md``; or what :meth:`isoconv.runs.RunDir.load_model` gives. What torch.compile made of
-            a network is saved as that network.
+            model card; or what :meth:`isoconv.runs.RunDir.load_model` gives. What torch.compile made of a network is
+            saved as that network. The card, ``README.md``, of a network without its run knows no task and no scores.
         folder: must not exist, or be empty. It is written whole or not at all.
 
     Returns:
@@ -76,14 +76,10 @@ def save_pretrained(net: nn.Module | RunDir, folder: str | os.PathLike[str]) -> 
     weights = safetensors.save({name: value.cpu().contiguous() for name, value in state.items()})
     config["sha256"] = sha256(weights)
     check_json("the network", config, SAVED_NETWORK, "it would not come back")
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        made = Path(temporary) / folder.name
-        made.mkdir()
+    with whole_folder(folder) as made:
         (made / WEIGHTS).write_bytes(weights)
-        write_json(made / CONFIG, config)
-        if run is not None:
-            (made / CARD).write_text(_card(run, module, folder.name), encoding="utf-8")
-        os.replace(made, folder)
+        (made / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
+        (made / CARD).write_text(_card(run, module, folder.name), encoding="utf-8")
     return folder
 
 
@@ -106,6 +102,11 @@ def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = No
     folder = Path(source)
     if not folder.is_dir():
         folder = _download(str(source), revision)
+    if (folder / "environment.json").is_file():
+        raise ValueError(
+            f"{folder} is a run directory; load its network with isoconv.runs.RunDir({str(folder)!r}).load_model(), or "
+            "write it to a folder with isoconv.save_pretrained first"
+        )
     missing = "was the folder written by save_pretrained?"
     config = read_json(folder / CONFIG, SAVED_NETWORK, _AGAIN, missing)
     net = build(str(folder / CONFIG), config["model"])
@@ -174,9 +175,12 @@ def _is_repository(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
 
 
-def _card(run: RunDir, module: nn.Module, folder: str) -> str:
+def _card(run: RunDir | None, module: nn.Module, folder: str) -> str:
     from isoconv.deploy.export import smallest_size
-    from isoconv.deploy.model_card import Usage, model_card
+    from isoconv.deploy.model_card import Usage, minimal_card, model_card
 
-    head = f"---\nlibrary_name: isoconv\ntags:\n- image-{run.task.name}\n- rotation-equivariance\n---\n\n"
+    tags = ["rotation-equivariance"] if run is None else [f"image-{run.task.name}", "rotation-equivariance"]
+    head = "\n".join(["---", "library_name: isoconv", "tags:", *(f"- {tag}" for tag in tags), "---", "", ""])
+    if run is None:
+        return head + minimal_card(module, folder)
     return head + model_card(run, Usage(folder, "pretrained", smallest_size(module, run.model_info)))

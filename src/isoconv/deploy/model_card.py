@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from isoconv._checks import count_of
+from isoconv._text import code_span, markdown
 from isoconv._version import __version__
 from isoconv.data import TASKS
 from isoconv.evaluation.protocols import DISTURBANCES
 from isoconv.evaluation.results import results_by
-from isoconv.models import model_info
-from isoconv.runs import RunDir
+from isoconv.models import model_config, model_info
+from isoconv.runs import OnImages, RunDir
 from isoconv.symmetry import GridGroup
 from isoconv.tasks import Score, Task
 
-__all__ = ["OUTPUTS", "Usage", "model_card"]
+__all__ = ["OUTPUTS", "Usage", "minimal_card", "model_card"]
 
 OUTPUTS = "logits"
 """What exported networks call their outputs."""
@@ -49,12 +53,12 @@ def model_card(run: RunDir, usage: Usage) -> str:
     info, task = run.model_info, run.task
     does = task.wording.does.format(images="volumes" if task.info.dims == 3 else "images")
     sections = [
-        f"# {info['model']['name']} for {task.info.title}",
+        f"# {info['model']['name']} for {markdown(task.info.title)}",
         f"{does}. Written by isoconv {__version__}.",
         "## Input and output",
         _table(("", ""), _interface(task, info, usage)),
         "Outputs, in their order:",
-        "\n".join(f"{i}. {label}" for i, label in enumerate(task.info.labels)),
+        "\n".join(f"{i}. {markdown(label)}" for i, label in enumerate(task.info.labels)),
         "## How to run it",
         f"```python\n{_code(task, usage, info)}```",
         _check(usage),
@@ -65,6 +69,31 @@ def model_card(run: RunDir, usage: Usage) -> str:
         _limits(info["model"], task),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def minimal_card(net: nn.Module, folder: str) -> str:
+    """The card of a network of which only is known how it was built, Markdown: that, and how to load it."""
+    inner: Any = net.net if isinstance(net, OnImages) else net
+    arguments = model_config(inner)
+    kind = model_info(arguments["name"])
+    group, axes = kind.symmetry_with(arguments), ", ".join("DHW"[-kind.dims :])
+    values = "from 0 to 1" if isinstance(net, OnImages) else "as they were in its training"
+    symmetry = "none" if group is GridGroup.NONE else f"{group.words(kind.dims)}, to rounding"
+    facts = [
+        ("network", ", ".join(f"{key}={value}" for key, value in arguments.items())),
+        ("input", f"`images`, (N, {inner.in_channels}, {axes}), values {values}"),
+        ("symmetry kept exactly", symmetry),
+    ]
+    sections = [
+        f"# {arguments['name']}",
+        f"Written by isoconv {__version__}.",
+        _table(("", ""), facts),
+        "## How to run it",
+        f"```python\nimport isoconv\n\nmodel = isoconv.from_pretrained({folder!r})\n```",
+        "## What is not known here",
+        "Task, labels, data, scores and limits. Write them here before others use it.",
+    ]
+    return "\n\n".join(sections) + "\n"
 
 
 def _interface(task: Task, info: Mapping[str, Any], usage: Usage) -> list[tuple[str, str]]:
@@ -101,8 +130,8 @@ def _training(run: RunDir, info: Mapping[str, Any]) -> str:
     done, planned = len(run.metrics()), config.epochs
     epochs = count_of(done, "epoch") + (f" ({planned} planned)" if done != planned else "")
     return (
-        f"Data: {task['title']}, size {config.size}{licence}. Network: {info['model']['name']} ({options}). Recipe "
-        f"{config.recipe}, {rotated} random rotation, seed {config.seed}; of {epochs} the best on the "
+        f"Data: {markdown(task['title'])}, size {config.size}{licence}. Network: {info['model']['name']} ({options}). "
+        f"Recipe {config.recipe}, {rotated} random rotation, seed {config.seed}; of {epochs} the best on the "
         f"validation images, number {info['epoch'] + 1}."
     )
 
@@ -116,12 +145,12 @@ def _code(task: Task, usage: Usage, info: Mapping[str, Any]) -> str:
         return task.wording.code.format(outputs=outputs) + "\n"
 
     if usage.format == "pt2":
-        return f'import torch\n\nmodel = torch.export.load("{usage.file}").module()\n{torch_images}' + read(
+        return f"import torch\n\nmodel = torch.export.load({usage.file!r}).module()\n{torch_images}" + read(
             "model(images)"
         )
     if usage.format == "onnx":
         return (
-            f'import numpy as np\nimport onnxruntime\n\nsession = onnxruntime.InferenceSession("{usage.file}")\n'
+            f"import numpy as np\nimport onnxruntime\n\nsession = onnxruntime.InferenceSession({usage.file!r})\n"
             f"images = np.random.rand({shape}).astype(np.float32)  # yours, values from 0 to 1\n"
             f'({OUTPUTS},) = session.run(None, {{"images": images}})\n'
         )
@@ -134,10 +163,10 @@ def _code(task: Task, usage: Usage, info: Mapping[str, Any]) -> str:
         return (
             "import isoconv\nimport torch\nfrom safetensors.torch import load_file\n\n"
             f"net = isoconv.fuse(isoconv.create_model({arguments})).eval()\n"
-            f'net.load_state_dict(load_file("{usage.file}"))\n{torch_images}{mask}'
+            f"net.load_state_dict(load_file({usage.file!r}))\n{torch_images}{mask}"
             + read(f"(net((images - 0.5) / 0.5){scaled})")
         )
-    return f'import isoconv\nimport torch\n\nmodel = isoconv.from_pretrained("{usage.file}")\n{torch_images}' + read(
+    return f"import isoconv\nimport torch\n\nmodel = isoconv.from_pretrained({usage.file!r})\n{torch_images}" + read(
         "model(images)"
     )
 
@@ -146,7 +175,8 @@ def _all_scores(run: RunDir) -> list[str]:
     try:
         return [_scores(run.task, protocol, results_by(run, protocol)) for protocol in run.results()]
     except FileNotFoundError:
-        return [f"## Scores\n\nNone, it was not evaluated: `isoconv evaluate {run.path.name}`."]
+        command = f"isoconv evaluate {shlex.quote(run.path.name)}"
+        return [f"## Scores\n\nNone, it was not evaluated: {code_span(command)}."]
 
 
 def _scores(task: Task, protocol: str, result: Mapping[str, Any]) -> str:
@@ -163,10 +193,11 @@ def _scores(task: Task, protocol: str, result: Mapping[str, Any]) -> str:
     ]
     if "classes" in result:
         each = [
-            (label, *(_score(score, found) for score in task.of_main)) for label, found in result["classes"].items()
+            (markdown(label), *(_score(score, found) for score in task.of_main))
+            for label, found in result["classes"].items()
         ]
         parts.append(_table(("label", *(score.heading for score in task.of_main)), each))
-    notes = [f"- {note}" for note in result["notes"]]
+    notes = [f"- {markdown(note)}" for note in result["notes"]]
     return "\n\n".join([*parts, _table(heads, rows), *(["\n".join(notes)] if notes else [])])
 
 
@@ -180,7 +211,7 @@ def _position(row: Mapping[str, Any]) -> str:
 
 
 def _limits(model: Mapping[str, Any], task: Task) -> str:
-    dims, kept = task.info.dims, task.wording.kept
+    dims, kept, title = task.info.dims, task.wording.kept, markdown(task.info.title)
     group = model_info(model["name"]).symmetry_with(model)
     if group is GridGroup.NONE:
         symmetry = [f"- It is not built to be symmetric: {task.wording.lost}."]
@@ -191,7 +222,7 @@ def _limits(model: Mapping[str, Any], task: Task) -> str:
     return "\n".join(
         [
             *symmetry,
-            f"- It was trained and tested on {task.info.title} alone; on images from elsewhere nothing is known.",
+            f"- It was trained and tested on {title} alone; on images from elsewhere nothing is known.",
             "- It is not a medical device, and is not meant for diagnosis.",
         ]
     )

@@ -21,8 +21,8 @@ from isoconv._extras import require
 from isoconv.data import DeviceBatches, Split, load, resize
 from isoconv.evaluation.protocols import Condition, conditions, is_masked
 from isoconv.evaluation.results import load_predictions
-from isoconv.nn.dense import cost
-from isoconv.runs import RunDir, atomic_write, resolve_device, write_json
+from isoconv.nn.dense import cost, dense_kernel
+from isoconv.runs import RunDir, resolve_device
 from isoconv.runs.lock import lock
 from isoconv.symmetry import circular_mask
 from isoconv.tasks import Task
@@ -58,7 +58,7 @@ def evaluate(
         the inscribed disc (ball).
 
     Raises:
-        BusyError: another process works in the run directory, and ``wait`` is false.
+        isoconv.runs.lock.BusyError: another process works in the run directory, and ``wait`` is false.
         FileNotFoundError: no run there, or it has no network yet; or its data set is gone.
         ValueError: unknown protocol; weights, earlier results or test images that are not as they should be.
         PermissionError: the run directory cannot be written; nothing is computed then.
@@ -127,8 +127,7 @@ def _evaluate(run: RunDir, protocol: str, batch_size: int | None, device: str, l
         f"{protocol}_labels": identity.numpy(),
         f"{protocol}_conditions": np.array([c["name"] for c in scores["conditions"]]),
     }
-    atomic_write(run.path / "predictions.npz", lambda f: np.savez(f, **predictions))
-    write_json(run.path / "results.json", {**earlier, protocol: result})
+    run.save_results({**earlier, protocol: result}, predictions)
     return result
 
 
@@ -223,7 +222,8 @@ def multiply_adds(model: nn.Module, images: Tensor) -> dict[str, int]:
             counts["multiply_adds_dense"] += found.dense
             counts["multiply_adds_banded"] += found.banded
 
-    hooks = [module.register_forward_hook(count) for module in model.modules() if not any(module.children())]
+    counted = [m for m in model.modules() if not any(m.children()) or dense_kernel(m) is not None]
+    hooks = [module.register_forward_hook(count) for module in counted]
     try:
         with torch.inference_mode():
             model(images)

@@ -8,8 +8,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,17 +18,19 @@ from torch import Tensor
 
 from isoconv._checks import count_of
 from isoconv._extras import require
-from isoconv.data import DeviceBatches, Split, read_images
-from isoconv.data.files import split_index
+from isoconv.data import DeviceBatches, Split
+from isoconv.data.files import read_each, split_index
 from isoconv.evaluation.measuring import in_eval_mode, position_records, with_progress
 from isoconv.evaluation.protocols import conditions
-from isoconv.runs import RunDir, atomic_write, resolve_device
+from isoconv.runs import RunDir, atomic_write, resolve_device, whole_folder
 from isoconv.tasks import Task
 from isoconv.tasks.summary import indices
 
 __all__ = ["Predictor", "check_output", "predict", "write_predictions"]
 
 log = logging.getLogger(__name__)
+
+OnError = Callable[[Path, Exception], object]
 
 
 def predict(
@@ -39,6 +40,7 @@ def predict(
     batch_size: int | None = None,
     device: str = "auto",
     rotations: bool = True,
+    onerror: OnError | None = None,
 ) -> list[dict[str, Any]]:
     """Let the network of a run answer on image files, resized to the size that it was trained at.
 
@@ -49,6 +51,8 @@ def predict(
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         rotations: also measure how far the answers to the turned image agree with that to the upright one, for which
             each image is answered some 35 times more.
+        onerror: called with each path that cannot be read and its error; the others are answered. None raises the
+            first error instead.
 
     Returns:
         A row per image:
@@ -67,7 +71,8 @@ def predict(
         FloatingPointError: outputs that are not finite.
     """
     predictor = Predictor(run, device)
-    return predictor.predict(*predictor.read(paths), batch_size=batch_size, rotations=rotations, progress=True)
+    read = predictor.read(paths, onerror)
+    return predictor.predict(*read, batch_size=batch_size, rotations=rotations, progress=True)
 
 
 class Predictor:
@@ -87,10 +92,23 @@ class Predictor:
         self.device = resolve_device(device)
         self.model = self.run.load_model().to(self.device)
 
-    def read(self, paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[list[str], Tensor]:
-        """The images in files, named, as :func:`isoconv.data.read_images` reads them for this network."""
+    def read(
+        self, paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], onerror: OnError | None = None
+    ) -> tuple[list[str], Tensor]:
+        """The images in files, named, as :func:`isoconv.data.read_images` reads them for this network; ``onerror`` as
+        in :func:`predict`."""
         info = self.task.info
-        names, images = read_images(paths, channels=info.channels, size=self.size, dims=info.dims)
+        names: list[str] = []
+        parts = [torch.empty(0, info.channels, *[self.size] * info.dims, dtype=torch.uint8)]
+        for path, found in read_each(paths, channels=info.channels, size=self.size, dims=info.dims):
+            if not isinstance(found, Exception):
+                names += found[0]
+                parts.append(found[1])
+            elif onerror is None:
+                raise found
+            else:
+                onerror(path, found)
+        images = torch.cat(parts)
         if info.channels == 3 and (grey := (images == images[:, :1]).flatten(1).all(1).sum().item()):
             log.info("%d of %s grey: repeated in red, green and blue", grey, count_of(len(images), "image"))
         return names, images
@@ -105,6 +123,8 @@ class Predictor:
         progress: bool = False,
     ) -> list[dict[str, Any]]:
         """The rows of :func:`predict` for what :meth:`read` returned; ``progress`` shows a bar in a terminal."""
+        if not names:
+            return []
         task = self.task
         unlabelled = Split(images, task.no_targets(images))
         batch_size = task.evaluation_batch[task.info.dims] if batch_size is None else batch_size
@@ -118,11 +138,28 @@ class Predictor:
             upright, *others = conditions("standard", task.info.dims)
             turned = [upright, *(p for p in others if p.group == "rotation")]
             shown = with_progress(batches) if progress else batches
-            agreement = task.agreements(position_records(self.model, task, shown, turned))
+            records = position_records(self.model, task, shown, turned)
+            self._warn_if_constant(records[0])
+            agreement = task.agreements(records)
             means = agreement[indices(turned, "rotation")].mean(0).tolist()
             for row, mean in zip(rows, means, strict=True):
                 row[task.agreement.key] = mean
         return rows
+
+    def _warn_if_constant(self, upright: Tensor) -> None:
+        """Answers that do not depend on the image agree under rotation, too; the test images tell whether they do."""
+        if (note := self.task.constant(upright)) is None:
+            return
+        try:
+            evaluated = self.run.results()
+        except (FileNotFoundError, ValueError):
+            unknown = (
+                "the answers are all the same; if the network knows no other, that they are invariant says nothing"
+            )
+            log.warning("note: %s; see: isoconv evaluate %s", unknown, self.run.path)
+            return
+        if any(note in entry["notes"] for entry in evaluated.values()):
+            log.warning("note: %s", note)
 
     @torch.inference_mode()
     def outputs(self, images: Tensor) -> Tensor:
@@ -174,23 +211,24 @@ def write_predictions(task: Task, rows: Sequence[dict[str, Any]], path: str | os
     """
     path, folder = Path(path), bool(rows) and "mask" in rows[0]
     check_output(path, folder)
-    table = path / "masks.csv" if folder else path
-    if folder:
-        rows = _write_masks(rows, path)
-    text = _WRITERS[table.suffix.lower()](task, rows)
-    content = text.encode(errors="surrogateescape")  # names of files may be any bytes
-    atomic_write(table, lambda f: f.write(content))
-    return list(rows)
-
-
-def _write_masks(rows: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
-    files = [folder / (_stem(row) + (".png" if row["mask"].ndim == 2 else ".npy")) for row in rows]
+    if not folder:
+        table = _table(task, rows, path.suffix)
+        atomic_write(path, lambda f: f.write(table))
+        return list(rows)
+    files = [_stem(row) + (".png" if row["mask"].ndim == 2 else ".npy") for row in rows]
     if len(set(files)) < len(files):
         raise ValueError("several images have the same name, their masks would be one file; predict them apart")
-    folder.mkdir(exist_ok=True)
-    for file, row in zip(files, rows, strict=True):
-        atomic_write(file, partial(_write_mask, row["mask"]))
-    return [{**row, "mask": str(file)} for file, row in zip(files, rows, strict=True)]
+    written = [{**row, "mask": str(path / file)} for file, row in zip(files, rows, strict=True)]
+    with whole_folder(path) as made:
+        for file, row in zip(files, rows, strict=True):
+            with (made / file).open("wb") as opened:
+                _write_mask(row["mask"], opened)
+        (made / "masks.csv").write_bytes(_table(task, written, ".csv"))
+    return written
+
+
+def _table(task: Task, rows: Sequence[dict[str, Any]], ending: str) -> bytes:
+    return _WRITERS[ending.lower()](task, rows).encode(errors="surrogateescape")  # names of files may be any bytes
 
 
 def _stem(row: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 Each function returns a matplotlib figure of its own: no display, no global state.
 """
 
+from isoconv.figures.look import save as save
 from isoconv.figures.maps import feature_maps as feature_maps
 from isoconv.figures.maps import first_stage as first_stage
 from isoconv.figures.maps import kernels as kernels
@@ -16,6 +17,7 @@ __all__ = [
     "first_stage",
     "kernels",
     "rotation_curve",
+    "save",
     "save_all",
     "save_comparison",
     "speed_ratios",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isoconv._extras import require
+from isoconv.runs import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +23,7 @@ _COLOURS = (
 _LINES = (("-", "o"), ("--", "s"), (":", "^"))
 _STYLE = {
     "font.size": 10,
+    "text.parse_math": False,  # labels may have dollar signs
     "axes.titlesize": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -53,6 +57,11 @@ def lines(count: int) -> list[Line]:
 def style() -> Any:
     """The context in which figures are drawn."""
     return require("matplotlib", "study").rc_context(_STYLE)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG; a file that is there is replaced. Raises OSError if it cannot be written."""
+    atomic_write(path, partial(figure.savefig, format="png"))
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -12,8 +12,9 @@ from isoconv.evaluation.comparison import labels_of
 from isoconv.evaluation.measuring import first_test_image
 from isoconv.evaluation.results import results_by
 from isoconv.figures.curves import against_angle, curves_of
+from isoconv.figures.look import save
 from isoconv.figures.maps import feature_maps, kernels, shows_stages
-from isoconv.runs import RunDir
+from isoconv.runs import RunDir, writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,9 +81,10 @@ def save_comparison(runs: Sequence[RunDir], folder: Path, protocol: str = "stand
 
 
 def _save(figures: Mapping[str, Any], folder: Path) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in figures.items():
         paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1])
+        save(figure, paths[-1])
     return paths

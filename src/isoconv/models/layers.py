@@ -68,6 +68,7 @@ class PlainLayers:
         return 2 * channels
 
     def join(self, channels: int) -> Join:  # noqa: ARG002 - fields need it
+        """What makes one map of two of ``channels``."""
         return _concatenated
 
     def kept(self, inputs: int, outputs: int) -> bool:

@@ -67,7 +67,10 @@ def cost(layer: nn.Module, input: Tensor, output: Tensor) -> Cost | None:
     kernel = dense_kernel(layer)
     if kernel is None:
         return None
+    if getattr(layer, "orders", 0):  # the other rows are those of a layer within, which counts itself
+        kernel = kernel[: len(layer.get_parameter("weight"))]
     transposed = isinstance(layer, _TRANSPOSED) or getattr(getattr(layer, "spec", None), "transposed", False)
-    dense = (input if transposed else output).numel() * kernel[0].numel()
-    taps = math.prod(kernel.shape[2:])
+    counted = input if transposed else output
+    positions, taps = counted.numel() // counted.shape[1 - kernel.dim()], math.prod(kernel.shape[2:])
+    dense = positions * kernel.numel()
     return Cost(dense, dense // taps * getattr(layer, "bands", taps))

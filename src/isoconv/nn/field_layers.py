@@ -157,8 +157,9 @@ class FieldNorm(_FieldLayer):
 class FieldGate(_FieldLayer):
     """Magnitudes join the scalars, and each field is scaled by what becomes of its magnitude.
 
-    With m the magnitude of a field v (:func:`magnitudes`), its gate is g = ReLU(norm(m)), a norm that is learned; out
-    go ReLU of the scalars, the gates as further scalars, and ``v * g / m``.
+    With m the magnitude of a field v (:func:`~isoconv.nn.field_layers.magnitudes`), its gate is
+    g = ReLU(norm(m)), a norm that is learned; out go ReLU of the scalars, the gates as further scalars, and
+    ``v * g / m``.
 
     Args:
         fields: of the input. The output has ``fields.directed`` scalars more.
@@ -183,7 +184,7 @@ class FieldGate(_FieldLayer):
 
 
 class FieldMagnitudes(_FieldLayer):
-    """Scalars as they are and the :func:`magnitudes` of all other fields: scalars come out."""
+    """Scalars as they are and the :func:`~isoconv.nn.field_layers.magnitudes` of all other fields: scalars come out."""
 
     def __init__(self, fields: Fields) -> None:
         super().__init__(fields, Fields(f"{fields.scalars + fields.directed}x0", fields.dims))
@@ -290,7 +291,7 @@ class FieldDropout(_FieldLayer):
 
 class InvariantPool(_FieldLayer):
     """Means over the image that no symmetry changes: (N, scalars + directed), of the scalars and of the
-    :func:`magnitudes` of all other fields.
+    :func:`~isoconv.nn.field_layers.magnitudes` of all other fields.
 
     Args:
         fields: of the input.

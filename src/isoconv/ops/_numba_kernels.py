@@ -7,7 +7,7 @@ from __future__ import annotations
 import ctypes
 import os
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import numba
@@ -18,20 +18,9 @@ from numba import carray
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from isoconv.ops._kernel_cache import compiled
 
-def _cached(decorator):
-    """``decorator`` with compiled code kept on disk, unless no folder can be written to."""
-
-    def decorate(function):
-        try:
-            return decorator(cache=True)(function)
-        except RuntimeError:
-            return decorator(cache=False)(function)
-
-    return decorate
-
-
-_jit = _cached(partial(numba.njit, nogil=True, error_model="numpy", fastmath={"contract"}))
+_jit = numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
 
 
 @_jit
@@ -324,9 +313,8 @@ def _lie_in(images, address, pixels, inwards):
 
 @cache
 def entry(dtype):
-    """The share of one thread in a call, as C code."""
+    """The share of one thread in a call, as C code, and whether that was on disk."""
 
-    @_cached(partial(numba.cfunc, types.void(types.voidptr), error_model="numpy"))
     def share(address):
         call = carray(address, (1,), _CALL)[0]
         shape, groups, pixels = call.shape, call.groups, call.pixels
@@ -386,7 +374,7 @@ def entry(dtype):
                     else:
                         _product(call.gemm, 1, 1, b, a, c, others, height, columns, apart, columns, others, one)
 
-    return share
+    return compiled(share, types.void(types.voidptr), error_model="numpy")
 
 
 def team_size():
@@ -397,8 +385,9 @@ def team_size():
 def run(dtype, **fields):
     """Do a `Call`."""
     parallel, number, count = _openmp() or (None, 0, 0)
+    code, _ = entry(dtype)
     call = Call(thread_number=number, thread_count=count, **fields)
     if call.threads > 1:
-        parallel(entry(dtype).address, ctypes.byref(call), call.threads, 0)
+        parallel(code.address, ctypes.byref(call), call.threads, 0)
     else:
-        entry(dtype).ctypes(ctypes.addressof(call))
+        code.ctypes(ctypes.addressof(call))

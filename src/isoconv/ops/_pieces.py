@@ -64,8 +64,12 @@ def _kernels() -> ModuleType:
 def _compiled(dtype: torch.dtype) -> Any:
     """NumPy's ``dtype``, once all that is computed in it has been compiled."""
     start, numpy = time.perf_counter(), {torch.float32: np.float32, torch.float64: np.float64}[dtype]
-    _kernels().entry(numpy)
-    log.info("ring sums in %s are ready after %.1f s", dtype, time.perf_counter() - start)
+    _, kept = _kernels().entry(numpy)
+    name, seconds = str(dtype).removeprefix("torch."), time.perf_counter() - start
+    if kept:
+        log.debug("loaded the compiled convolutions in %s in %.1f s", name, seconds)
+    else:
+        log.info("compiled the convolutions in %s in %.1f s", name, seconds)
     return numpy
 
 

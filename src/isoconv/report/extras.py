@@ -47,7 +47,7 @@ class Extras:
 
     def contents(self, task: Task) -> str:
         """What there is to tell in an image: "4 classes"."""
-        return count_of(len(task.info.labels), "output")
+        return count_of(len(task.info.labels), "target")
 
     def resolution(self, images: int) -> str:
         """How much one of so many test images changes the main score; empty if that depends on the image."""

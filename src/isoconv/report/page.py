@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.evaluation.protocols import check_protocol
 from isoconv.report import charts, comparing, tables
@@ -16,7 +18,7 @@ from isoconv.report.columns import COSTS, disturbed_scores, extras_of, leading_s
 from isoconv.report.images import drawing
 from isoconv.report.scores import Gathered, gather
 from isoconv.report.turning import turning_images, within
-from isoconv.runs import atomic_write
+from isoconv.runs import write_set
 from isoconv.study.plan import Study
 from isoconv.study.status import STATES
 from isoconv.tasks import Score
@@ -53,7 +55,7 @@ def write_report(
     if out.suffix not in (".html", ".htm"):
         raise ValueError(f"the report is an HTML file, name it so: --out {out.with_suffix('.html')}, got {out}")
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise FileNotFoundError(f"{out.parent} is no folder that can be written; make it, or choose another --out")
+        raise FileNotFoundError(f"{out.parent} is not a writable folder; make it, or choose another --out")
     gathered = gather(study, folder, protocol)
     rows = comparing.pairs(gathered)
     contents = {
@@ -62,9 +64,12 @@ def write_report(
         out.with_name(f"{out.stem}-runs.csv"): tables.runs_csv(gathered),
         out.with_name(f"{out.stem}-pairs.csv"): tables.pairs_csv(rows),
     }
-    for path, text in contents.items():
-        atomic_write(path, lambda f, text=text: f.write(text.encode()))  # type: ignore[misc]
+    write_set({path: partial(_put, text) for path, text in contents.items()})
     return list(contents)
+
+
+def _put(text: str, file: IO[bytes]) -> None:
+    file.write(text.encode())
 
 
 def render(gathered: Gathered, rows: list[dict[str, Any]], data_root: Path | None = None) -> str:
@@ -126,6 +131,7 @@ def _head(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     ]
     return {
         "rows": rows,
+        "notes": {row["data"]: tables.notes_of([row["a"], row["b"]]) for row in rows},
         "task": task,
         "a": rows[0]["a"].title,
         "b": rows[0]["b"].title,
@@ -187,7 +193,7 @@ def _section(gathered: Gathered, data: str) -> dict[str, Any]:
             for matrix in extras.matrices(task, [run.details for run in entry.runs])
         ],
         "feature_maps": _pictures(gathered, data, "feature_maps"),
-        "notes": list(dict.fromkeys(f"{e.title}: {note}" for e in entries for run in e.runs for note in run.notes)),
+        "notes": tables.notes_of(entries),
     }
 
 
@@ -242,10 +248,10 @@ def _machines(gathered: Gathered) -> list[str]:
     """What the runs ran on, the most frequent first."""
     seen = Counter(
         f"isoconv {e['isoconv']}{' at commit ' + e['commit'][:10] if e['commit'] else ''}, torch {e['torch']}, "
-        f"{e['device']}, {e['threads']} threads"
+        f"{e['device']}, {count_of(e['threads'], 'thread')}"
         for e in gathered.environments
     )
-    return [f"{text}: {count} run{'s' if count > 1 else ''}" for text, count in seen.most_common()]
+    return [f"{text}: {count_of(count, 'run')}" for text, count in seen.most_common()]
 
 
 def _signed(value: float, score: Score) -> str:

@@ -183,7 +183,8 @@ def _angles(read: _Read) -> dict[float, int]:
 
 def _score(read: _Read) -> Scored:
     entry = read.entry
-    return _scored(read, read.recorded.records, entry["summary"], entry["conditions"], entry["cost"], entry["notes"])
+    scored = _scored(read, read.recorded.records, entry["summary"], entry["conditions"], entry["cost"], entry["notes"])
+    return replace(scored, scores=scored.scores | _disturbed(read))
 
 
 def _score_averaged(read: _Read, averaged: Averaged) -> Scored:
@@ -199,7 +200,7 @@ def _score_averaged(read: _Read, averaged: Averaged) -> Scored:
     records = records[where]
     summary, table = summed_up(task, positions, records, read.targets, [rows[i] for i in where], resampled[:, where])
     cost = {k: v * averaged.turns if "adds" in k else v for k, v in read.entry["cost"].items()}
-    return _scored(read, records, summary, table, cost)
+    return _scored(read, records, summary, table, cost, task.notes(records[0], read.targets))
 
 
 def _scored(
@@ -208,10 +209,9 @@ def _scored(
     summary: Mapping[str, Any],
     conditions: Sequence[dict[str, Any]],
     cost: dict[str, float],
-    notes: Sequence[str] | None = None,
+    notes: Sequence[str],
 ) -> Scored:
-    """From records (positions, N, ...) in the positions of ``conditions``; ``notes``: None for an averaged run, of
-    which nothing else is known."""
+    """From records (positions, N, ...) in the positions of ``conditions``."""
     task, main = read.task, read.task.main.key
     turned = [i for i, row in enumerate(conditions) if row["group"] == "rotation"]
     beyond = [conditions[i][main] for i in turned if 90 < conditions[i]["angle"] % 360 < 270]
@@ -223,15 +223,14 @@ def _scored(
         command=read.row["command"],
         scores={score.key: summary.get(score.key) for score in all_scores(task)}
         | {"beyond_90": _mean(beyond) if beyond else None}
-        | extras.measured(*parts)
-        | ({} if notes is None else _disturbed(read)),
+        | extras.measured(*parts),
         cost=cost,
         positions=[row for row in conditions if row["group"] in ("rotation", "cube")],
         masked=read.run.masked,
         upright=images[0],
         rotated=images[turned].nanmean(0),
         details=extras.details(*parts),
-        notes=tuple(notes or ()),
+        notes=tuple(notes),
     )
 
 

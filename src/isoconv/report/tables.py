@@ -8,25 +8,29 @@ from collections.abc import Sequence
 from typing import Any
 
 from isoconv._checks import count_of
+from isoconv._text import markdown as escaped
 from isoconv.report import comparing
 from isoconv.report.columns import COSTS, all_scores, disturbed_scores, extras_of, leading_scores
 from isoconv.report.scores import Entry, Gathered
 from isoconv.tasks import Score
 
-__all__ = ["cost_text", "markdown", "pairs_csv", "runs_csv", "score_text", "who_saw_what"]
+__all__ = ["cost_text", "markdown", "notes_of", "pairs_csv", "runs_csv", "score_text", "who_saw_what"]
 
 
 def markdown(gathered: Gathered) -> str:
     """The tables of the data sets; the best of a column is bold."""
-    title = f"# {gathered.study.title}\n\nProtocol {gathered.protocol}; mean ± deviation over seeds.\n"
-    text = [title]
+    what = f"Protocol {gathered.protocol}; mean ± deviation over seeds."
+    text = [f"# {escaped(gathered.study.title)}\n\n{what}\n"]
     for data, entries in gathered.entries.items():
         task, images = gathered.tasks[data], gathered.test_images[data]
         resolution = extras_of(task).resolution(images)
-        text.append(f"\n## {data}\n\n{count_of(images, 'test image')}{': ' if resolution else ''}{resolution}.\n")
+        text.append(
+            f"\n## {escaped(data)}\n\n{count_of(images, 'test image')}{': ' if resolution else ''}{resolution}.\n"
+        )
         text += _markdown_table(entries, leading_scores(task), costs=True)
+        text += ["", *(f"- {escaped(note)}" for note in notes)] if (notes := notes_of(entries)) else []
         if "disturbed" in gathered.study.protocols:
-            text.append(f"\nProtocol disturbed, {who_saw_what(entries)}:\n")
+            text.append(f"\nProtocol disturbed, {escaped(who_saw_what(entries))}:\n")
             text += _markdown_table(entries, disturbed_scores(task, task.main, task.agreement), absent="not measured")
     return "\n".join(text) + "\n"
 
@@ -41,7 +45,7 @@ def _markdown_table(
         cells = [score_text(entry, score, absent) for score in scores]
         marked = [f"**{t}**" if entry.index in best[score] else t for score, t in zip(scores, cells, strict=True)]
         spent = [cost_text(entry, name) for name in COSTS] if costs else []
-        rows.append([entry.title.replace("|", "\\|"), str(len(entry.runs)), *marked, *spent])
+        rows.append([escaped(entry.title), str(len(entry.runs)), *marked, *spent])
     return [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
@@ -97,6 +101,11 @@ def score_text(entry: Entry, score: Score, absent: str = "–") -> str:
 def cost_text(entry: Entry, name: str) -> str:
     value = entry.cost(name)
     return f"{value / 1e6:,.1f}" if "adds" in name else f"{value:,.0f}"
+
+
+def notes_of(entries: Sequence[Entry]) -> list[str]:
+    """What is undefined or worthless in the scores of contestants."""
+    return list(dict.fromkeys(f"{e.title}: {note}" for e in entries for run in e.runs for note in run.notes))
 
 
 def who_saw_what(entries: Sequence[Entry]) -> str:

@@ -7,7 +7,11 @@ from isoconv.runs.network import OnImages as OnImages
 from isoconv.runs.network import check_state as check_state
 from isoconv.runs.rundir import RunDir as RunDir
 from isoconv.runs.writing import atomic_write as atomic_write
+from isoconv.runs.writing import settle as settle
+from isoconv.runs.writing import whole_folder as whole_folder
 from isoconv.runs.writing import write_json as write_json
+from isoconv.runs.writing import write_set as write_set
+from isoconv.runs.writing import writing as writing
 
 __all__ = [
     "OnImages",
@@ -17,5 +21,9 @@ __all__ = [
     "check_state",
     "environment",
     "resolve_device",
+    "settle",
+    "whole_folder",
     "write_json",
+    "write_set",
+    "writing",
 ]

@@ -142,7 +142,7 @@ class TrainConfig:
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
         """Inverse of :meth:`to_json`. Fields that came later may be missing: their defaults are what was done before.
 
-        :data:`isoconv.runs.schema.CONFIG` checks the types of what a file holds."""
+        ``isoconv.runs.schema.CONFIG`` checks the types of what a file holds."""
         return cls(**values)
 
 

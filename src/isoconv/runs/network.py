@@ -87,6 +87,7 @@ def _dense(layer: Any) -> int:
 
 
 def sha256(content: bytes) -> str:
+    """As 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 

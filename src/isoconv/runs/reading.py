@@ -45,7 +45,10 @@ def check_file(path: Path, remedy: str, missing: str, limit: int | None = None) 
 def read_bytes(path: Path, remedy: str, missing: str, limit: int | None = None) -> bytes:
     """The content of a file; arguments and errors as of :func:`check_file`."""
     check_file(path, remedy, missing, limit)
-    return path.read_bytes()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise type(error)(f"{path} cannot be read ({error.strerror}); make it readable, or {remedy}") from None
 
 
 def read_json(path: Path, kind: Any, remedy: str, missing: str) -> Any:

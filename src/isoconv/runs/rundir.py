@@ -18,6 +18,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,12 @@ from isoconv.runs.environment import environment
 from isoconv.runs.lock import FILES as LOCK_FILES
 from isoconv.runs.network import OnImages, build, read_weights, sha256
 from isoconv.runs.reading import JSON_LIMIT, check_json, parse_json, read_bytes, read_json
-from isoconv.runs.writing import atomic_write, write_json
+from isoconv.runs.writing import atomic_write, settle, write_json, write_set
 from isoconv.tasks import Task, task_of
 
 log = logging.getLogger(__name__)
 
+PREDICTIONS = "predictions.npz"
 _RESTORE = "restore it, or train again with another --out"
 _UNTRAINED = "the training has not finished an epoch yet; continue it with --resume"
 _CUT_START = {"checkpoints", "environment.json", ".environment.json.tmp", ".config.json.tmp"}
@@ -59,6 +61,8 @@ class RunDir:
             raise FileNotFoundError(
                 f"no run at {self.path} (it has no config.json); train one with: isoconv train --out {self.path}"
             )
+        with suppress(OSError):  # a run that is only read may be read-only
+            settle(self.path / PREDICTIONS)
 
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"
@@ -171,6 +175,16 @@ class RunDir:
         command = f"isoconv evaluate {self.path}"
         return self._json(
             "results.json", schema.RESULTS, f"delete it and do: {command}", f"evaluate it first: {command}"
+        )
+
+    def save_results(self, results: Mapping[str, Any], predictions: Mapping[str, Any]) -> None:
+        """Replace what the evaluation wrote: what it found by protocol, and what it recorded of every image."""
+        text = json.dumps(results, indent=2, allow_nan=False) + "\n"
+        write_set(
+            {
+                self.path / PREDICTIONS: lambda f: np.savez(f, **predictions),
+                self.path / "results.json": lambda f: f.write(text.encode()),
+            }
         )
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:

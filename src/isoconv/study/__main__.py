@@ -6,7 +6,9 @@ import json
 import logging
 import signal
 import sys
+import traceback
 
+from isoconv._errors import one_line
 from isoconv.runs.config import TrainConfig
 from isoconv.runs.lock import BusyError
 from isoconv.study.cell import BUSY, work
@@ -21,9 +23,9 @@ def main() -> int:
         work(TrainConfig.from_json(job["config"]), job["protocols"])
     except BusyError:
         return BUSY
-    except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
-        logging.getLogger("isoconv").debug("traceback", exc_info=True)
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+    except Exception as error:  # noqa: BLE001 - whatever it is, the study shows one line of it
+        traceback.print_exc()
+        sys.stderr.write(one_line(error, traceback="the log of the cell shows where") + "\n")
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

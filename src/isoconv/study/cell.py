@@ -22,6 +22,7 @@ from typing import IO, Literal
 
 from isoconv.runs.config import TrainConfig
 from isoconv.runs.lock import lock
+from isoconv.runs.writing import writing
 from isoconv.study.status import beside, is_evaluated, state
 
 __all__ = ["BUSY", "Outcome", "ending_together", "run_cell", "work"]
@@ -70,7 +71,7 @@ def work(config: TrainConfig, protocols: Sequence[str]) -> None:
 
 
 def run_cell(config: TrainConfig, protocols: Sequence[str]) -> Outcome:
-    """Do the :func:`work` on a cell in a process of its own, unless it is done or another process works on it.
+    """Do the work on a cell in a process of its own, unless it is done or another process works on it.
 
     What that process says goes to the log of the cell, and if it fails, one line why to the file beside it.
 
@@ -97,7 +98,8 @@ def run_cell(config: TrainConfig, protocols: Sequence[str]) -> Outcome:
     if status in _STOPPED:
         return Outcome(name, "stopped")
     reason = _reason(status, log_file, start)
-    failed.write_text(reason + "\n")
+    with writing(failed):
+        failed.write_text(reason + "\n")
     return Outcome(name, "failed", reason)
 
 

@@ -1,6 +1,6 @@
 """Running a study: cells by a pool of joblib, several at once, on several machines.
 
-Each task of the pool is a call of :func:`isoconv.study.cell.run_cell`. Inside of `joblib.parallel_config` the tasks go
+Each task of the pool is a call of :func:`isoconv.study.run_cell`. Inside of `joblib.parallel_config` the tasks go
 to the backend that it names, such as Dask, and there to other machines.
 """
 
@@ -18,6 +18,7 @@ from isoconv._checks import count_of, did_you_mean
 from isoconv._extras import require
 from isoconv.data import MEDMNIST, get_task, load
 from isoconv.data.medmnist import find
+from isoconv.runs import writing
 from isoconv.runs.config import TrainConfig
 from isoconv.study.cell import Outcome, ending_together, run_cell
 from isoconv.study.plan import Cell, Study
@@ -59,7 +60,7 @@ def run_study(
         device, data_root: as in TrainConfig. Where there are several GPUs the jobs are spread over them.
 
     Returns:
-        Rows of :func:`study_status` for the chosen cells.
+        Rows of :func:`isoconv.study.study_status` for the chosen cells.
 
     Raises:
         ValueError: no cell is chosen, or a contestant's network cannot be built.
@@ -70,7 +71,8 @@ def run_study(
         raise ValueError(f"jobs must be at least 1, got {jobs}")
     if threads is None:
         threads = max(1, _cores() // jobs)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"{folder} cannot be written; choose a --runs folder that you may write to")
     place = {"device": device, "threads": threads, "data_root": data_root}
@@ -81,7 +83,7 @@ def run_study(
     _check_networks(todo)
     _fetch(todo)
     # Threads suffice to watch over processes; and loky, joblib's own choice, drops all cells if one worker is killed.
-    pool = joblib.Parallel(n_jobs=jobs, prefer="threads", return_as="generator_unordered")
+    pool = joblib.Parallel(n_jobs=max(1, min(jobs, len(todo))), prefer="threads", return_as="generator_unordered")
     with ending_together():
         outcomes = pool(joblib.delayed(run_cell)(config, study.protocols) for config in todo)
         for number, outcome in enumerate(outcomes, 1):

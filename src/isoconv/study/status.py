@@ -31,7 +31,7 @@ _RESOLVED = ("task", "width", "size", "loss", "lr", "batch_size", "precondition"
 
 def study_status(study: Study, folder: Path) -> list[dict[str, Any]]:
     """A row per cell, plain JSON values: ``cell``, ``data``, ``contestant``, ``seed``, ``state`` (one of
-    :data:`STATES`), the ``epochs`` that are done, ``detail`` in words, and the ``command`` that trains it."""
+    ``STATES``), the ``epochs`` that are done, ``detail`` in words, and the ``command`` that trains it."""
     return [row(study, cell, folder) for cell in study.cells]
 
 

@@ -217,6 +217,11 @@ class Task(ABC):
     def notes(self, records: Tensor, targets: Tensor) -> list[str]:
         """What is undefined or worthless in the upright scores, and why."""
 
+    def constant(self, records: Tensor) -> str | None:
+        """Why the agreement of the answers under rotation is worthless, from upright records (N, ...): they are all the
+        same. None where they are not."""
+        return None
+
     # Pairs of networks on the same images
 
     @abstractmethod
@@ -252,7 +257,7 @@ class Task(ABC):
         return ""
 
     def told(self, target: Tensor) -> str:
-        """The target of an image as :meth:`said` would put it; empty where that is."""
+        """The target of an image in a few words, those of :meth:`said` where that says any."""
         return ""
 
     def shown(self, answer: Mapping[str, Any]) -> dict[str, str | None]:

@@ -13,10 +13,12 @@ from isoconv.tasks.base import Defaults, Loss, Task, Wording
 from isoconv.tasks.metrics import (
     bootstrap,
     classification_metrics,
+    constant,
     correct,
     decide,
     interval,
     mcnemar,
+    one_hot,
     probabilities,
     sign_flip_test,
 )
@@ -138,6 +140,10 @@ class Classification(Task):
 
     def notes(self, records: Tensor, targets: Tensor) -> list[str]:
         return classification_metrics(self.info.kind, records, targets, self.info.labels)["notes"]
+
+    def constant(self, records: Tensor) -> str | None:
+        kind, labels = self.info.kind, self.info.labels
+        return constant(labels, one_hot(kind, decide(kind, records), len(labels)))
 
     def prepared(self, records: Tensor, targets: Tensor) -> _Prepared:
         kind, turned = self.info.kind, records[1:]

@@ -22,6 +22,7 @@ from isoconv._extras import require
 __all__ = [
     "bootstrap",
     "classification_metrics",
+    "constant",
     "correct",
     "decide",
     "draws",
@@ -30,6 +31,7 @@ __all__ = [
     "margins",
     "mcnemar",
     "number",
+    "one_hot",
     "probabilities",
     "rank_auc",
     "sign_flip_test",
@@ -107,7 +109,7 @@ def classification_metrics(
     torchmetrics = require("torchmetrics.functional.classification", extra="study")
     classes = logits.shape[1]
     decisions = decide(kind, logits)
-    decided, truth = _one_hot(kind, decisions, classes), _one_hot(kind, labels, classes)
+    decided, truth = one_hot(kind, decisions, classes), one_hot(kind, labels, classes)
     table = torchmetrics.multilabel_confusion_matrix(decided, truth, num_labels=classes)
     tn, fp, fn, tp = table.flatten(1).double().unbind(1)
 
@@ -142,8 +144,22 @@ def classification_metrics(
             "support": (tp + fn).long().tolist(),
         },
         "confusion": confusion.tolist(),
-        "notes": _notes(kind, names or [str(c) for c in range(classes)], decided, present, comparable),
+        "notes": _notes(names or [str(c) for c in range(classes)], decided, present, comparable),
     }
+
+
+def constant(names: Sequence[str], decided: Tensor) -> str | None:
+    """What is worthless where all images are decided alike; None where they are not.
+
+    Args:
+        names: of the K classes.
+        decided: zeros and ones (N, K).
+    """
+    if (decided != decided[0]).any():
+        return None
+    given = [repr(name) for name, it_is in zip(names, decided[0].tolist(), strict=True) if it_is]
+    answer = f"decided as {', '.join(given)}" if given else "given no label"
+    return f"every image is {answer}, whatever it shows: that this is invariant says nothing"
 
 
 def bootstrap(kind: str, logits: Tensor, labels: Tensor, resamples: int = 1000, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -159,7 +175,7 @@ def bootstrap(kind: str, logits: Tensor, labels: Tensor, resamples: int = 1000, 
         paired too.
     """
     decisions, (m, n, classes) = decide(kind, logits), logits.shape
-    truth = _one_hot(kind, labels, classes)
+    truth = one_hot(kind, labels, classes)
     right = decisions == labels
     if kind == "multilabel":  # the images with and those without each label: sensitivity and specificity
         groups, right = torch.cat([truth, 1 - truth], -1), torch.cat([right, right], -1)
@@ -268,15 +284,16 @@ def _check(kind: str, logits: Tensor, labels: Tensor) -> None:
         )
 
 
-def _one_hot(kind: str, labels: Tensor, classes: int) -> Tensor:
+def one_hot(kind: str, labels: Tensor, classes: int) -> Tensor:
+    """Class numbers (N,) as zeros and ones (N, K), which those of a multilabel task are already."""
     return labels if kind == "multilabel" else F.one_hot(labels, classes)
 
 
-def _notes(kind: str, names: Sequence[str], decided: Tensor, present: Tensor, comparable: Tensor) -> list[str]:
+def _notes(names: Sequence[str], decided: Tensor, present: Tensor, comparable: Tensor) -> list[str]:
     def named(chosen: Tensor) -> list[str]:
         return [name for name, it_is in zip(names, chosen.tolist(), strict=True) if it_is]
 
-    absent, alone, always = named(~present), named(present & ~comparable), named(decided.bool().all(0))
+    absent, alone = named(~present), named(present & ~comparable)
     notes = []
     if absent:
         notes.append(
@@ -285,8 +302,8 @@ def _notes(kind: str, names: Sequence[str], decided: Tensor, present: Tensor, co
         )
     if alone:
         notes.append(f"every image of the test set is labelled {', '.join(map(repr, alone))}: without AUC")
-    if kind != "multilabel" and always and not alone:
-        notes.append(f"every image is decided as {always[0]!r}, whatever it shows: that this is invariant says nothing")
+    if not alone and (note := constant(names, decided)):
+        notes.append(note)
     return notes
 
 

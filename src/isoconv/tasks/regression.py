@@ -21,6 +21,8 @@ __all__ = ["Regression"]
 
 _LIMITS = 1.96  # standard deviations, of Bland and Altman's limits of agreement
 
+_ALIKE = "the same for every image, whatever it shows: that this is invariant says nothing"
+
 
 class _Prepared(NamedTuple):
     """Absolute error of each image, the mean over targets: upright (N,), and the mean over rotations (N,)."""
@@ -139,9 +141,12 @@ class Regression(Task):
         for values, truth, label in zip(records.unbind(1), targets.unbind(1), self.info.labels, strict=True):
             if truth.max() == truth.min():
                 notes.append(f"{label} is the same for all test images: without R² and correlation")
-            if values.max() - values.min() < 1e-6 * max(1.0, values.abs().max().item()):
-                notes.append(f"{label} is answered alike for every image: that this is invariant says nothing")
+            if _alike(values):
+                notes.append(f"{label} is {_ALIKE}")
         return notes
+
+    def constant(self, records: Tensor) -> str | None:
+        return f"the answer is {_ALIKE}" if all(map(_alike, records.unbind(1))) else None
 
     def prepared(self, records: Tensor, targets: Tensor) -> _Prepared:
         errors = self.by_image(records, targets)
@@ -169,6 +174,9 @@ class Regression(Task):
     def read(self, answer: Mapping[str, Any]) -> list[float]:
         return list(answer["values"].values())
 
+    def told(self, target: Tensor) -> str:
+        return ", ".join(f"{label} {value:.4g}" for label, value in zip(self.info.labels, target.tolist(), strict=True))
+
 
 def _scores(values: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Of each target, from values (N, targets): ``mae``, ``rmse``, ``r2`` and ``correlation``; NaN where undefined."""
@@ -183,6 +191,10 @@ def _scores(values: Tensor, targets: Tensor) -> dict[str, Tensor]:
         "r2": torch.where(known > 0, 1 - square / known, torch.nan),
         "correlation": torch.where(product > 0, (truth * found).sum(0) / product, torch.nan),
     }
+
+
+def _alike(values: Tensor) -> bool:
+    return (values.max() - values.min()).item() < 1e-6 * max(1.0, values.abs().max().item())
 
 
 def _of_target(values: Tensor, targets: Tensor) -> dict[str, float]:

@@ -149,13 +149,17 @@ class Segmentation(Task):
         return {"classes": classes}
 
     def notes(self, records: Tensor, targets: Tensor) -> list[str]:
-        found, true = (records[..., i].sum(0) for i in (1, 2))
+        true = records[..., 2].sum(0).tolist()
         notes = []
-        if absent := [label for label, n in zip(self.info.labels, true.tolist(), strict=True) if n == 0]:
+        if absent := [label for label, n in zip(self.info.labels, true, strict=True) if n == 0]:
             notes.append(f"no mask of the test set holds {', '.join(absent)}")
-        if not found[1:].any():
-            notes.append("every pixel is taken for background, whatever it shows: that this is invariant says nothing")
-        return notes
+        return [*notes, *filter(None, [self.constant(records)])]
+
+    def constant(self, records: Tensor) -> str | None:
+        found = [label for label, n in zip(self.info.labels, records[..., 1].sum(0).tolist(), strict=True) if n]
+        if len(found) > 1:
+            return None
+        return f"every pixel is taken for {found[0]}, whatever it shows: that this is invariant says nothing"
 
     def prepared(self, records: Tensor, targets: Tensor) -> _Prepared:
         counts = records[..., :3]

@@ -28,6 +28,7 @@ from torch import nn
 
 from isoconv._checks import count_of
 from isoconv._extras import require
+from isoconv._machine import check_memory, check_threads
 from isoconv.data import DeviceBatches, find, own_path
 from isoconv.data.augment import augmentation, input_size
 from isoconv.models import create_model, list_models, model_info
@@ -62,10 +63,10 @@ def train(config: TrainConfig, resume: bool = False, wait: bool = False) -> RunD
         wait: while another process works in ``config.out``.
 
     Raises:
-        BusyError: another process works in ``config.out``, and ``wait`` is false.
+        isoconv.runs.lock.BusyError: another process works in ``config.out``, and ``wait`` is false.
         FileExistsError: ``config.out`` exists and ``resume`` is false.
-        ValueError: an unknown name or impossible value, a damaged checkpoint, or ``resume`` with another config or
-            other data.
+        ValueError: an unknown name or impossible value, more than this machine can bear, a damaged checkpoint, or
+            ``resume`` with another config or other data.
         KeyboardInterrupt, SystemExit: stopped by Ctrl-C or SIGTERM; it can be resumed.
         FloatingPointError: the loss became infinite or NaN; the last good checkpoint is kept.
         OSError: the run directory cannot be written; the last good checkpoint is kept.
@@ -82,6 +83,7 @@ def _train(config: TrainConfig, resume: bool) -> RunDir:
     config = resolved(config, task)
     size, batch_size, lr = cast(int, config.size), cast(int, config.batch_size), cast(float, config.lr)
     if config.threads is not None:
+        check_threads(config.threads)
         torch.set_num_threads(config.threads)
     rank, world_size, local_size = (int(os.environ.get(name, n)) for name, n in _PROCESSES.items())
     device = resolve_device(config.device)
@@ -89,9 +91,11 @@ def _train(config: TrainConfig, resume: bool) -> RunDir:
         raise ValueError("precision 16-mixed needs a GPU; use --precision bf16-mixed")
 
     pl.seed_everything(config.seed, verbose=False)
+    seen = input_size(config.recipe, size)
+    if device.type == "cpu":
+        _check_memory(config, task, seen)
     net = build(config, task)
     data = load(size)
-    seen = input_size(config.recipe, size)
     augment = augmentation(config.recipe, info.dims, seen, rotate=config.rotate) if task.turns_in_training else None
     batches = partial(DeviceBatches, batch_size=batch_size, device=device, seed=config.seed, resize=seen)
     train_batches = batches(data.train, shuffle=True, augment=augment, rank=rank, world_size=world_size)
@@ -121,6 +125,19 @@ def _train(config: TrainConfig, resume: bool) -> RunDir:
     trainer = _trainer(config, device, world_size, local_size, Recorder(config, train_batches, seen))
     _fit(trainer, learner, train_batches, val_batches, checkpoint, config)
     return RunDir(config.out)
+
+
+def _check_memory(config: TrainConfig, task: Task, size: int) -> None:
+    """Refuse a training whose weights, or images and first feature maps of a batch, alone exceed the memory."""
+    with torch.device("meta"):
+        weights = sum(p.numel() for p in build(config, task).parameters())
+    width, batch_size, info = cast(int, config.width), cast(int, config.batch_size), task.info
+    states = "weights, with gradients and momentum,"
+    check_memory(12 * weights, f"the {states} of {config.model} of width {width}", "use a smaller --width")
+    images = min(batch_size, info.counts[0])
+    maps = images * (info.channels + width / (config.stem_stride or 1) ** info.dims)
+    what = f"a batch of {count_of(images, 'image')} of {size} pixels with their first feature maps"
+    check_memory(4 * maps * size**info.dims, what, "use a smaller --size, --batch-size or --width")
 
 
 def resolved(config: TrainConfig, task: Task) -> TrainConfig:
