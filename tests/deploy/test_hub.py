@@ -103,7 +103,9 @@ def test_a_run_with_its_card(evaluated: Evaluated, tmp_path: Path, monkeypatch: 
 def test_outputs_in_the_unit_of_the_targets(evaluated: Evaluated, tmp_path: Path) -> None:
     run = evaluated("plain")
     x, bare = torch.rand(2, 3, 16, 16), run.load_model()
-    write_json(run.path / "model.json", {**run.model_info, "outputs": [[1.0, 2.0, 3.0, 4.0, 5.0], [0.5] * 5]})
+    write_json(
+        run.path / "model.json", {**run.model_info, "outputs": {"shift": [1.0, 2.0, 3.0, 4.0, 5.0], "scale": [0.5] * 5}}
+    )
     again = isoconv.from_pretrained(isoconv.save_pretrained(run, tmp_path / "net"))
     torch.testing.assert_close(again(x), 0.5 * bare(x) + torch.arange(1.0, 6))
 
