@@ -160,7 +160,7 @@ def test_outputs_in_the_unit_of_the_targets(
     """They are part of what runs; weights alone come with the code for it."""
     run, shift, scale = evaluated("plain"), [1.0, 0.0, -1.0, 2.0, 3.0], [2.0, 0.2, 1.0, 0.5, 0.3]
     x, bare = images(run, 1, 16, 16), run.load_model()
-    write_json(run.path / "model.json", {**run.model_info, "outputs": [shift, scale]})
+    write_json(run.path / "model.json", {**run.model_info, "outputs": {"shift": shift, "scale": scale}})
     card = export_run(run, format, tmp_path / f"net.{format}").card
     expected = bare(x) * torch.tensor(scale) + torch.tensor(shift)
     monkeypatch.setattr(torch, "rand", lambda *_: x.clone())  # the images of the card's code
@@ -395,17 +395,17 @@ def test_a_file_that_computes_something_else_is_not_put_in_place(
 
 
 def test_a_disk_that_is_full_leaves_nothing(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, real = evaluated("plain"), export.atomic_write
+    run, fsync = evaluated("plain"), os.fsync
 
-    def full(path: Path, write: Callable) -> None:
-        if path.suffix != ".md":
-            raise OSError(28, "cannot write: No space left on device")
-        real(path, write)
+    def full(file: int) -> None:
+        if os.readlink(f"/proc/self/fd/{file}").endswith(".md"):
+            raise OSError(28, "No space left on device")
+        fsync(file)
 
-    monkeypatch.setattr(export, "atomic_write", full)
-    with pytest.raises(OSError, match="No space left"):
-        export_run(run, "safetensors")
-    assert list((run.path / "export").iterdir()) == []
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"cannot write .*model\.safetensors\.md \(No space left"):
+        export_run(run, "safetensors", run.path.parent / "model.safetensors")
+    assert not list(run.path.parent.glob("*model.safetensors*"))
 
 
 def test_onnx_without_its_extra(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
