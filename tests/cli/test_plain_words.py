@@ -24,7 +24,7 @@ CORE = """
 import sys
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] in 'tyro rich lightning pydantic scipy joblib torchmetrics kornia'.split():
+        if name.partition('.')[0] in 'tyro rich lightning scipy joblib torchmetrics kornia'.split():
             raise ModuleNotFoundError(f'No module named {name!r}', name=name)
 sys.meta_path.insert(0, Missing())
 from isoconv.__main__ import main

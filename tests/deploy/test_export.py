@@ -315,17 +315,17 @@ def test_a_file_that_computes_something_else_is_not_put_in_place(
 
 
 def test_a_disk_that_is_full_leaves_nothing(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, real = evaluated("plain"), export.atomic_write
+    run, fsync = evaluated("plain"), os.fsync
 
-    def full(path: Path, write: Callable) -> None:
-        if path.suffix != ".md":
-            raise OSError(28, "cannot write: No space left on device")
-        real(path, write)
+    def full(file: int) -> None:
+        if os.readlink(f"/proc/self/fd/{file}").endswith(".md"):
+            raise OSError(28, "No space left on device")
+        fsync(file)
 
-    monkeypatch.setattr(export, "atomic_write", full)
-    with pytest.raises(OSError, match="No space left"):
-        export_run(run, "safetensors")
-    assert list((run.path / "export").iterdir()) == []
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"cannot write .*model\.safetensors\.md \(No space left"):
+        export_run(run, "safetensors", run.path.parent / "model.safetensors")
+    assert not list(run.path.parent.glob("*model.safetensors*"))
 
 
 def test_onnx_without_its_extra(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:

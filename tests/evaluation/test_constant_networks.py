@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from isoconv.cli.main import main
+from isoconv.data import Task as DataInfo
 from isoconv.data import get_task
 from isoconv.deploy.model_card import Usage, model_card
 from isoconv.evaluation import compare, evaluate
@@ -153,3 +154,16 @@ def test_same_answers(name: str, records: list, words: str) -> None:
 )
 def test_answers_that_differ(name: str, records: list) -> None:
     assert task_of(get_task(name)).constant(torch.tensor(records)) is None
+
+
+@pytest.mark.parametrize("labels", [("age",), ("age", "size")])
+def test_same_numbers(labels: tuple[str, ...]) -> None:
+    task = task_of(DataInfo("x", "X", "regression", 2, 1, labels, (3, 3, 3), licence=""))
+    records = torch.tensor([[2.0, 7.0]] * 3)[:, : len(labels)]
+    note = task.constant(records)
+    assert note is not None
+    assert all(label in note for label in labels)
+    assert note.endswith("whatever it shows: that this is invariant says nothing")
+    assert task.notes(records, torch.rand(3, len(labels))) == [note]
+    records[0, 0] = 3
+    assert task.constant(records) is None

@@ -77,8 +77,9 @@ def test_targets_that_never_differ_have_no_r2(task: Regression) -> None:
     ((row,), _) = task.table(torch.randn(1, 5, 2), same)
     assert row["r2"] is None
     assert "size is the same for all test images: without R² and correlation" in task.notes(torch.randn(5, 2), same)
-    assert "age is the same for every image, whatever it shows: that this is invariant says nothing" in task.notes(
-        same, same
+    assert (
+        "each of size, age is the same for every image, whatever it shows: that this is invariant says nothing"
+        in task.notes(same, same)
     )
 
 

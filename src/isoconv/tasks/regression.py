@@ -137,16 +137,20 @@ class Regression(Task):
         return {"targets": found}
 
     def notes(self, records: Tensor, targets: Tensor) -> list[str]:
-        notes = []
+        notes, constant = [], self.constant(records)
         for values, truth, label in zip(records.unbind(1), targets.unbind(1), self.info.labels, strict=True):
             if truth.max() == truth.min():
                 notes.append(f"{label} is the same for all test images: without R² and correlation")
-            if _alike(values):
+            if _alike(values) and not constant:
                 notes.append(f"{label} is {_ALIKE}")
-        return notes
+        return [*notes, *filter(None, [constant])]
 
     def constant(self, records: Tensor) -> str | None:
-        return f"the answer is {_ALIKE}" if all(map(_alike, records.unbind(1))) else None
+        if not all(map(_alike, records.unbind(1))):
+            return None
+        labels = self.info.labels
+        told = labels[0] if len(labels) == 1 else f"each of {', '.join(labels)}"
+        return f"{told} is {_ALIKE}"
 
     def prepared(self, records: Tensor, targets: Tensor) -> _Prepared:
         errors = self.by_image(records, targets)
