@@ -204,6 +204,11 @@ class TestPromise:
             assert error(Residual(value), 12) < 1e-5
             assert conversion_report(Residual(value), (1, 1, 12, 12)).verdict == "broken"
 
+    def test_a_signal_that_has_nearly_vanished_is_not_taken_for_rounding(self) -> None:
+        """As in deep networks without training."""
+        for code, verdict in ((lambda x: 1e-8 * x, "symmetric"), (lambda x: 1e-8 * x.roll(1, 2), "broken")):
+            assert conversion_report(Coded(code), (1, 1, 12, 12)).verdict == verdict
+
     def test_an_offset_hides_nothing(self) -> None:
         net = Coded(lambda x: F.pad(x, (1, 0))[..., :-1])
         net.part.conv.bias.data += 1e6
@@ -214,6 +219,10 @@ class TestPromise:
         ("code", "reason"),
         [
             (lambda x: x * 0, "its output is the same for every image"),
+            (
+                lambda x: 1 + 1e-13 * F.pad(x, (1, 0))[..., :-1],
+                "its output is the same for every image, up to rounding",
+            ),
             (lambda x: x / 0, "its output is not finite"),
             (lambda x: x.reshape(1, 4, 7, 7), "RuntimeError"),
         ],

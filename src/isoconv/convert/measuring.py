@@ -32,7 +32,8 @@ __all__ = [
 
 LIMIT = 1e-4  # relative errors up to this are rounding, also where a network rounds to float32 on its way
 _SINGLE_LIMIT = 1e-2  # the same in units of the spread between images, in deep networks that do not run in float64
-_PLAIN = 0.1  # float32 rounds to less than this
+_PLAIN = 0.1  # float32 rounds to less than this, if the spread is above its floor
+_FLOORS = {torch.float64: 1e-10}  # of the spread, relative to the output; 1e-2 in other precisions
 _SIZES = (12, 13)
 _TINY = 1e-2
 _COUNTS = (
@@ -230,13 +231,11 @@ def verify(net: nn.Module, shape: Sequence[int]) -> list[Measurement]:
     single = ready_copy(net, torch.float32)
     images = images_of(shape, like.float())
     found = [_measured(single, image) for image in images]
-    if all(m.error is None or m.error <= LIMIT or m.error > _PLAIN for m in found) and any(
-        m.error is not None for m in found
-    ):
+    if any(m.kept or m.lost for m in found) and all(m.error is None or not LIMIT < m.error <= _PLAIN for m in found):
         return [m._replace(limit=LIMIT) for m in found]
     double = ready_copy(net, torch.float64)
     exact = [_measured(double, image.double()) for image in images]
-    return [m if d.error is None else d for m, d in zip(found, exact, strict=True)]
+    return exact if any(m.error is not None for m in exact) or not any(m.lost or m.kept for m in found) else found
 
 
 def _measured(net: nn.Module, image: Tensor) -> Measurement:
@@ -265,12 +264,16 @@ def _spread_error(net: nn.Module, x: Tensor) -> tuple[float | None, str]:
             expected = outputs.act(g, leaf)
             if got.shape != expected.shape:
                 return math.inf, ""
-            difference, spread = ((a - b).double().norm().item() for a, b in ((got, expected), (leaf, alien)))
+            differences = got - expected, leaf - alien, leaf
+            difference, spread, norm = (values.double().norm().item() for values in differences)
             if not math.isfinite(difference + spread):
                 return None, "its output is not finite"
-            if spread or difference:
-                errors.append(difference / spread if spread else math.inf)
-    return max(errors, default=None), "" if errors else "its output is the same for every image"
+            floor = _FLOORS.get(leaf.dtype, 1e-2) * norm
+            if spread > floor:
+                errors.append(difference / spread)
+            elif difference > max(floor, spread):
+                errors.append(math.inf)
+    return max(errors, default=None), "" if errors else "its output is the same for every image, up to rounding"
 
 
 def _maps(net: nn.Module, x: Tensor) -> list[Tensor]:
