@@ -149,6 +149,9 @@ def _archive(path: Path, task: str | None) -> dict[str, np.ndarray]:
             )
         arrays[f"{split}_images"] = as_uint8(where, images)
     _ask(path, arrays)
+    types = {s: str(arrays[f"{s}_labels"].dtype) for s in SPLITS}
+    if len({"float" in name for name in types.values()}) > 1:
+        raise ValueError(f"{path}: labels must be whole numbers in all splits, or floats in all, got {types}")
     shapes = {arrays[key].shape[1:] for key in keys if key.endswith("labels")}
     if len(shapes) > 1 or len({arrays[f"{s}_images"].ndim for s in SPLITS}) > 1:
         raise ValueError(f"{path}: the splits' arrays have different axes; give them the same")
