@@ -74,7 +74,7 @@ def test_code(text: str) -> None:
 
 
 def test_plain_text_stays_as_it_is() -> None:
-    for text in ("melanoma, 2 mm", "weiße Blutkörperchen", "細胞"):
+    for text in ("melanoma, 2 mm", "benign & malignant", "weiße Blutkörperchen", "細胞"):
         assert printable(text) == markdown(text) == text
 
 

@@ -44,7 +44,7 @@ def one_line(error: Exception, traceback: str) -> str:
 
 def remedy(error: OSError) -> str:
     """What to do about an error of the system in writing a file."""
-    return _REMEDIES.get(error.errno or 0, "choose another place")
+    return _REMEDIES.get(error.errno, "choose another place") if error.errno else "free disk space"
 
 
 def _of_the_system(error: OSError) -> str:

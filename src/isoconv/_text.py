@@ -5,11 +5,11 @@ HTML has one of Python's, :func:`html.escape`, and jinja2 its autoescape.
 
 from __future__ import annotations
 
-import html
 import re
 
 __all__ = ["code_span", "markdown", "printable"]
 
+_ENTITY = re.compile(r"&(?=#?\w+;)")
 _INLINE = re.compile(r"([\\`*_\[\]|~])")  # what Markdown acts on anywhere in a line
 _LEADING = re.compile(r"^(\d*)([#=+.)-])")  # and at its beginning
 
@@ -21,7 +21,8 @@ def printable(text: str) -> str:
 
 def markdown(text: str) -> str:
     """For Markdown: one line that shows the text as it is, in paragraphs, lists and tables."""
-    escaped = _INLINE.sub(r"\\\1", html.escape(printable(text.strip()), quote=False))
+    escaped = _ENTITY.sub("&amp;", printable(text.strip())).replace("<", "&lt;").replace(">", "&gt;")
+    escaped = _INLINE.sub(r"\\\1", escaped)
     return _LEADING.sub(r"\1\\\2", escaped)
 
 

@@ -79,7 +79,7 @@ def test_a_series_that_is_none_is_refused(
         (lambda write, p: write(p, VOLUME[0], PhotometricInterpretation="RGB"), "1 samples per pixel, RGB has 3"),
         (lambda write, p: write(p, VOLUME[0], Rows=None), "it has no Rows"),
         (lambda write, p: write(p, VOLUME[0], NumberOfFrames=10**9), "states 1,000,000,000 frames"),
-        (lambda write, p: write(p, VOLUME[0], Rows=65535, Columns=65535), "set --max-pixels 4294836225"),
+        (lambda write, p: write(p, VOLUME[0], Rows=65535, Columns=65535), r"limits=Limits\(pixels=4294836225\)"),
     ],
 )
 def test_a_damaged_file_is_refused_by_name(

@@ -239,7 +239,7 @@ def test_a_small_file_of_many_pixels_is_not_decoded(
         strips = (strip for _ in range(200))
         file.write(strips, shape=(20000, 20000), dtype=np.uint8, rowsperstrip=100, compression=compression)
     assert (tmp_path / "a.tif").stat().st_size < 10**6
-    with pytest.raises(ValueError, match=r"pixels would take 0\.\d\d GB, .*set --max-pixels"):
+    with pytest.raises(ValueError, match=r"pixels would take 0\.\d\d GB, .*limits=Limits"):
         read(tmp_path / "a.tif")
 
 

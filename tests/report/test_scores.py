@@ -98,7 +98,7 @@ def test_conditions_beyond_rotation(toml: Path, runs: Path, tmp_path: Path, pars
     assert page.text.count("seen through the inscribed disc") == 4
     assert page.text.count("not measured") == 3 * 10  # plain and its two averages
     text = (tmp_path / "report.md").read_text()
-    (row,) = re.findall(r"\| SRE &amp; friends \| 1 \| .*", text.partition("Protocol disturbed")[2].partition("##")[0])
+    (row,) = re.findall(r"\| SRE & friends \| 1 \| .*", text.partition("Protocol disturbed")[2].partition("##")[0])
     shown = [cell.strip(" *") for cell in row.split("|")[3:5]]
     assert shown == [f"{100 * summary[name]:.1f}" for name in ("rotated_mean", "zoomed")]
     assert "| plain | 2 | not measured |" in text

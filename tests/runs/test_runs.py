@@ -246,7 +246,7 @@ def test_failed_write_keeps_the_previous_file(tmp_path: Path) -> None:
         atomic_write(path, Mock(side_effect=OSError("9 requested and 0 written")))
     assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(OSError, match=r"cannot write .*file/within \(Not a directory\); free disk space"):
+    with pytest.raises(OSError, match=r"cannot write .*file/within \(Not a directory\); choose another place"):
         atomic_write(path / "within", lambda f: None)
 
 

@@ -90,10 +90,13 @@ class Limits:
             UnreadableError: it is too large.
         """
         if self.pixels is not None and pixels > self.pixels:
-            raise UnreadableError(f"it has {pixels:,} pixels, the limit is {self.pixels:,}", "raise --max-pixels")
+            raise UnreadableError(
+                f"it has {pixels:,} pixels, the limit is {self.pixels:,}",
+                f"make it smaller, or raise the limit, limits=Limits(pixels={pixels})",
+            )
         if self.pixels is None and size > max(_BYTES, _BYTES_PER_BYTE * held):
             reason = f"its {pixels:,} pixels would take {size / 1e9:.2f} GB, the file has {held / 1e6:.2f} MB"
-            raise UnreadableError(reason, f"where that is right, set --max-pixels {pixels}")
+            raise UnreadableError(reason, f"make it smaller, or read it in Python with limits=Limits(pixels={pixels})")
 
 
 LIMITS = Limits()

@@ -76,10 +76,11 @@ def save_pretrained(net: nn.Module | RunDir, folder: str | os.PathLike[str]) -> 
     weights = safetensors.save({name: value.cpu().contiguous() for name, value in state.items()})
     config["sha256"] = sha256(weights)
     check_json("the network", config, SAVED_NETWORK, "it would not come back")
+    card = _card(run, module, folder.name)
     with whole_folder(folder) as made:
         (made / WEIGHTS).write_bytes(weights)
         (made / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
-        (made / CARD).write_text(_card(run, module, folder.name), encoding="utf-8")
+        (made / CARD).write_text(card, encoding="utf-8")
     return folder
 
 

@@ -23,10 +23,10 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # it says so already
-            raise
         kept = "; what was there before is intact" if path.exists() else ""
-        raise type(error)(f"cannot write {path} ({error.strerror}){kept}; {remedy(error)}, then go on") from None
+        raise type(error)(
+            f"cannot write {path} ({error.strerror or error}){kept}; {remedy(error)}, then go on"
+        ) from None
 
 
 def atomic_write(path: Path, write: Write) -> None:
@@ -50,7 +50,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to be filled. It becomes ``path``, which is not there or empty, when the block ends well."""
-    with writing(path), _filled(path) as made:
+    with _filled(path, path) as made, writing(path):
         yield made
 
 
@@ -63,10 +63,11 @@ def write_set(files: Mapping[Path, Write]) -> None:
     first = next(iter(files))
     with writing(first):
         settle(first)
-        with _filled(_ready(first)) as made:
-            for path, write in files.items():
-                with writing(path):
-                    _write(made / path.name, write)
+    with _filled(_ready(first), first) as made:
+        for path, write in files.items():
+            with writing(path):
+                _write(made / path.name, write)
+    with writing(first):
         settle(first)
 
 
@@ -103,12 +104,15 @@ def _write(path: Path, write: Write) -> None:
 
 
 @contextmanager
-def _filled(path: Path) -> Iterator[Path]:
+def _filled(path: Path, named: Path) -> Iterator[Path]:
+    """As :func:`whole_folder`; errors name another path."""
     made = path.with_name(f".{path.name.lstrip('.')}.tmp")
     shutil.rmtree(made, ignore_errors=True)  # a process may have been killed here
-    made.mkdir()
+    with writing(named):
+        made.mkdir()
     try:
         yield made
-        os.replace(made, path)
+        with writing(named):
+            os.replace(made, path)
     finally:
         shutil.rmtree(made, ignore_errors=True)
