@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import joblib
 import pytest
 
-from isoconv.evaluation import measuring
+from isoconv import evaluation
 from isoconv.runs import RunDir
 from isoconv.runs.lock import lock
 from isoconv.study.__main__ import main
@@ -63,9 +63,9 @@ def test_a_protocol_that_a_study_gains_needs_no_training(
     more = replace(study, protocols=(*study.protocols, "disturbed"))
     row = study_status(more, tmp_path)[0]
     assert (row["state"], row["detail"]) == ("stopped", "not evaluated by protocol disturbed")
-    monkeypatch.setattr(measuring, "evaluate", Mock(wraps=measuring.evaluate))
+    monkeypatch.setattr(evaluation, "evaluate", Mock(wraps=evaluation.evaluate))
     work(config, more.protocols)
-    assert [call.args[1] for call in measuring.evaluate.call_args_list] == ["disturbed"]
+    assert [call.args[1] for call in evaluation.evaluate.call_args_list] == ["disturbed"]
     assert study_status(more, tmp_path)[0]["state"] == "done"
     assert trained == {path: path.read_bytes() for path in trained}
     assert RunDir(config.out).results() == {**earlier, "disturbed": RunDir(config.out).results()["disturbed"]}

@@ -19,9 +19,9 @@ def test_command_line(
 ) -> None:
     """A real worker in a process of its own, on few images; then the failures that a user sees."""
     (tmp_path / "worker.py").write_text(
-        "import sys\nfrom dataclasses import replace\nfrom isoconv import data\nfrom isoconv.figures import drawing\n"
+        "import sys\nfrom dataclasses import replace\nfrom isoconv import data, figures\n"
         "data.TASKS['cells'] = data.SYNTHETIC['cells'] = replace(data.TASKS['cells'], counts=(16, 8, 8))\n"
-        "drawing.save_all = lambda *_: []\nfrom isoconv.study.__main__ import main\nsys.exit(main())\n"
+        "figures.save_all = lambda *_: []\nfrom isoconv.study.__main__ import main\nsys.exit(main())\n"
     )
     monkeypatch.setattr(cell, "_WORKER", [sys.executable, str(tmp_path / "worker.py")])
     monkeypatch.setenv("COLUMNS", "200")
@@ -39,9 +39,7 @@ def test_command_line(
     assert "cells-sre-s0: failed, no good" in capsys.readouterr().out
     monkeypatch.setattr(cell, "_WORKER", [sys.executable, "-c", "raise SystemExit('error: broken')"])
     assert main(["study", "run", path, "--runs", runs, "--only", "*sre-s0"]) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "error: 1 of 1 cells failed (cells-sre-s0); their logs say more"
-    )
+    assert capsys.readouterr().err.splitlines()[-1] == ("error: 1 of 1 cell failed (cells-sre-s0); the logs say more")
     assert main(["study", "run", path, "--shard", "3"]) == 1
     assert capsys.readouterr().err == "error: shard must look like 3/8, got '3'\n"
 

@@ -35,7 +35,7 @@ def test_stopped_and_damaged_runs(write: Write, tiny: str, tmp_path: Path, prete
     (tmp_path / "cells-sre-s1" / "config.json").write_text("{")
     rows = study_status(study, tmp_path)
     assert [row["state"] for row in rows] == ["stopped", "stopped", "failed", "done"]
-    assert [row["detail"] for row in rows[:2]] == ["0 of 1 epochs", "not evaluated by protocol standard"]
+    assert [row["detail"] for row in rows[:2]] == ["0 of 1 epoch", "not evaluated by protocol standard"]
     assert "is not valid JSON" in rows[2]["detail"]
 
 
