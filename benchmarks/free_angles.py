@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from isoconv import data
 from isoconv.bands import band_plan
-from isoconv.harmonics import harmonics, turning
 from isoconv.nn import FieldGate, FieldNorm, FieldReLU, Fields, InvariantPool, SteerableConv2d, SymmetricAvgPool2d
+from isoconv.nn.harmonics import harmonics, turning
 from isoconv.symmetry import circular_mask, plane_rotation, resample
 
 KERNEL = 9

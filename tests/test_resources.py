@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from isoconv import _machine
-from isoconv._machine import check_memory, check_threads, memory
+from isoconv import _checks
+from isoconv._checks import check_memory, check_threads, memory
 from isoconv.cli.main import main
 from isoconv.data import DeviceBatches, Split, load
 from isoconv.training import TrainConfig, train
@@ -39,7 +39,7 @@ def failure(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
 
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_machine, "memory", lambda: 20_000_000)
+    monkeypatch.setattr(_checks, "memory", lambda: 20_000_000)
 
 
 def test_memory_is_what_the_system_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -47,14 +47,14 @@ def test_memory_is_what_the_system_says(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert 0 < memory() <= int(total) * 1024
     (tmp_path / "max").write_text("max\n")
     (tmp_path / "limit").write_text("12345\n")
-    monkeypatch.setattr(_machine, "_CONTAINER", (str(tmp_path / "max"), str(tmp_path / "none")))
+    monkeypatch.setattr(_checks, "_CONTAINER", (str(tmp_path / "max"), str(tmp_path / "none")))
     assert memory() > 12345
-    monkeypatch.setattr(_machine, "_CONTAINER", (str(tmp_path / "max"), str(tmp_path / "limit")))
+    monkeypatch.setattr(_checks, "_CONTAINER", (str(tmp_path / "max"), str(tmp_path / "limit")))
     assert memory() == 12345
 
 
 def test_memory_of_a_user_with_a_limit() -> None:
-    code = "import resource; from isoconv._machine import memory\n"
+    code = "import resource; from isoconv._checks import memory\n"
     code += "resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33)); print(memory() <= 2**33)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"

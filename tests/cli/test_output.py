@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from isoconv._errors import one_line, remedy
+from isoconv._text import one_line, remedy
 from isoconv.runs import RunDir
 
 LIST = [sys.executable, "-m", "isoconv", "data", "list", "--json"]

@@ -17,11 +17,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from isoconv._checks import count_of
-from isoconv._errors import one_line
+from isoconv._checks import check_threads, count_of
 from isoconv._extras import require
-from isoconv._machine import check_threads
-from isoconv._text import printable
+from isoconv._text import one_line, printable
 from isoconv.cli.data import Data
 from isoconv.cli.display import (
     show,

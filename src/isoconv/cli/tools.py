@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from isoconv._checks import did_you_mean
+from isoconv._checks import check_memory, did_you_mean
 from isoconv._extras import require
-from isoconv._machine import check_memory
 from isoconv.cli.display import show, show_lines
 from isoconv.cli.options import Json, RunPath
 

@@ -27,8 +27,8 @@ from isoconv.convert.windows import (
     TRANSPOSED,
     recentred,
 )
-from isoconv.harmonics import kernel_basis
 from isoconv.nn.conv import check_orders
+from isoconv.nn.harmonics import kernel_basis
 from isoconv.ops import check_engine
 from isoconv.ops.reference import expand_kernel
 

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from isoconv._checks import check_counts, count_of, did_you_mean
-from isoconv._machine import check_memory
+from isoconv._checks import check_counts, check_memory, count_of, did_you_mean
 from isoconv.data import medmnist, own, synthetic, vessels
 from isoconv.data.augment import RECIPES, augmentation, input_size
 from isoconv.data.batches import DeviceBatches, resize

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isoconv._checks import count_of
-from isoconv._machine import check_memory
+from isoconv._checks import check_memory, count_of
 from isoconv.data.dataset import Split
 
 __all__ = ["DeviceBatches", "resize"]

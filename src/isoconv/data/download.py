@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from isoconv._errors import remedy
 from isoconv._extras import require
+from isoconv._text import remedy
 
 __all__ = ["fetch"]
 

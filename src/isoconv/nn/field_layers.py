@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoconv._checks import did_you_mean
-from isoconv.harmonics import harmonics
 from isoconv.nn.fields import Fields
+from isoconv.nn.harmonics import harmonics
 from isoconv.ops.resampling import is_traced
 
 __all__ = ["FieldDropout", "FieldGate", "FieldMagnitudes", "FieldNorm", "FieldReLU", "InvariantPool", "magnitudes"]

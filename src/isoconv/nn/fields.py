@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isoconv.harmonics import components, turning
+from isoconv.nn.harmonics import components, turning
 from isoconv.symmetry import Scalars, Symmetry
 
 __all__ = ["Fields", "arrows", "as_fields", "joined"]
@@ -22,10 +22,10 @@ class Fields:
     """The fields of a feature map (N, channels, *spatial), order by order: ``Fields("8x0 + 4x1 + 4x2", dims=2)`` is 8
     scalars, 4 vectors and 4 fields of order 2.
 
-    A field of order l turns like the harmonics of that order (:func:`isoconv.harmonics.harmonics`, which says what each
-    component is): order 0 is one channel that does not change; order 1 a vector along the axes of the image, in their
-    order; order l > 0 has 2 channels in 2D, ``2 * l + 1`` in 3D. Orders ascend along the channels, whatever the order
-    of the terms; within an order the components of one field are neighbours.
+    A field of order l turns like the harmonics of that order (:func:`isoconv.nn.harmonics.harmonics`, which says what
+    each component is): order 0 is one channel that does not change; order 1 a vector along the axes of the image, in
+    their order; order l > 0 has 2 channels in 2D, ``2 * l + 1`` in 3D. Orders ascend along the channels, whatever the
+    order of the terms; within an order the components of one field are neighbours.
 
     Args:
         text: terms "count x order", joined by "+".

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from isoconv._checks import check_counts, ntuple, spells_out
 from isoconv.bands import band_plan
-from isoconv.harmonics import kernel_basis
 from isoconv.nn.dense import plain_conv
 from isoconv.nn.fields import Fields, as_fields
+from isoconv.nn.harmonics import kernel_basis
 from isoconv.ops.reference import convolve
 from isoconv.ops.spec import conv_spec
 from isoconv.symmetry import GridGroup
@@ -245,7 +245,7 @@ Args:
 
 Attributes:
     weight_j_l: for every order j of the input and l of the output between which the kernel allows a path, (out fields,
-        in fields / groups, paths); what the paths are says :func:`isoconv.harmonics.kernel_basis`.
+        in fields / groups, paths); what the paths are says :func:`isoconv.nn.harmonics.kernel_basis`.
 
 Shape:
     - input: (N, in_fields.channels, {axes}) or without N

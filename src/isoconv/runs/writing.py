@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from isoconv._errors import remedy
+from isoconv._text import remedy
 
 __all__ = ["atomic_write", "settle", "whole_folder", "write_json", "write_set", "writing"]
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 
-from isoconv._errors import one_line
+from isoconv._text import one_line
 from isoconv.runs.config import TrainConfig
 from isoconv.runs.lock import BusyError
 from isoconv.study.cell import BUSY, work

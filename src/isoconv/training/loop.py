@@ -26,9 +26,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from isoconv._checks import count_of
+from isoconv._checks import check_memory, check_threads, count_of
 from isoconv._extras import require
-from isoconv._machine import check_memory, check_threads
 from isoconv.data import DeviceBatches, find, own_path
 from isoconv.data.augment import augmentation, input_size
 from isoconv.models import create_model, list_models, model_info

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoconv.bands import PROFILES, band_plan
-from isoconv.harmonics import components, harmonics, kernel_basis, mirror_parity, turning
+from isoconv.nn.harmonics import components, harmonics, kernel_basis, mirror_parity, turning
 from isoconv.symmetry import Symmetry, random_rotations, symmetry_group
 
 ORDERS = {2: (0, 1, 2, 3), 3: (0, 1, 2)}
