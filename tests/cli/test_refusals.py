@@ -138,6 +138,7 @@ def test_a_missing_package_is_named_in_one_line(
     for name in [name for name in sys.modules if name.startswith("isoconv.cli")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tyro", None)  # as after a plain `pip install isoconv`
+    monkeypatch.setattr(sys, "argv", ["isoconv", "models"])
     assert program.main() == 1
     told = "error: this needs the package 'tyro'; install it with: pip install 'isoconv[study]'\n"
     assert capsys.readouterr().err == told
