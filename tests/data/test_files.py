@@ -179,7 +179,7 @@ def test_no_more_pixels_are_decoded_than_allowed(tmp_path: Path, name: str, limi
     else:
         pil.fromarray((GREY % 256).astype(np.uint8)).save(tmp_path / name)
     with pytest.raises(
-        ValueError, match=rf"cannot read .*{name} \(it has 784 pixels, the limit is 783\); raise --max-p"
+        ValueError, match=rf"cannot read .*{name} \(it has 784 pixels, the limit is 783\); make it smaller"
     ):
         read_images(tmp_path / name, channels=1, size=28, dims=2, limits=Limits(pixels=limit))
     assert len(read_images(tmp_path / name, channels=1, size=28, dims=2, limits=Limits(pixels=784))[1]) == 1
