@@ -48,10 +48,10 @@ def test_errors_of_the_system(number: int, words: str) -> None:
 def test_a_file_of_a_run_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text("{}")
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("isoconv.runs.reading.open_regular", refuse)
     with pytest.raises(
         PermissionError, match=r"^/.*config\.json cannot be read \(Permission denied\); make it readable"
     ):

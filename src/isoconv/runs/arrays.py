@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isoconv.runs.reading import check_file
+from isoconv.runs.reading import open_file
 
 __all__ = ["read_arrays"]
 
@@ -23,12 +23,12 @@ def read_arrays(path: Path, remedy: str) -> dict[str, np.ndarray]:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, compressed, or holds Python objects or numbers that are not finite.
     """
-    check_file(path, remedy, missing=remedy)
-    try:
-        with zipfile.ZipFile(path) as archive:
+    with open_file(path, remedy, missing=remedy) as file:
+        try:
+            archive = zipfile.ZipFile(file)
             arrays = {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in archive.infolist()}
-    except (ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}); {remedy}") from None
+        except (ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+            raise ValueError(f"{path} is damaged ({error}); {remedy}") from None
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(f"{path}: {name} must hold finite numbers, got NaN or infinity; {remedy}")

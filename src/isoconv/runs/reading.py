@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import cache
 from pathlib import Path
-from stat import S_ISREG
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import TypeAdapter, ValidationError
 
 from isoconv._checks import did_you_mean
+from isoconv._files import NotRegularError, open_regular
 
-__all__ = ["JSON_LIMIT", "check_file", "check_json", "parse_json", "read_bytes", "read_json"]
+__all__ = ["JSON_LIMIT", "check_json", "open_file", "parse_json", "read_bytes", "read_json"]
 
 JSON_LIMIT = 64 * 2**20
 """Bytes that a JSON file may have: results of 1000 classes need a tenth of it."""
@@ -20,8 +21,8 @@ JSON_LIMIT = 64 * 2**20
 _SHOWN = 60  # characters of a value in an error
 
 
-def check_file(path: Path, remedy: str, missing: str, limit: int | None = None) -> None:
-    """Refuse what cannot be read as a whole, a pipe before it blocks.
+def open_file(path: Path, remedy: str, missing: str, limit: int | None = None) -> BinaryIO:
+    """Open a file to read it as a whole; a pipe is refused before it blocks.
 
     Args:
         remedy: what to do about it, the end of the error.
@@ -33,20 +34,25 @@ def check_file(path: Path, remedy: str, missing: str, limit: int | None = None) 
         ValueError: it is a folder, a pipe or a device, or larger than the limit.
     """
     try:
-        about = path.stat()
+        file = open_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path} does not exist; {missing}") from None
-    if not S_ISREG(about.st_mode):
-        raise ValueError(f"{path} is a folder, a pipe or a device, expected a file; {remedy}")
-    if limit is not None and about.st_size > limit:
-        raise ValueError(f"{path} has {about.st_size:,} bytes, expected at most {limit:,}; {remedy}")
+    except NotRegularError:
+        raise ValueError(f"{path} is a folder, a pipe or a device, expected a file; {remedy}") from None
+    size = os.fstat(file.fileno()).st_size
+    if limit is not None and size > limit:
+        file.close()
+        raise ValueError(f"{path} has {size:,} bytes, expected at most {limit:,}; {remedy}")
+    return file
 
 
 def read_bytes(path: Path, remedy: str, missing: str, limit: int | None = None) -> bytes:
-    """The content of a file; arguments and errors as of :func:`check_file`."""
-    check_file(path, remedy, missing, limit)
+    """The content of a file; arguments and errors as of :func:`open_file`."""
     try:
-        return path.read_bytes()
+        with open_file(path, remedy, missing, limit) as file:
+            return file.read()
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise type(error)(f"{path} cannot be read ({error.strerror}); make it readable, or {remedy}") from None
 
@@ -56,7 +62,7 @@ def read_json(path: Path, kind: Any, remedy: str, missing: str) -> Any:
 
     Args:
         kind: its schema, one of :mod:`isoconv.runs.schema`.
-        remedy, missing: as of :func:`check_file`.
+        remedy, missing: as of :func:`open_file`.
 
     Raises:
         FileNotFoundError: it does not exist.
