@@ -27,6 +27,7 @@ __all__ = [
     "circular_mask",
     "equivariance_error",
     "fields_of",
+    "mirrors",
     "plane_rotation",
     "quarter_turn",
     "random_rotations",
@@ -117,6 +118,12 @@ def quarter_turn(dims: int, quarters: int = 1, plane: tuple[int, int] = (-2, -1)
     """What ``torch.rot90`` does."""
     matrix = plane_rotation(dims, 90 * quarters, plane).round()
     return next(g for g in symmetry_group(dims) if torch.equal(g.matrix, matrix))
+
+
+def mirrors(dims: int) -> list[Symmetry]:
+    """The flip of each axis."""
+    straight = tuple(range(dims))
+    return [Symmetry(straight, tuple(i == axis for i in straight)) for axis in straight]
 
 
 def random_rotations(count: int, generator: torch.Generator | None = None) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from isoconv.symmetry import Symmetry, distance, fields_of, quarter_turn
+from isoconv.symmetry import Symmetry, distance, fields_of, mirrors, quarter_turn
 
 __all__ = [
     "LIMIT",
@@ -23,6 +23,7 @@ __all__ = [
     "alone",
     "attempt",
     "commuting_error",
+    "copied",
     "defaults_of",
     "images_of",
     "ready_copy",
@@ -71,11 +72,6 @@ def defaults_of(module: nn.Module) -> dict[str, Any]:
     return {p.name: p.default for p in optional if p.default is not p.empty}
 
 
-def mirrors(dims: int) -> list[Symmetry]:
-    straight = tuple(range(dims))
-    return [Symmetry(straight, tuple(i == axis for i in straight)) for axis in straight]
-
-
 def generators(dims: int) -> list[Symmetry]:
     """Elements that make up all symmetries of the grid: a mirror and the quarter turns of neighbouring axes."""
     return [mirrors(dims)[-1], *(quarter_turn(dims, 1, plane) for plane in pairwise(range(-dims, 0)))]
@@ -93,7 +89,7 @@ def commuting_error(
     Raises:
         CannotRunError: it cannot run on the inputs, upright or turned.
     """
-    output = tree_leaves(attempt(function, *tree_map(_copied, args)))
+    output = tree_leaves(attempt(function, *copied(args)))
     errors = [_worst(function, args, output, dims, -1 if is_last else 1) for is_last in last]
     return min((error for error in errors if error is not None), default=None)
 
@@ -112,13 +108,14 @@ def _is_map(leaf: Any, dims: int) -> bool:
     return isinstance(leaf, Tensor) and leaf.dim() == dims + 2
 
 
-def _copied(leaf: Any) -> Any:
-    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+def copied(value: Any) -> Any:
+    """A nested structure with tensors of its own, for code that may write into them."""
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
 
 
 def _act(g: Symmetry, channels: int, leaf: Any) -> Any:
     if not _is_map(leaf, len(g.perm)):
-        return _copied(leaf)
+        return copied(leaf)
     return g(leaf.movedim(channels, 1)).movedim(1, channels).clone()
 
 

@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from isoconv.convert.measuring import copied
 from isoconv.convert.rules import kind, layers
 from isoconv.diagnosis.result import Size
 from isoconv.diagnosis.turns import CHANNELS_FIRST, CHANNELS_LAST, Turn, View, tensors, worst
@@ -175,7 +176,7 @@ def _views(module: nn.Module, fields: Sequence[Action]) -> tuple[Sequence[View],
 def _own(module: nn.Module, turn: Turn, inputs: Any, output: Any, views: Sequence[View]) -> tuple[float | None, Any]:
     """The error of ``module`` on its turned inputs, if these are such as it can take and its output can be judged; and
     ``output`` turned."""
-    args, kwargs = _copied(inputs)  # it may work in place
+    args, kwargs = copied(inputs)  # it may work in place
     try:
         got = module(*args, **kwargs)
     except (RuntimeError, ValueError, TypeError, IndexError):
@@ -206,11 +207,11 @@ def _record(
     waiting: list[Any] = []
 
     def before(_module: nn.Module, args: Any, kwargs: Any) -> None:
-        waiting.append(_copied((args, kwargs)))
+        waiting.append(copied((args, kwargs)))
 
     def after(number: int, _module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
-        calls.append(Call(number, waiting.pop(), _copied(output)))
-        return _copied(wanted[len(calls) - 1]) if wanted else None
+        calls.append(Call(number, waiting.pop(), copied(output)))
+        return copied(wanted[len(calls) - 1]) if wanted else None
 
     hooks = [m.register_forward_pre_hook(before, with_kwargs=True) for m in modules]
     hooks += [m.register_forward_hook(partial(after, i), with_kwargs=True) for i, m in enumerate(modules)]
@@ -249,10 +250,6 @@ def _costs(modules: Sequence[nn.Module], calls: Sequence[Call]) -> Counter[int]:
         if inputs and outputs and (found := cost(modules[call.layer], inputs[0], outputs[0])) is not None:
             counts[call.layer] += found.banded
     return counts
-
-
-def _copied(value: Any) -> Any:
-    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
 
 
 def line(error: Exception) -> str:

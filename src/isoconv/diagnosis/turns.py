@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from isoconv._checks import ntuple
-from isoconv.symmetry import Action, Scalars, Symmetry, circular_mask, distance, plane_rotation, quarter_turn
+from isoconv.symmetry import Action, Scalars, Symmetry, circular_mask, distance, mirrors, plane_rotation, quarter_turn
 
 __all__ = ["CHANNELS_FIRST", "CHANNELS_LAST", "Turn", "View", "images_for", "tensors", "turns_of", "worst"]
 
@@ -84,11 +84,9 @@ class Turn(NamedTuple):
 def turns_of(dims: int, angle: float) -> list[Turn]:
     """Generators of the square's or cube's symmetries, and the free rotations."""
     planes = list(itertools.combinations(range(-dims, 0), 2))
-    straight = tuple(range(dims))
-    mirrors = [Symmetry(straight, tuple(i == axis for i in straight)) for axis in straight]
     return [
         *(Turn("rot90", quarter_turn(dims, 1, plane)) for plane in planes),
-        *(Turn("flip", mirror) for mirror in mirrors),
+        *(Turn("flip", mirror) for mirror in mirrors(dims)),
         *(Turn(f"rot{angle:g}", plane_rotation(dims, angle, plane)) for plane in planes),
     ]
 
