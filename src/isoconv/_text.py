@@ -6,10 +6,13 @@ HTML has one of Python's, :func:`html.escape`, and jinja2 its autoescape.
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import re
+from collections.abc import Iterable
 
-__all__ = ["code_span", "markdown", "one_line", "printable", "remedy"]
+__all__ = ["code_span", "csv_table", "markdown", "one_line", "printable", "remedy"]
 
 _ENTITY = re.compile(r"&(?=#?\w+;)")
 _INLINE = re.compile(r"([\\`*_\[\]|~])")  # what Markdown acts on anywhere in a line
@@ -47,6 +50,13 @@ def code_span(text: str) -> str:
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     space = " " * (len(fence) > 1)
     return f"{fence}{space}{text}{space}{fence}"
+
+
+def csv_table(rows: Iterable[Iterable[object]]) -> str:
+    """A table as CSV, the heads being its first row."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def one_line(error: Exception, traceback: str) -> str:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from isoconv._checks import count_of
 from isoconv._extras import require
+from isoconv._text import csv_table
 from isoconv.cli.display import show, show_lines, show_table, write_json
 from isoconv.cli.options import DataRoot, Json, check_all_done
 
@@ -142,7 +140,7 @@ class DataManifest:
         check_output(self.out)
         items = listing.items(self.data.absolute())
         found = listing.assign([replace(item, patient=self._patient(item)) for item in items])
-        text = _csv(listing.table(found, self.out.absolute().parent))
+        text = csv_table(listing.table(found, self.out.absolute().parent))
         atomic_write(self.out, lambda f: f.write(text.encode()))
         sizes = Counter(item.split for item in found)
         written = {
@@ -163,12 +161,6 @@ class DataManifest:
         if match is None:
             raise ValueError(f"--patient {self.patient!r} matches nothing in {item.path}")
         return match.group()
-
-
-def _csv(rows: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 @dataclass(frozen=True, kw_only=True)

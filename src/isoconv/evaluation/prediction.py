@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import os
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from isoconv._checks import count_of
 from isoconv._extras import require
+from isoconv._text import csv_table
 from isoconv.data import DeviceBatches, Split
 from isoconv.data.files import read_each, split_index
 from isoconv.evaluation.measuring import in_eval_mode, position_records, with_progress
@@ -30,6 +29,7 @@ __all__ = ["Predictor", "check_output", "predict", "write_predictions"]
 
 log = logging.getLogger(__name__)
 
+_PLACE = ("source", "index", "mask")  # of an answer, the first columns of a table
 OnError = Callable[[Path, Exception], object]
 
 
@@ -250,17 +250,13 @@ def _json(_task: Task, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _csv(task: Task, rows: Sequence[dict[str, Any]]) -> str:
-    beside = ("source", "index", "mask", task.agreement.key)
-    flat = []
-    for row in rows:
-        cells = {name: row[name] for name in beside if name in row}
-        agreement = {name: cells.pop(name) for name in (task.agreement.key,) if name in cells}
-        flat.append({**cells, **task.columns(row), **agreement})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(flat[0]) if flat else ["source", "index"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return text.getvalue()
+    def cells(row: Mapping[str, Any]) -> dict[str, Any]:
+        first, last = ({n: row[n] for n in names if n in row} for names in (_PLACE, (task.agreement.key,)))
+        return {**first, **task.columns(row), **last}
+
+    flat = [cells(row) for row in rows]
+    heads = list(flat[0]) if flat else ["source", "index"]
+    return csv_table([heads, *([row[head] for head in heads] for row in flat)])
 
 
 _WRITERS = {".csv": _csv, ".json": _json}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
 from isoconv._checks import count_of
+from isoconv._text import csv_table
 from isoconv._text import markdown as escaped
 from isoconv.report import comparing
 from isoconv.report.columns import COSTS, all_scores, disturbed_scores, extras_of, leading_scores
@@ -53,41 +52,29 @@ def runs_csv(gathered: Gathered) -> str:
     """A row per run, shares of 1; a score that the task of a data set does not have is empty there."""
     names = list(dict.fromkeys(score.key for task in gathered.tasks.values() for score in all_scores(task)))
     heads = ["data", "test_images", "contestant", "seed", *names, *COSTS, "command"]
-    return _csv(
-        heads,
+    rows = [
         [
-            [
-                data,
-                gathered.test_images[data],
-                entry.contestant,
-                run.seed,
-                *(run.scores.get(name) for name in names),
-                *(run.cost[name] for name in COSTS),
-                run.command,
-            ]
-            for data, entries in gathered.entries.items()
-            for entry in entries
-            for run in entry.runs
-        ],
-    )
+            data,
+            gathered.test_images[data],
+            entry.contestant,
+            run.seed,
+            *(run.scores.get(name) for name in names),
+            *(run.cost[name] for name in COSTS),
+            run.command,
+        ]
+        for data, entries in gathered.entries.items()
+        for entry in entries
+        for run in entry.runs
+    ]
+    return csv_table([heads, *rows])
 
 
 def pairs_csv(rows: list[dict[str, Any]]) -> str:
     """A row per pair of contestants on a data set, the main score of a minus that of b, shares of 1; p after Holm's
     correction."""
     heads = ["data", "a", "b", *(f"{name}_{f}" for name in comparing.POSITIONS for f in ("mean", "low", "high", "p"))]
-    return _csv(
-        heads,
-        [[row["data"], row["a"].contestant, row["b"].contestant, *row["upright"], *row["rotated"]] for row in rows],
-    )
-
-
-def _csv(heads: list[str], rows: list[list[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(heads)
-    writer.writerows(rows)
-    return text.getvalue()
+    cells = ([row["data"], row["a"].contestant, row["b"].contestant, *row["upright"], *row["rotated"]] for row in rows)
+    return csv_table([heads, *cells])
 
 
 def score_text(entry: Entry, score: Score, absent: str = "–") -> str:
