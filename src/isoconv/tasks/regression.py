@@ -102,7 +102,7 @@ class Regression(Task):
 
     def table(self, records: Tensor, targets: Tensor) -> tuple[list[dict[str, Any]], Tensor]:
         errors = self.by_image(records, targets)
-        resampled = torch.cat([times.double() @ errors.T / len(targets) for times in draws(len(targets), 1000)])
+        resampled = _bootstrap(errors)
         rows = []
         for values, ends in zip(records, interval(resampled), strict=True):
             scores = _scores(values, targets)
@@ -159,9 +159,7 @@ class Regression(Task):
     def paired(self, a: _Prepared, b: _Prepared) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, difference in (("upright", a.upright - b.upright), ("rotated_mean", a.rotated - b.rotated)):
-            n = len(difference)
-            resampled = torch.cat([times.double() @ difference / n for times in draws(n, 1000)])
-            found[f"{name}_difference_ci"] = interval(resampled[:, None])[0]
+            found[f"{name}_difference_ci"] = interval(_bootstrap(difference[None]))[0]
             found[f"{name}_p"] = sign_flip_test(difference)
         return found
 
@@ -195,6 +193,12 @@ def _scores(values: Tensor, targets: Tensor) -> dict[str, Tensor]:
         "r2": torch.where(known > 0, 1 - square / known, torch.nan),
         "correlation": torch.where(product > 0, (truth * found).sum(0) / product, torch.nan),
     }
+
+
+def _bootstrap(values: Tensor, resamples: int = 1000) -> Tensor:
+    """Means (resamples, M) of values (M, N) over images that are drawn with replacement, alike for all M."""
+    n = values.shape[1]
+    return torch.cat([times.double() @ values.T / n for times in draws(n, resamples)])
 
 
 def _alike(values: Tensor) -> bool:
