@@ -37,8 +37,8 @@ def table() -> str:
     lines = [
         "# Learning rates",
         "",
-        f"`python benchmarks/learning_rates.py`: {EPOCHS} epochs on the first data set of studies/directions.toml, seed "
-        "0. Accuracy on the validation images and their loss, means of the last two epochs.",
+        f"`python benchmarks/learning_rates.py`: {EPOCHS} epochs on the first data set of studies/directions.toml, "
+        "seed 0. Accuracy on the validation images and their loss, means of the last two epochs.",
         "",
         f"| network | {' | '.join(f'{lr:g}' for lr in RATES)} |",
         f"|---|{'---|' * len(RATES)}",
