@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+import isoconv
 import isoconv.training.loop as training
 from isoconv.data import MEDMNIST, get_task
 from isoconv.models import model_config
@@ -33,6 +36,23 @@ def test_options_of_steerable_networks(config: TrainConfig) -> None:
         "form": "dropped",
     }
     assert RunDir(run.path).config == run.config
+
+
+@pytest.mark.parametrize("form", ["carried", "dropped"])
+def test_a_steerable_network_comes_back_from_its_run_and_from_its_folder(
+    config: TrainConfig, tmp_path: Path, data: SimpleNamespace, form: str
+) -> None:
+    run = train(replace(config, model="steerable_resnet18", form=form, width=4, epochs=2))
+    model = run.load_model()
+    with torch.no_grad():
+        logits = model(data.val.images.float() / 255)
+    best = run.metrics()[run.model_info["epoch"]]
+    assert torch.nn.functional.cross_entropy(logits, data.val.labels).item() == pytest.approx(
+        best["val_loss"], rel=1e-5
+    )
+    again = isoconv.from_pretrained(isoconv.save_pretrained(run, tmp_path / "folder"))
+    with torch.no_grad():
+        assert torch.equal(again(data.val.images.float() / 255), logits)
 
 
 def test_existing_run_is_refused_before_training(
