@@ -124,7 +124,8 @@ def _read_archive(path: Path, task: str | None, size: int) -> Dataset:
 
 
 def _archive(path: Path, task: str | None) -> dict[str, np.ndarray]:
-    """The six arrays, and the names if they are there; labels ``(N,)`` whole numbers, or ``(N, L)`` zeros and ones, or ``(N, T)`` floats."""
+    """The six arrays, labels ``(N,)`` whole numbers, or ``(N, L)`` zeros and ones, or ``(N, T)`` floats; and the names
+    of the labels, if they are there."""
     keys = [f"{split}_{part}" for split in SPLITS for part in ("images", "labels")]
     if not path.exists():
         raise FileNotFoundError(f"there is no data set {path}: no such file")
