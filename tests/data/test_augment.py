@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from isoconv.data import augmentation, input_size
+from isoconv.data import RECIPES, augmentation, input_size
 from isoconv.data.augment import _resample_by_axis
 
 pytest.importorskip("kornia", reason="augmentation needs the extra 'study'")
 
-CASES = [(recipe, dims, channels) for recipe in ("standard", "official") for dims, channels in ((2, 1), (2, 3), (3, 1))]
+CASES = [(recipe, dims, channels) for recipe in RECIPES for dims, channels in ((2, 1), (2, 3), (3, 1))]
 
 
 def blob(dims: int, channels: int, count: int = 16, size: int = 24) -> torch.Tensor:

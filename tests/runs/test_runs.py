@@ -74,6 +74,8 @@ def test_config_of_texts_numpy_numbers_and_a_list_survives_json(config: TrainCon
         ("seed", 2**32),
         ("size", 2**12 + 1),
         *(("kernel_sizes", value) for value in (3, (3, 501), ("3",), (3,) * 17)),
+        *(("fields", value) for value in (3, (1, -1), ("1",), (1,) * 10)),
+        *(("orders", value) for value in (-1, 9, True)),
         ("recipe", "oficial"),
         ("precision", "16"),
         ("device", "gpu"),

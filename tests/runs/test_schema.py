@@ -80,7 +80,7 @@ def test_what_is_written_is_read_back_as_it_is(evaluated: Evaluated, name: str) 
         ("config.json", put(2.0, "epochs"), "'epochs' must be a valid integer, got 2.0"),
         ("config.json", put(float("nan"), "lr"), "lr must be finite .*, got nan"),
         ("config.json", put(1, "rotate"), "'rotate' must be a valid boolean, got 1"),
-        ("config.json", put("oficial", "recipe"), "'recipe' must be 'standard' or 'official', got 'oficial'"),
+        ("config.json", put("oficial", "recipe"), "'recipe' must be 'standard', 'official' or 'modern', got 'oficial'"),
         ("config.json", put(10**9, "size"), "size must be a whole number from 1 to 4096, got 1000000000"),
         ("config.json", put(5, "flip"), "has an unknown entry 'flip'"),
         ("config.json", lambda c: c.update(modle=c.pop("model")), "lacks the entry 'model'; did you mean 'modle'"),

@@ -76,7 +76,7 @@ def test_the_first_seed_of_everything_comes_first(write: Write, tiny: str) -> No
         ("width = 2", 'width = "2"', r"options: width must be a whole number, got '2'"),
         ("width = 2", "rotate = 1", r"options: rotate must be true or false, got 1"),
         ("width = 2", 'lr = "x"', r"options: lr must be a number, got 'x'"),
-        ("width = 2", 'recipe = "offical"', r"recipe must be one of standard, official, got 'offical'"),
+        ("width = 2", 'recipe = "offical"', r"recipe must be one of standard, official, modern, got 'offical'"),
         ("width = 2", "threads = 2", r"'threads' does not belong into a study; give --threads to `isoconv study run`"),
         ("width = 2", 'data_root = "x"', r"give --data-root"),
         ("width = 2", "2d = 3", r"2d must be a table, got 3"),

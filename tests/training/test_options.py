@@ -8,6 +8,7 @@ import pytest
 
 import isoconv.training.loop as training
 from isoconv.data import MEDMNIST, get_task
+from isoconv.models import model_config
 from isoconv.runs import RunDir
 from isoconv.tasks import task_of
 from isoconv.training.loop import TrainConfig, resolved, train
@@ -19,6 +20,19 @@ def test_the_loss_that_is_asked_for_is_minimised(config: TrainConfig, tmp_path: 
     usual, focal = (train(replace(config, loss=loss, epochs=1, out=tmp_path / str(loss))) for loss in (None, "focal"))
     assert (usual.config.loss, focal.config.loss) == ("cross_entropy", "focal")
     assert 0 < focal.metrics()[0]["train_loss"] < usual.metrics()[0]["train_loss"]  # (1 - p)^2 of it
+
+
+def test_options_of_steerable_networks(config: TrainConfig) -> None:
+    chosen = {"orders": 1, "reflections": False, "fields": (3, 1), "form": "dropped", "width": 4, "epochs": 1}
+    run = train(replace(config, model="steerable_resnet18", **chosen))
+    options = model_config(run.load_model().net)
+    assert {name: options[name] for name in ("orders", "reflections", "fields", "form")} == {
+        "orders": 1,
+        "reflections": False,
+        "fields": [3, 1],
+        "form": "dropped",
+    }
+    assert RunDir(run.path).config == run.config
 
 
 def test_existing_run_is_refused_before_training(
@@ -59,7 +73,7 @@ def test_bad_option_is_refused_and_nothing_is_written(config: TrainConfig, chang
         ({"task": "classification"}, "vessels is for segmentation, not for classification; leave out --task"),
         ({"model": "sre_resnet18"}, "network 'sre_resnet18' is not for segmentation; use --model with one of sre_unet"),
         ({"model": "unet_3d"}, "vessels has 2D images, network 'unet_3d' does not; use --model unet$"),
-        ({"rotate": True}, "segmentation trains by recipe standard without rotation; leave out --recipe and --rotate"),
+        ({"rotate": True}, "segmentation trains by recipe standard or modern without rotation; leave out --recipe and"),
         ({"recipe": "official"}, "leave out --recipe and --rotate"),
         ({"loss": "focal"}, "loss of segmentation must be one of dice_ce, cross_entropy, dice, got 'focal'"),
         ({"size": 8}, "at least 16 pixels"),

@@ -12,11 +12,9 @@ import pytest
 import torch
 
 from isoconv.data import DeviceBatches, Split
-from isoconv.runs import OnImages, RunDir
+from isoconv.runs import RunDir
 from isoconv.symmetry import circular_mask
-from isoconv.tasks import task_of
-from isoconv.training.learner import Learner
-from isoconv.training.loop import TrainConfig, cosine, train
+from isoconv.training.loop import TrainConfig, train
 
 Learned = Callable[[RunDir], list[dict]]
 Files = Callable[[RunDir], dict[Path, bytes]]
@@ -130,30 +128,6 @@ def test_images_come_in_a_new_order_each_epoch(config: TrainConfig, monkeypatch:
     monkeypatch.setattr(DeviceBatches, "__iter__", watched)
     train(config)
     assert len({tuple(labels) for labels in epochs}) == 3
-
-
-def test_optimiser_is_the_papers(made: Made) -> None:
-    net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
-    learner = Learner(OnImages(net, masked=False), task_of(made().task), 2e-2, schedule=lambda _: 1.0)
-    (group,) = learner.configure_optimizers()["optimizer"].param_groups
-    assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (2e-2, 0.9, 1e-3, False)
-    assert len(group["params"]) == 4
-
-
-def test_learning_rate_falls_along_half_a_cosine() -> None:
-    rates = [0.02 * cosine(step, lr=0.02, steps=300, every=1) for step in range(301)]
-    for step, rate in enumerate(rates):
-        assert rate == pytest.approx(1e-6 + (0.02 - 1e-6) * (1 + math.cos(math.pi * step / 300)) / 2)
-    assert rates[-1] == pytest.approx(1e-6)
-    by_epoch = [0.02 * cosine(step, lr=0.02, steps=300, every=3) for step in range(300)]
-    assert by_epoch == [rates[step - step % 3] for step in range(300)]
-
-
-@pytest.mark.parametrize(("recipe", "every"), [("standard", 1), ("official", 3)])
-def test_recorded_learning_rate_follows_the_recipe(config: TrainConfig, recipe: str, every: int) -> None:
-    lines = train(replace(config, recipe=recipe)).metrics()
-    expected = [0.02 * cosine(3 * epoch, lr=0.02, steps=3 * 3, every=every) for epoch in range(3)]
-    assert [line["lr"] for line in lines] == pytest.approx(expected)
 
 
 # Choosing the best epoch

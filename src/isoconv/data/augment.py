@@ -1,12 +1,13 @@
 """Augmentation of whole batches on the device, every image with its own random parameters.
 
-Two recipes, both without flips and without rotation unless asked for, so that a network has to be invariant by itself:
+Recipes, all without flips and without rotation unless asked for, so that a network has to be invariant by itself:
 
 - ``"official"``: what the released code of SRE-Conv (arXiv 2501.09753) does under ``--moco-aug --translation``.
   28-pixel images become 32. In 2D a random resized crop (half to all of the area), brightness and saturation by up to
   10 % for every second image, a shift by up to a tenth of the side that bares mid-grey. In 3D a scale of 0.8 to 1.2
   per axis, a shift by up to 3 voxels, a blur of up to half a voxel per axis.
-- ``"standard"``: the image as it is, shifted by up to a tenth of the side. (Its networks see the inscribed disc only.)
+- ``"standard"`` and ``"modern"``: the image as it is, shifted by up to a tenth of the side. (Their networks see the
+  inscribed disc only.)
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from isoconv._extras import require
 
 __all__ = ["RECIPES", "augmentation", "input_size"]
 
-RECIPES = ("standard", "official")
+RECIPES = ("standard", "official", "modern")
 _SHIFT = 0.1  # of the side
 
 
 def input_size(recipe: str, size: int) -> int:
     """Side in pixels at which a network sees images of ``size`` pixels. Raises ValueError for an unknown recipe."""
     if recipe not in RECIPES:
-        known = " and ".join(RECIPES)
+        known = ", ".join(RECIPES)
         raise ValueError(f"unknown recipe {recipe!r}, there are {known}{did_you_mean(recipe, RECIPES)}")
     return 32 if recipe == "official" and size == 28 else size
 

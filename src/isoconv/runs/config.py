@@ -8,7 +8,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-Recipe = Literal["standard", "official"]
+Recipe = Literal["standard", "official", "modern"]
 Protocol = Literal["standard", "official", "disturbed"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -23,16 +23,22 @@ NETWORK_OPTIONS = (
     "spacing",
     "init",
     "downsample",
+    "orders",
+    "reflections",
+    "fields",
+    "form",
     "engine",
 )
 """Fields of :class:`TrainConfig` that are options of the network; None stands for the network's own."""
 KERNEL_SIZE = 31  # pixels a side: the geometry of a kernel is computed before any weight is
 LEVELS = 16  # kernel sizes in one network
+ORDER = 8  # of a field
 RANGES = {
     "width": (1, 2**14),
     "stem_kernel": (1, KERNEL_SIZE),
     "stem_stride": (1, KERNEL_SIZE),
     "bands": (1, KERNEL_SIZE),
+    "orders": (0, ORDER),
     "epochs": (1, 10**6),
     "batch_size": (1, 2**20),
     "size": (1, 2**12),
@@ -78,8 +84,16 @@ class TrainConfig:
     """Initial weights of the isotropic layers: default, or official (as the paper's code)."""
     downsample: str | None = None
     """How isotropic networks halve the resolution: symmetric (also for None), or strided, as plain networks do."""
+    orders: int | None = None
+    """Highest angular order of the fields that a network carries, 0 for scalars alone; None stands for its own."""
+    reflections: bool | None = None
+    """Whether an image and its mirror image are the same to a network with orders; None stands for yes."""
+    fields: tuple[int, ...] | None = None
+    """Shares of the orders among the fields of a steerable network, such as 2 1 1; None stands for half scalars."""
+    form: str | None = None
+    """What steerable networks hand on from layer to layer: carried fields (also for None), or dropped, magnitudes."""
     precondition: bool | None = None
-    """Equal gradient steps for all bands of a kernel; None stands for yes in recipe standard, no in official."""
+    """Equal gradient steps for all bands of a kernel; None stands for yes in recipe standard alone."""
     engine: str | None = None
     """How the convolution is computed; None takes the fastest that can run. The result is the same to rounding."""
     epochs: int = 100
@@ -91,8 +105,8 @@ class TrainConfig:
     loss: str | None = None
     """What is minimised, such as focal; None stands for the usual loss of the task, and a wrong name lists them all."""
     recipe: Recipe = "standard"
-    """Training recipe: standard (native size, inscribed disc, small shifts) or official (the paper's: 32 pixels, crops,
-    colour)."""
+    """Training recipe: standard (native size, inscribed disc, small shifts; SGD), modern (the same images; AdamW, one
+    cycle) or official (the paper's: 32 pixels, crops, colour; SGD)."""
     rotate: bool = False
     """Also turn the training images at random: the rival that learns rotation from examples."""
     size: int | None = None
@@ -123,6 +137,10 @@ class TrainConfig:
             if not isinstance(self.kernel_sizes, list | tuple) or len(self.kernel_sizes) > LEVELS:
                 raise ValueError(f"kernel_sizes must be up to {LEVELS} numbers, got {self.kernel_sizes!r:.60}")
             put("kernel_sizes", tuple(_whole("kernel_sizes", size, 1, KERNEL_SIZE) for size in self.kernel_sizes))
+        if self.fields is not None:
+            if not isinstance(self.fields, list | tuple) or len(self.fields) > ORDER + 1:
+                raise ValueError(f"fields must be up to {ORDER + 1} numbers, got {self.fields!r:.60}")
+            put("fields", tuple(_whole("fields", share, 0, RANGES["width"][1]) for share in self.fields))
         if self.lr is not None:
             if isinstance(self.lr, bool) or not isinstance(self.lr, Real) or not MIN_LR <= self.lr < float("inf"):
                 raise ValueError(f"lr must be finite and at least {MIN_LR:g}, to which it falls, got {self.lr!r}")

@@ -64,7 +64,7 @@ class Task(ABC):
         evaluation_batch: images per forward pass, by the number of dims.
         losses: by name, the default one first.
         turns_in_training: whether images can be augmented, their targets staying what they are.
-        masked: whether a network of recipe standard sees the inscribed disc (ball) alone.
+        masked: whether a network sees the inscribed disc (ball) alone, but for the recipe official.
         knows_disc: whether a network that is not masked has seen images cut to it in its training.
         pooled: whether the main score is of all images together, and not the mean over images.
         averages: whether the mean of records over turns of an image is the record of the mean output.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from isoconv._extras import require
 from isoconv.nn import precondition_
@@ -20,8 +20,6 @@ else:
 
 __all__ = ["Learner"]
 
-MOMENTUM, WEIGHT_DECAY = 0.9, 1e-3
-
 
 class Learner(pl.LightningModule):
     """A network behind what it is trained with, which learns a task. ``forward``: images in [0, 1] to outputs.
@@ -29,7 +27,7 @@ class Learner(pl.LightningModule):
     Args:
         model: the network.
         task: what it learns.
-        lr, schedule: learning rate, and its share at a step.
+        optimiser, schedule: of a model, and the share of its learning rate at a step.
         loss: of the task, by name; None for its default.
         precondition: equal gradient steps for all bands, see :func:`isoconv.nn.precondition_`.
     """
@@ -38,14 +36,14 @@ class Learner(pl.LightningModule):
         self,
         model: OnImages,
         task: Task,
-        lr: float,
+        optimiser: Callable[[nn.Module], torch.optim.Optimizer],
         schedule: Callable[[int], float],
         loss: str | None = None,
         precondition: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.task = model, task
-        self.lr, self.schedule, self.precondition = lr, schedule, precondition
+        self.optimiser, self.schedule, self.precondition = optimiser, schedule, precondition
         self.loss = task.losses[task.loss_name(loss)]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -68,6 +66,6 @@ class Learner(pl.LightningModule):
         return {"loss": loss, "records": self.task.record(outputs, targets), "targets": targets}
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.SGD(self.parameters(), self.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        optimizer = self.optimiser(self.model)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,9 +1,8 @@
 """Training one network on one data set, through lightning.
 
-The optimiser is the paper's: SGD, momentum 0.9, weight decay 1e-3 on all parameters, cosine to 1e-6 (recipe standard:
-lowered every step; official: every epoch). The best network is chosen on the validation split; the test split is never
-touched here. Everything random is a function of the seed, the epoch and the process, so a training that was killed and
-resumed ends with the weights of one that was not.
+What changes the weights says :mod:`isoconv.training.recipes`. The best network is chosen on the validation split; the
+test split is never touched here. Everything random is a function of the seed, the epoch and the process, so a training
+that was killed and resumed ends with the weights of one that was not.
 
 Under torchrun each process computes its share of every batch. Normalisation statistics are those of the share; the
 running statistics of the first process are given to all before each validation. Every process then validates on the
@@ -13,7 +12,6 @@ whole split with the same network: nothing to gather, and no image is counted tw
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import sys
@@ -32,11 +30,12 @@ from isoconv.data import DeviceBatches, find, own_path
 from isoconv.data.augment import augmentation, input_size
 from isoconv.models import create_model, list_models, model_info
 from isoconv.runs import OnImages, RunDir, resolve_device
-from isoconv.runs.config import MIN_LR, NETWORK_OPTIONS, TrainConfig
+from isoconv.runs.config import NETWORK_OPTIONS, TrainConfig
 from isoconv.runs.lock import lock
 from isoconv.tasks import Task, task_of
 from isoconv.training.checkpoints import AtomicCheckpointIO, history_of
 from isoconv.training.learner import Learner
+from isoconv.training.recipes import optimiser, schedule
 from isoconv.training.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -99,10 +98,15 @@ def _train(config: TrainConfig, resume: bool) -> RunDir:
     batches = partial(DeviceBatches, batch_size=batch_size, device=device, seed=config.seed, resize=seen)
     train_batches = batches(data.train, shuffle=True, augment=augment, rank=rank, world_size=world_size)
     val_batches = batches(data.val, shuffle=False)
-    steps = len(train_batches)
-    schedule = partial(cosine, lr=lr, steps=config.epochs * steps, every=steps if config.recipe == "official" else 1)
-    model = OnImages(net, task.masked and config.recipe == "standard", task.output_scale(data.train.labels))
-    learner = Learner(model, task, lr, schedule, config.loss, bool(config.precondition))
+    model = OnImages(net, task.masked and config.recipe != "official", task.output_scale(data.train.labels))
+    learner = Learner(
+        model,
+        task,
+        partial(optimiser, config.recipe, lr=lr),
+        schedule(config.recipe, lr, config.epochs, len(train_batches)),
+        config.loss,
+        bool(config.precondition),
+    )
 
     checkpoint = None
     if resume:
@@ -146,14 +150,18 @@ def resolved(config: TrainConfig, task: Task) -> TrainConfig:
     Raises:
         ValueError: an option that the task has no use for.
     """
-    if not task.turns_in_training and (config.rotate or config.recipe != "standard"):
-        raise ValueError(f"{task.name} trains by recipe standard without rotation; leave out --recipe and --rotate")
+    if not task.turns_in_training and (config.rotate or config.recipe == "official"):
+        raise ValueError(
+            f"{task.name} trains by recipe standard or modern without rotation; leave out --recipe and --rotate"
+        )
+    if config.recipe == "modern" and config.precondition:
+        raise ValueError("AdamW scales every gradient itself, so equal ones change nothing; leave out --precondition")
     defaults, dims = task.defaults, task.info.dims
     usual: dict[str, Any] = {
         "width": defaults.width,
         "size": defaults.size,
         "batch_size": defaults.batch_size[dims],
-        "lr": defaults.lr[dims],
+        "lr": 3e-3 if config.recipe == "modern" else defaults.lr[dims],
         "precondition": config.recipe == "standard",
     }
     left = {name: value for name, value in usual.items() if getattr(config, name) is None}
@@ -240,9 +248,3 @@ def build(config: TrainConfig, task: Task) -> nn.Module:
     options = {name: value for name in NETWORK_OPTIONS if (value := getattr(config, name)) is not None}
     width = task.defaults.width if config.width is None else config.width
     return create_model(config.model, info.channels, info.num_outputs, width=width, **options)
-
-
-def cosine(step: int, *, lr: float, steps: int, every: int) -> float:
-    """Share of the initial learning rate at a step of ``steps``: half a cosine to 1e-6, lowered every so many steps."""
-    low = MIN_LR / lr
-    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * (step - step % every) / steps))
