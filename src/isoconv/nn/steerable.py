@@ -128,6 +128,10 @@ class _SteerableConv(nn.Module):
         self._set_constants()  # anew: a basis that was rounded to float32 is not exact in float64
         return self
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._set_constants()  # where the weights are, if these take the place of those on the device "meta"
+
     def kernel(self) -> Tensor:
         """The dense kernel (out channels, in channels / groups, *kernel_size), differentiable; of several groups, the
         channels of one after those of another."""
