@@ -193,6 +193,11 @@ def test_the_basis_is_exact_in_whatever_dtype_the_layer_is_moved_to() -> None:
     filled = empty.to_empty(device="cpu").double()
     filled.load_state_dict(layer.state_dict())
     assert torch.equal(filled(x), layer(x))
+    with torch.device("meta"):
+        empty = SteerableConv3d(FIELDS, FIELDS, 3, padding=1)
+    empty.load_state_dict(layer.state_dict(), assign=True)
+    assert torch.equal(empty(x), layer(x))
+    assert torch.equal(empty.to("cpu")(x), layer(x))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -6,7 +6,8 @@ import copy
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Unpack
 
 import numpy as np
@@ -25,6 +26,7 @@ from isoconv.convert.windows import (
     MAX_POOLS,
     SYMMETRIC,
     TRANSPOSED,
+    Module,
     recentred,
 )
 from isoconv.nn.conv import check_orders
@@ -77,8 +79,7 @@ def convert(
         ValueError: for options that do not fit a layer, naming it.
     """
     check_engine(engine)
-    check_orders(orders, reflections)
-    directed = {"orders": orders, "reflections": reflections} if orders else {}
+    directed = directed_options(orders, reflections)
     found = layers(check_module(net))
     converted = converted_copy(net, found, bands, directed, engine)
     if left := [layer.label for layer in found if layer.verdict.status == LEFT]:
@@ -105,10 +106,44 @@ def converted_copy(
     return converted
 
 
-def plan_for(layer: Layer, bands: BandOptions) -> BandPlan:
-    """The bands that ``layer`` gets."""
+def directed_options(orders: int, reflections: bool) -> dict[str, Any]:
+    """The options of layers that see directions; none for isotropic ones."""
+    check_orders(orders, reflections)
+    return {"orders": orders, "reflections": reflections} if orders else {}
+
+
+def why_isotropic(layer: Layer, bands: BandOptions, orders: int) -> str:
+    """Why the heir of ``layer`` sees no directions; "" if it sees these ``orders``."""
+    module = layer.plain
+    if kind(module) in TRANSPOSED:
+        return "it is transposed"
+    if len(module.kernel_size) == 1:
+        return "it works along one axis"
+    if module.groups > 1:
+        return "it works in groups"
+    if module.out_channels < 2 * orders:
+        return f"it has less than {2 * orders} output channels"
+    with _named(layer):
+        plan = band_plan(module.kernel_size, **bands)
+    carried = all(kernel_basis(plan, 0, order, max_order=orders).paths for order in range(1, orders + 1))
+    return "" if carried else f"its kernel is too small for orders up to {orders}"
+
+
+def heir_of(layer: Layer, bands: BandOptions, device: Any = "meta", **other: Any) -> Module:
+    """The isotropic layer that takes the place of ``layer``, with ``other`` options than that, and weights that are not
+    yet those of it."""
+    module = layer.plain
+    names = "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"
+    alike = {name: getattr(module, name) for name in names}
+    alike |= {"bias": module.bias is not None, "device": device, "dtype": module.weight.dtype}
+    with _named(layer):
+        return SYMMETRIC[kind(module) or type(module)](**alike | bands | other)
+
+
+@contextmanager
+def _named(layer: Layer) -> Iterator[None]:
     try:
-        return band_plan(layer.plain.kernel_size, **bands)
+        yield
     except ValueError as error:
         raise ValueError(f"layer {layer.label!r}: {error}") from None
 
@@ -139,11 +174,12 @@ def project(kernel: Tensor, plan: BandPlan) -> Tensor:
     return weight.to(kernel)
 
 
-def retained_energy(kernel: Tensor, plan: BandPlan) -> float:
-    """Share of the sum of squares of ``kernel`` that its projection on the bands keeps, 0 to 1."""
+def retained_energy(kernel: Tensor, plan: BandPlan, channels: int | None = None) -> float:
+    """Share of the sum of squares of ``kernel`` that its projection on the bands keeps, 0 to 1, where the first
+    ``channels`` alone are projected."""
     exact = kernel.detach().double()
     total = exact.square().sum().item()
-    return expand_kernel(project(exact, plan), plan).square().sum().item() / total if total else 1.0
+    return expand_kernel(project(exact[:channels], plan), plan).square().sum().item() / total if total else 1.0
 
 
 def _replace(
@@ -159,8 +195,8 @@ def _replace(
         pool = SYMMETRIC[base]()
         return pool, pool
     if base in CONVS and not view.pointwise:
-        sees = directed if directed and _takes_orders(layer, bands, directed["orders"]) else {}
-        heir = _banded(layer, bands, engine, memo, module.padding, **sees)
+        blind = not directed or why_isotropic(layer, bands, directed["orders"])
+        heir = _banded(layer, bands, memo, {} if blind else directed, engine=engine)
     else:
         heir = _unhooked(module if same else layer.module, memo)
     maximal = base in MAX_POOLS
@@ -178,53 +214,31 @@ def _replace_transposed(
     module, padding = layer.module, recentred(layer.module)
     engine = engine if engine == "reference" else "auto"
     if min(padding) < 0:
-        heir = _banded(layer, bands, engine, memo, module.padding, output_padding=module.output_padding)
+        heir = _banded(layer, bands, memo, {}, engine=engine, output_padding=module.output_padding)
         return heir, heir
-    heir = _banded(layer, bands, engine, memo, padding)
+    heir = _banded(layer, bands, memo, {}, engine=engine, padding=padding)
     odd = [1 + e % 2 for e in module.output_padding]
     mean = list(AVG_POOLS)[len(odd) - 1]
     return heir, nn.Sequential(heir, mean(odd, 1)) if max(odd) > 1 else heir
 
 
-def _takes_orders(layer: Layer, bands: BandOptions, orders: int) -> bool:
-    module, plan = layer.plain, plan_for(layer, bands)
-    if plan.dims == 1 or module.groups > 1 or module.out_channels < 2 * orders:
-        return False
-    return all(kernel_basis(plan, 0, order, max_order=orders).paths for order in range(1, orders + 1))
-
-
 def _banded(
-    layer: Layer, bands: BandOptions, engine: str, memo: dict[Any, Any], padding: Any, **extra: Any
+    layer: Layer, bands: BandOptions, memo: dict[Any, Any], directed: dict[str, Any], **other: Any
 ) -> nn.Module:
-    module, plan = layer.plain, plan_for(layer, bands)
-    banded = SYMMETRIC[kind(module) or type(module)](
-        module.in_channels,
-        module.out_channels,
-        module.kernel_size,
-        module.stride,
-        padding,
-        dilation=module.dilation,
-        groups=module.groups,
-        bias=module.bias is not None,
-        padding_mode=module.padding_mode,
-        # neither time nor random numbers go into weights that are replaced at once
-        device=module.weight.device if "orders" in extra else "meta",
-        dtype=module.weight.dtype,
-        engine=engine,
-        **bands,
-        **extra,
-    )
+    module = layer.plain
+    # neither time nor random numbers go into weights that are replaced at once
+    device = module.weight.device if directed else "meta"
+    banded = heir_of(layer, bands, device, **directed, **other)
     isotropic = len(banded.weight)
-    tied = id(module.weight), plan, isotropic
+    tied = id(module.weight), banded.plan, isotropic
     if tied not in memo:
-        kernels = module.weight if module.transposed else module.weight[:isotropic]
-        memo[tied] = nn.Parameter(project(kernels, plan), module.weight.requires_grad)
+        memo[tied] = nn.Parameter(project(module.weight[:isotropic], banded.plan), module.weight.requires_grad)
     banded.weight = memo[tied]
     if banded.bias is not None and len(banded.bias) < len(module.bias):
         banded.bias = nn.Parameter(module.bias.detach()[:isotropic].clone(), module.bias.requires_grad)
     else:
         banded.bias = copy.deepcopy(module.bias, memo)
-    for parameter in banded.directed.parameters() if "orders" in extra else ():
+    for parameter in banded.directed.parameters() if directed else ():
         parameter.requires_grad_(module.weight.requires_grad)
     return banded
 

@@ -25,6 +25,7 @@ __all__ = [
     "commuting_error",
     "copied",
     "defaults_of",
+    "generators",
     "images_of",
     "ready_copy",
     "noise",
@@ -72,9 +73,11 @@ def defaults_of(module: nn.Module) -> dict[str, Any]:
     return {p.name: p.default for p in optional if p.default is not p.empty}
 
 
-def generators(dims: int) -> list[Symmetry]:
-    """Elements that make up all symmetries of the grid: a mirror and the quarter turns of neighbouring axes."""
-    return [mirrors(dims)[-1], *(quarter_turn(dims, 1, plane) for plane in pairwise(range(-dims, 0)))]
+def generators(dims: int, reflections: bool = True) -> list[Symmetry]:
+    """Elements that make up all symmetries of the grid: a mirror and the quarter turns of neighbouring axes; without
+    ``reflections`` the latter, if there are any."""
+    turns = [quarter_turn(dims, 1, plane) for plane in pairwise(range(-dims, 0))]
+    return [mirrors(dims)[-1], *turns] if reflections or not turns else turns
 
 
 def commuting_error(
@@ -221,30 +224,30 @@ class Measurement(NamedTuple):
         return self.error is not None and self.error > self.limit
 
 
-def verify(net: nn.Module, shape: Sequence[int]) -> list[Measurement]:
-    """``net`` measured on :func:`images_of` that ``shape``: in float32, which is fast, and in float64 where that does
-    not decide, if it can run so."""
+def verify(net: nn.Module, shape: Sequence[int], group: Sequence[Symmetry]) -> list[Measurement]:
+    """``net`` measured on :func:`images_of` that ``shape``, turned by each of ``group``: in float32, which is fast, and
+    in float64 where that does not decide, if it can run so."""
     like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
     single = ready_copy(net, torch.float32)
     images = images_of(shape, like.float())
-    found = [_measured(single, image) for image in images]
+    found = [_measured(single, image, group) for image in images]
     if any(m.kept or m.lost for m in found) and all(m.error is None or not LIMIT < m.error <= _PLAIN for m in found):
         return [m._replace(limit=LIMIT) for m in found]
     double = ready_copy(net, torch.float64)
-    exact = [_measured(double, image.double()) for image in images]
+    exact = [_measured(double, image.double(), group) for image in images]
     return exact if any(m.error is not None for m in exact) or not any(m.lost or m.kept for m in found) else found
 
 
-def _measured(net: nn.Module, image: Tensor) -> Measurement:
+def _measured(net: nn.Module, image: Tensor, group: Sequence[Symmetry]) -> Measurement:
     try:
-        error, reason = _spread_error(net, image)
+        error, reason = _spread_error(net, image, group)
     except ValueError as failure:  # of the network, or of the fields that it puts out
         error, reason = None, str(failure)
     limit = LIMIT if image.dtype == torch.float64 else _SINGLE_LIMIT
     return Measurement(tuple(image.shape[2:]), error, limit, reason)
 
 
-def _spread_error(net: nn.Module, x: Tensor) -> tuple[float | None, str]:
+def _spread_error(net: nn.Module, x: Tensor, group: Sequence[Symmetry]) -> tuple[float | None, str]:
     inputs, outputs = fields_of(net)
     upright, other = _maps(net, x), _maps(net, noise(x.shape, x, seed=1))
     if not upright:
@@ -253,7 +256,7 @@ def _spread_error(net: nn.Module, x: Tensor) -> tuple[float | None, str]:
         shape = next(tuple(leaf.shape) for leaf in upright if leaf.dim() not in (2, x.dim()))
         return None, f"nothing is known of the axes of an output of shape {shape}"
     errors = []
-    for g in generators(x.dim() - 2):
+    for g in group:
         turned = _maps(net, inputs.act(g, x))
         if len(turned) != len(upright):
             return math.inf, ""

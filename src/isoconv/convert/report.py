@@ -15,13 +15,21 @@ from torch.nn.parameter import is_lazy
 from isoconv._checks import ntuple, spells_out
 from isoconv.bands import BandOptions, band_plan
 from isoconv.convert.code import Place, traced, watched
-from isoconv.convert.conversion import check_module, converted_copy, plan_for, retained_energy
+from isoconv.convert.conversion import (
+    check_module,
+    converted_copy,
+    directed_options,
+    heir_of,
+    retained_energy,
+    why_isotropic,
+)
 from isoconv.convert.measuring import (
     LIMIT,
     CannotRunError,
     Measurement,
     alone,
     attempt,
+    generators,
     verify,
 )
 from isoconv.convert.rules import Layer, kind, layers, own_parameters
@@ -48,10 +56,11 @@ class Row:
             or ``"unknown"``.
         reason, remedy: why, and what can be done; empty if there is nothing to say.
         parameters: numbers in its own parameters.
-        dense_weights, banded_weights: weights of the convolution with one per tap and with one per band; 0 if it has no
-            bands.
+        dense_weights, banded_weights: weights of the convolution with one per tap, and with one per band (and, with
+            orders, harmonic); 0 if it has no bands.
         retained: share of the kernel's energy (sum of squares) that projection on the bands keeps, 0 to 1; None unless
             it is to be projected, or on the device "meta".
+        orders: highest order of the fields that the converted layer sees; 0 if it sees no directions.
     """
 
     name: str
@@ -63,6 +72,7 @@ class Row:
     dense_weights: int = 0
     banded_weights: int = 0
     retained: float | None = None
+    orders: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,7 @@ class ConversionReport:
         measured: the converted network as a whole, at several sizes; empty without an input.
         unseen: modules whose code could not be looked into, without an input.
         obstacle: why nothing was measured.
+        reflections: whether mirror images were measured beside rotations.
     """
 
     rows: tuple[Row, ...]
@@ -84,11 +95,13 @@ class ConversionReport:
     measured: tuple[Measurement, ...] = ()
     unseen: tuple[str, ...] = ()
     obstacle: str = ""
+    reflections: bool = True
 
     @property
     def verdict(self) -> str:
         """Of the network as :func:`isoconv.convert` makes it: ``"symmetric"`` if it was measured to keep flips and
-        quarter turns at every size that it takes, ``"broken"`` if it breaks them at one, otherwise ``"not verified"``.
+        quarter turns (quarter turns alone, if without ``reflections``) at every size that it takes, ``"broken"`` if it
+        breaks them at one, otherwise ``"not verified"``.
         """
         if any(m.lost for m in self.measured):
             return BROKEN
@@ -124,12 +137,14 @@ class ConversionReport:
         untold = [m for m in self.measured if m.error is None]
         if lost:
             worst = max(lost, key=lambda m: m.error or 0)
-            text = f"Broken: once converted, it loses flips or quarter turns at {_sizes(lost)}, by {worst.error:.2g}"
+            what = "flips or quarter turns" if self.reflections else "quarter turns"
+            text = f"Broken: once converted, it loses {what} at {_sizes(lost)}, by {worst.error:.2g}"
             text += (
                 f" (kept at {_sizes(kept)})" * bool(kept) + ". isoconv.doctor tells where, in the converted network."
             )
         elif kept:
-            text = f"Symmetric: once converted, it keeps flips and quarter turns, as measured at {_sizes(kept)}."
+            what = "flips and quarter turns" if self.reflections else "quarter turns"
+            text = f"Symmetric: once converted, it keeps {what}, as measured at {_sizes(kept)}."
         else:
             why = untold[0].reason if untold else self.obstacle
             text = f"Not verified: {why}."
@@ -162,7 +177,12 @@ class ConversionReport:
 
 @spells_out(band_plan)
 def conversion_report(
-    net: nn.Module, input: Tensor | Sequence[int] | None = None, **bands: Unpack[BandOptions]
+    net: nn.Module,
+    input: Tensor | Sequence[int] | None = None,
+    *,
+    orders: int = 0,
+    reflections: bool = True,
+    **bands: Unpack[BandOptions],
 ) -> ConversionReport:
     """Judge every layer of ``net``, converted or not: what :func:`isoconv.convert` with the same options makes of it,
     and what breaks the symmetry.
@@ -180,21 +200,23 @@ def conversion_report(
     Args:
         net: any module.
         input: images (N, C, 1 to 3 spatial axes), of which shape and device count; or such a shape.
-        bands, profile, circular, spacing: as of :func:`isoconv.convert`.
+        orders, bands, profile, circular, spacing: as of :func:`isoconv.convert`.
+        reflections: as of :func:`isoconv.convert`; if False, quarter turns alone are measured on the network.
 
     Raises:
         TypeError: ``net`` is no module, or ``input`` neither a tensor nor a shape.
         ValueError: for options that do not fit a layer, or an ``input`` that is none.
     """
+    directed = directed_options(orders, reflections)
     found = layers(check_module(net))
     shape = None if input is None else _shape(input)
-    plain = layer_report(net, found, bands)
+    plain = replace(layer_report(net, found, bands, directed), reflections=reflections)
     try:
-        converted = attempt(converted_copy, net, found, bands, {}, "reference")
+        converted = attempt(converted_copy, net, found, bands, directed, "reference")
     except CannotRunError as error:
         return replace(plain, obstacle=f"isoconv.convert fails on this network ({error})")
     dims = next((len(layer.window.stride) for layer in found if layer.slides), 2) if shape is None else len(shape) - 2
-    scalar = not any(map(carries_fields, converted.modules()))
+    scalar = not any(carries_fields(layer.module) for layer in found)
     rows = tuple(_tried(row, converted, dims, scalar) for row in plain.rows)
     if shape is None:
         places, unseen = traced(converted, dims)
@@ -204,22 +226,26 @@ def conversion_report(
         return replace(plain, rows=(*rows, *map(_of_code, places)), unseen=tuple(unseen), obstacle=obstacle)
     if any(tensor.is_meta for tensor in (*net.parameters(), *net.buffers())):
         return replace(plain, obstacle="the network has no values (device meta)")
-    report = replace(plain, rows=rows, measured=tuple(verify(converted, shape)))
+    report = replace(plain, rows=rows, measured=tuple(verify(converted, shape, generators(dims, reflections))))
     if report.verdict == SYMMETRIC:  # what the code may break between two layers, it mends
         return report
     return replace(report, rows=(*rows, *map(_of_code, watched(converted, shape))))
 
 
-def layer_report(net: nn.Module, found: Sequence[Layer], bands: BandOptions) -> ConversionReport:
-    """The report on the layers ``found`` in ``net``, of which nothing runs."""
-    rows = tuple(_row(layer, bands) for layer in found)
+def layer_report(
+    net: nn.Module, found: Sequence[Layer], bands: BandOptions, directed: dict[str, Any]
+) -> ConversionReport:
+    """The report on the layers ``found`` in ``net``, of which nothing runs; ``directed`` are the other options."""
+    rows, saved = [], {}
+    for layer in found:
+        row = _row(layer)
+        if layer.projected:
+            row, bias = _projected(layer, row, bands, directed)
+            saved[id(layer.module.bias)] = _numel(layer.plain.bias) - bias
+            saved[id(layer.module.weight)] = row.parameters - row.banded_weights - _numel(layer.plain.bias)
+        rows.append(row)
     parameters = sum(p.numel() for p in net.parameters() if not is_lazy(p))
-    saved = {
-        id(layer.module.weight): row.parameters - row.banded_weights - _numel(layer.plain.bias)
-        for layer, row in zip(found, rows, strict=True)
-        if row.dense_weights and kind(layer.module) not in BANDED
-    }
-    return ConversionReport(rows, parameters, parameters - sum(saved.values()))
+    return ConversionReport(tuple(rows), parameters, parameters - sum(saved.values()))
 
 
 def _shape(input: Tensor | Sequence[int]) -> tuple[int, ...]:
@@ -263,16 +289,33 @@ def _tried(row: Row, converted: nn.Module, dims: int, scalar: bool) -> Row:
     return replace(row, status=BREAKS, reason=f"measured: breaks by {error:.2g}", remedy=_REMEDY)
 
 
-def _row(layer: Layer, bands: BandOptions) -> Row:
+def _row(layer: Layer) -> Row:
+    """Of a layer as it is."""
     module, verdict = layer.module, layer.verdict
-    own = [p.numel() for p in own_parameters(module) if not is_lazy(p)]
-    row = Row(layer.name, type(module).__name__, *verdict, parameters=sum(own))
-    if kind(module) in BANDED:
-        taps, banded = math.prod(module.kernel_size), module.weight.numel()
-        return replace(row, dense_weights=banded // module.bands * taps, banded_weights=banded)
-    if layer.projected:
-        weight, plan = layer.plain.weight, plan_for(layer, bands)
-        banded = weight.numel() // math.prod(plan.kernel_size) * plan.bands
-        kept = None if weight.is_meta else retained_energy(weight, plan)
-        return replace(row, dense_weights=weight.numel(), banded_weights=banded, retained=kept)
-    return row
+    own = sum(p.numel() for p in own_parameters(module) if not is_lazy(p))
+    row = Row(layer.name, type(module).__name__, *verdict, parameters=own)
+    if kind(module) not in BANDED:
+        return row
+    dense = module.in_channels * module.out_channels // module.spec.groups * math.prod(module.kernel_size)
+    return replace(row, dense_weights=dense, banded_weights=own - _numel(module.bias), orders=module.orders)
+
+
+def _projected(layer: Layer, row: Row, bands: BandOptions, directed: dict[str, Any]) -> tuple[Row, int]:
+    """The row of a layer whose weight is projected, and the size of the bias that is left."""
+    weight, reason = layer.plain.weight, [row.reason]
+    if directed and (why := why_isotropic(layer, bands, directed["orders"])):
+        directed = {}
+        reason.append(f"sees no directions, for {why}")
+    elif directed:
+        reason.append("half of its channels become magnitudes of fields, whose weights are new")
+    heir = heir_of(layer, bands, **directed)
+    bias = _numel(heir.bias)
+    row = replace(
+        row,
+        reason="; ".join(filter(None, reason)),
+        dense_weights=weight.numel(),
+        banded_weights=sum(p.numel() for p in heir.parameters()) - bias,
+        retained=None if weight.is_meta else retained_energy(weight, heir.plan, len(heir.weight)),
+        orders=heir.orders,
+    )
+    return row, bias

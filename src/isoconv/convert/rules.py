@@ -122,7 +122,7 @@ def _leaves(module: nn.Module, name: str, before: nn.Module | None, seen: set[nn
 
 def children(module: nn.Module) -> dict[str, nn.Module]:
     """The modules in ``module`` that are layers of their own, not its implementation."""
-    if isinstance(module, nn.MultiheadAttention | torch.jit.ScriptModule):
+    if isinstance(module, nn.MultiheadAttention | torch.jit.ScriptModule) or kind(module) in BANDED:
         return {}
     if carries_fields(module) and not any(map(carries_fields, list(module.modules())[1:])):
         return {}

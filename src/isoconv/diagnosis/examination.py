@@ -111,7 +111,7 @@ def _examine(net: nn.Module, x: Tensor, turns: Sequence[Turn], tolerance: float)
     elif _above(worst(map(distance, tensors(run(net, x)), tensors(output))), tolerance):
         notes.append("The output for the same input changes from run to run: errors of that size mean nothing.")
     found_layers = layers(net)
-    modules, report = [layer.module for layer in found_layers], layer_report(net, found_layers, {})
+    modules, report = [layer.module for layer in found_layers], layer_report(net, found_layers, {}, {})
     rows, fields = report.rows, _fields(modules)
     try:
         converted = convert(net)

@@ -21,7 +21,7 @@ from isoconv._extras import require
 from isoconv.data import DeviceBatches, Split, load, resize
 from isoconv.evaluation.protocols import Condition, conditions, is_masked
 from isoconv.evaluation.results import load_predictions
-from isoconv.nn.dense import cost, dense_kernel
+from isoconv.nn.dense import convolutions, cost
 from isoconv.runs import RunDir, resolve_device
 from isoconv.runs.lock import lock
 from isoconv.symmetry import circular_mask
@@ -222,7 +222,7 @@ def multiply_adds(model: nn.Module, images: Tensor) -> dict[str, int]:
             counts["multiply_adds_dense"] += found.dense
             counts["multiply_adds_banded"] += found.banded
 
-    counted = [m for m in model.modules() if not any(m.children()) or dense_kernel(m) is not None]
+    counted = [m for _, m in convolutions(model)] + [m for m in model.modules() if isinstance(m, nn.Linear)]
     hooks = [module.register_forward_hook(count) for module in counted]
     try:
         with torch.inference_mode():

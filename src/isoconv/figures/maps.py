@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from isoconv.figures.look import new_figure, style
-from isoconv.nn.dense import dense_kernel
+from isoconv.nn.dense import convolutions, dense_kernel
 from isoconv.symmetry import circular_mask, rotate
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def kernels(model: nn.Module, layers: int = 5, columns: int = 8) -> Figure:
 
     Each is scaled by its own largest weight: blue negative, white zero, red positive. A volume's kernel is cut through
     its centre."""
-    found = [(name, kernel) for name, module in model.named_modules() if (kernel := _kernel(module)) is not None]
+    found = [(name, kernel) for name, module in convolutions(model) if (kernel := _kernel(module)) is not None]
     if not found:
         raise ValueError(f"{type(model).__name__} has no convolution of more than one tap whose kernels could be shown")
     rows = [found[round(i)] for i in torch.linspace(0, len(found) - 1, min(layers, len(found))).tolist()]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from isoconv.ops import ConvSpec
 
-__all__ = ["Cost", "cost", "dense_kernel", "plain_conv"]
+__all__ = ["Cost", "convolutions", "cost", "dense_kernel", "plain_conv"]
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _STRAIGHT = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -32,6 +32,15 @@ def dense_kernel(layer: nn.Module) -> Tensor | None:
     if inspect.ismethod(own):
         return own()
     return layer.weight if isinstance(layer, _CONVS) else None
+
+
+def convolutions(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The layers of ``net`` that have a dense kernel, by name, without those that such a layer is made of."""
+    outer: tuple[str, ...] = ()
+    for name, module in net.named_modules():
+        if not name.startswith(outer) and dense_kernel(module) is not None:
+            yield name, module
+            outer = *outer, f"{name}." if name else ""
 
 
 def plain_conv(kernel: Tensor, bias: Tensor | None, spec: ConvSpec, trained: bool = True) -> nn.Module:
@@ -67,10 +76,11 @@ def cost(layer: nn.Module, input: Tensor, output: Tensor) -> Cost | None:
     kernel = dense_kernel(layer)
     if kernel is None:
         return None
-    if getattr(layer, "orders", 0):  # the other rows are those of a layer within, which counts itself
-        kernel = kernel[: len(layer.get_parameter("weight"))]
     transposed = isinstance(layer, _TRANSPOSED) or getattr(getattr(layer, "spec", None), "transposed", False)
     counted = input if transposed else output
-    positions, taps = counted.numel() // counted.shape[1 - kernel.dim()], math.prod(kernel.shape[2:])
-    dense = positions * kernel.numel()
-    return Cost(dense, dense // taps * getattr(layer, "bands", taps))
+    positions = counted.numel() // counted.shape[1 - kernel.dim()]
+    banded = kernel.numel()
+    if hasattr(layer, "bands"):  # other rows, those of fields, are expanded
+        weight = layer.get_parameter("weight")
+        banded = weight.numel() + kernel[len(weight) :].numel()
+    return Cost(positions * kernel.numel(), positions * banded)

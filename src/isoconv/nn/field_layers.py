@@ -219,7 +219,7 @@ class FieldReLU(_FieldLayer, WithConstants):
         self.directions = directions or {2: 8, 3: 26}[fields.dims]
         points, weights = _directions(fields.dims, self.directions, max(fields.counts))
         rows = [harmonics(order, points) for order in fields.counts]
-        self._sample = np.concatenate(rows).T
+        self._sample = np.ascontiguousarray(np.concatenate(rows).T)
         self._project = np.concatenate([len(row) * row for row in rows]) * weights
         self.register_buffer("sample", torch.empty(0), persistent=False)
         self._set_constants(self._like())

@@ -81,9 +81,10 @@ def build(where: str, model: Mapping[str, Any]) -> nn.Module:
 
 
 def _dense(layer: Any) -> int:
-    """Weights of a convolution whose taps are written out one by one."""
-    weight, sides = getattr(layer, "weight", None), getattr(layer, "kernel_size", None)
-    return 0 if weight is None or sides is None else math.prod((*weight.shape[:2], *sides))
+    """Weights of a convolution of one group whose taps are written out one by one."""
+    if not hasattr(layer, "kernel_size") or not hasattr(layer, "in_channels"):
+        return 0
+    return layer.in_channels * layer.out_channels * math.prod(layer.kernel_size)
 
 
 def sha256(content: bytes) -> str:
