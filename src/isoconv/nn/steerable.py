@@ -124,10 +124,6 @@ class _SteerableConv(WithConstants):
             for name, fields in (("_inputs", self.in_fields), ("_outputs", self.out_fields)):
                 self.register_buffer(name, _by_group(fields, self.groups).to(like.device), persistent=False)
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        self._set_constants()  # where the weights are, if these take the place of those on the device "meta"
-
     def kernel(self) -> Tensor:
         """The dense kernel (out channels, in channels / groups, *kernel_size), differentiable; of several groups, the
         channels of one after those of another."""
