@@ -125,6 +125,15 @@ def test_what_is_left_open_is_decided_by_the_task(data: str, options: dict) -> N
     assert {name: getattr(kept, name) for name in given} == given
 
 
+@pytest.mark.parametrize(
+    ("model", "lr"), [("resnet18", 1e-2), ("sre_resnet18", 1e-3), ("steerable_resnet18", 1e-2), ("c4_resnet18", 3e-3)]
+)
+def test_recipe_modern_takes_the_learning_rate_that_suits_the_network(model: str, lr: float) -> None:
+    config = TrainConfig("cells", model, Path("out"), recipe="modern")
+    assert resolved(config, task_of(get_task("cells"))).lr == lr
+    assert resolved(replace(config, lr=0.5), task_of(get_task("cells"))).lr == 0.5
+
+
 def test_unknown_data_set_suggests_near_ones(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown data set 'breastmnst'; did you mean 'breastmnist'"):
         train(TrainConfig("breastmnst", "resnet18", tmp_path / "run"))

@@ -102,7 +102,8 @@ class TrainConfig:
     batch_size: int | None = None
     """Images per step, over all processes together; None stands for 128 in 2D, 4 in 3D, in segmentation 8."""
     lr: float | None = None
-    """Learning rate at the start; None stands for 2e-2 in 2D, 1e-2 in 3D."""
+    """Highest learning rate; None stands for 2e-2 in 2D, 1e-2 in 3D, and in recipe modern for what suits the
+    network."""
     loss: str | None = None
     """What is minimised, such as focal; None stands for the usual loss of the task, and a wrong name lists them all."""
     balance: Balance = "auto"

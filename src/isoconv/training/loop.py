@@ -172,7 +172,7 @@ def resolved(config: TrainConfig, task: Task) -> TrainConfig:
         "width": defaults.width,
         "size": defaults.size,
         "batch_size": defaults.batch_size[dims],
-        "lr": 3e-3 if config.recipe == "modern" else defaults.lr[dims],
+        "lr": model_info(config.model).lr if config.recipe == "modern" else defaults.lr[dims],
         "precondition": config.recipe == "standard",
     }
     left = {name: value for name, value in usual.items() if getattr(config, name) is None}
