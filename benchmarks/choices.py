@@ -40,7 +40,6 @@ CARRIED = {"model": "steerable_resnet18", "width": 12, "lr": 1e-2}
 ORDERS = {
     "order 1": {**CARRIED, "orders": 1},
     "orders 1 and 2": CARRIED,
-    "orders 1 and 2, kernel orders up to 3, 3x3": {**CARRIED, "kernel_sizes": (3, 3, 3, 3)},
 }
 
 Trainings = list[tuple[str, str, TrainConfig]]
