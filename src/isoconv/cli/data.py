@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv._text import csv_table
-from isoconv.cli.display import show, show_lines, show_table, write_json
+from isoconv.cli.display import show, show_lines, show_next, show_table, write_json
 from isoconv.cli.options import DataRoot, Json, check_all_done
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ class DataCheck:
                 show_lines(f"{kind}: {line}" for line in lines)
         if report.errors:
             raise ValueError(f"{self.data} has {count_of(len(report.errors), 'error')}; correct them before training")
+        name = Path(self.data)
+        show_next("train --data", name, "--model MODEL --out", Path("runs") / name.stem)
 
 
 @dataclass(frozen=True, kw_only=True)

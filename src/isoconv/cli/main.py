@@ -26,6 +26,7 @@ from isoconv.cli.display import (
     show_best_epoch,
     show_comparison,
     show_lines,
+    show_next,
     show_scores,
     show_table,
     write_json,
@@ -67,6 +68,7 @@ class Train(TrainConfig):
         run = train(config, self.resume, self.wait)
         if is_first_process():
             show_best_epoch(run, self.as_json)
+            show_next("evaluate", run.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,7 @@ class Evaluate:
             show_scores(run.task, result, title=f"{self.path}, protocol {self.protocol}")
         save_all(run, self.protocol)
         log.info("figures are in %s", run.path / "figures")
+        show_next("predict", self.path, "IMAGE, or: isoconv serve", self.path)
 
 
 @dataclass(frozen=True, kw_only=True)

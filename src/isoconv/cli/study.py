@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from isoconv._checks import count_of
 from isoconv._extras import require
-from isoconv.cli.display import show, show_lines, show_table, write_json
+from isoconv.cli.display import show, show_lines, show_next, show_table, write_json
 from isoconv.cli.options import DataRoot, Json
 from isoconv.runs.config import Device, Protocol
 
@@ -79,6 +79,7 @@ class StudyRun:
         if failed := [row["cell"] for row in rows if row["state"] == "failed"]:
             cells = count_of(len(rows), "cell")
             raise RuntimeError(f"{len(failed)} of {cells} failed ({', '.join(failed)}); the logs say more")
+        show_next("study report", self.study)
 
 
 @dataclass(frozen=True, kw_only=True)
