@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from isoconv._files import NotRegularError
+from isoconv._text import without_objects
 
 __all__ = ["LIMITS", "MAX_PIXELS", "Axis", "Decoded", "Limits", "Spacing", "UnreadableError", "readable"]
 
@@ -66,7 +67,7 @@ def readable(where: object) -> Iterator[None]:
         error.where = error.where or str(where)
         raise
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = without_objects(" ".join(str(error).split())) or type(error).__name__
         raise UnreadableError(reason, where=str(where)) from error
 
 
