@@ -31,7 +31,7 @@ from isoconv.cli.display import (
     show_table,
     write_json,
 )
-from isoconv.cli.options import Json, RunPath, Wait, check_all_done, check_plot
+from isoconv.cli.options import Json, ReadsImages, RunPath, Wait, check_all_done, check_plot
 from isoconv.cli.serve import Serve
 from isoconv.cli.study import Study
 from isoconv.cli.tools import Doctor, Export
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(TrainConfig):
+class Train(ReadsImages, TrainConfig):
     """Train a network to classify, or to segment; the best epoch is chosen on the validation images.
 
     The shape of the data decides what it learns. It writes a run directory, for `isoconv evaluate`, `predict` and
@@ -61,7 +61,7 @@ class Train(TrainConfig):
     wait: Wait = False
     as_json: Json = False
 
-    def run(self) -> None:
+    def work(self) -> None:
         from isoconv.training.loop import is_first_process, train
 
         config = TrainConfig(**{f.name: getattr(self, f.name) for f in fields(TrainConfig)})
@@ -72,7 +72,7 @@ class Train(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
+class Evaluate(ReadsImages):
     """Measure a trained network on the test images: upright, rotated and flipped."""
 
     path: RunPath
@@ -86,7 +86,7 @@ class Evaluate:
     wait: Wait = False
     as_json: Json = False
 
-    def run(self) -> None:
+    def work(self) -> None:
         from isoconv.evaluation import evaluate
         from isoconv.figures import save_all
         from isoconv.runs import RunDir
@@ -103,7 +103,7 @@ class Evaluate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict:
+class Predict(ReadsImages):
     """Answer on your own images with a trained network, and see whether rotation changes its answer.
 
     Images are PNG, JPEG, TIFF, npy or npz files, or folders of them; they are resized to the size of the training.
@@ -124,7 +124,7 @@ class Predict:
     """Where to compute; auto takes a GPU if there is one."""
     as_json: Json = False
 
-    def run(self) -> None:
+    def work(self) -> None:
         from isoconv.evaluation.prediction import check_output, predict
         from isoconv.runs import RunDir
 
