@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Stage", "feature_maps", "first_stage", "kernels", "shows_stages", "watching_first_stage"]
 
-_ARROWS = 10  # along a side, nearly
+_ARROWS = 14  # along a side, nearly
 
 
 class Stage(NamedTuple):
