@@ -8,8 +8,10 @@ from torch import nn
 
 import isoconv
 from isoconv.models.group import RegularFields
+from isoconv.nn import Fields
 from isoconv.symmetry import (
     GridGroup,
+    Scalars,
     circular_mask,
     plane_rotation,
     quarter_turn,
@@ -17,6 +19,7 @@ from isoconv.symmetry import (
     resample,
     rotate,
     symmetry_group,
+    turned,
 )
 
 
@@ -56,9 +59,9 @@ def test_a_plane_is_two_spatial_axes(plane: tuple[int, int]) -> None:
 
 
 def test_outside_of_the_image_is_filled() -> None:
-    turned = rotate(torch.zeros(1, 1, 9, 9), 45, fill=0.7)
-    assert turned[0, 0, 0, 0] == pytest.approx(0.7)
-    assert turned[0, 0, 4, 4] == pytest.approx(0)
+    image = rotate(torch.zeros(1, 1, 9, 9), 45, fill=0.7)
+    assert image[0, 0, 0, 0] == pytest.approx(0.7)
+    assert image[0, 0, 4, 4] == pytest.approx(0)
 
 
 def test_random_rotations_are_rotations() -> None:
@@ -201,3 +204,17 @@ def test_grid_groups(dims: int, sizes: tuple[int, ...]) -> None:
             tuple(g(h(image)).flatten().tolist()) for g in group.elements(dims) for h in group.elements(dims)
         }
         assert ("mirror" in group.words(dims)) == any(not g.proper for g in group.elements(dims))
+
+
+def test_turned_moves_pixels_as_rotate_does_and_mixes_channels_as_fields_do() -> None:
+    vectors = Fields("2x1", 2)
+    for shape in ((6, 6), (6, 8)):
+        x = torch.randn(1, 4, *shape)
+        for degrees in (0, 30, 90, 180, -90, 360):
+            torch.testing.assert_close(turned(x, degrees, Scalars()), rotate(x, degrees), atol=1e-5, rtol=1e-5)
+            moved = rotate(x, degrees)
+            matrix = plane_rotation(2, degrees).float()
+            mixed = torch.einsum("ij,ncjhw->ncihw", matrix, moved.unflatten(1, (2, 2))).flatten(1, 2)
+            torch.testing.assert_close(turned(x, degrees, vectors), mixed, atol=1e-5, rtol=1e-5)
+    groups = RegularFields("c4")  # which 30 degrees do not act on
+    torch.testing.assert_close(turned(x, 30, groups), rotate(x, 30))

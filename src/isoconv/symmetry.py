@@ -230,6 +230,14 @@ def fields_of(module: nn.Module) -> tuple[Action, Action]:
     return getattr(module, "in_fields", Scalars()), getattr(module, "out_fields", Scalars())
 
 
+def turned(x: Tensor, degrees: float, fields: Action, plane: tuple[int, int] = (-2, -1)) -> Tensor:
+    """As :func:`rotate`, and channels mix as the ``fields`` of ``x`` say, if the rotation acts on these."""
+    dims, square = x.dim() - 2, x.shape[plane[0]] == x.shape[plane[1]]
+    exact = degrees % (90 if square else 180) == 0
+    g = _rotation(dims, degrees, plane) if exact else plane_rotation(dims, degrees, plane)
+    return (fields if acts(fields, g) else Scalars()).act(g, x)
+
+
 def circular_mask(shape: Sequence[int], *, device: torch.device | str | None = None) -> Tensor:
     """Boolean mask of the largest disc (ball) inside an image of ``shape``: the part that stays in view at every
     angle."""

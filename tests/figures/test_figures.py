@@ -9,9 +9,11 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from matplotlib.quiver import Quiver
 from PIL import Image
 from torch import nn
 
+import isoconv
 from isoconv.figures import feature_maps, kernels, rotation_curve, save_all, save_comparison
 from isoconv.figures.curves import against_angle
 from isoconv.runs import RunDir, write_json
@@ -171,6 +173,44 @@ def test_feature_maps_of_an_isotropic_network_turn_with_the_image(evaluated: Eva
 def test_feature_maps_of_a_volume_are_slices(evaluated: Evaluated) -> None:
     figure = feature_maps({"sre": evaluated("volumes").load_model()}, torch.rand(1, 1, 16, 16, 16), (0, 90))
     assert [ax.images[0].get_array().ndim for ax in figure.axes] == [2] * 4
+    assert figure.axes[3].get_xlabel() == "0.0 %"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "arrows"),
+    [("steerable_resnet18", {}, True), ("steerable_resnet18", {"form": "dropped"}, False), ("d4_resnet18", {}, False)],
+)
+def test_maps_turn_back_as_their_fields_say(name: str, options: dict, arrows: bool) -> None:
+    net = isoconv.create_model(name, 3, 2, width=8, **options)
+    net(torch.rand(4, 3, 16, 16))
+    figure = feature_maps({name: net.eval()}, torch.rand(1, 3, 16, 16), (0, 30, 90, 180))
+    change = [float(ax.get_xlabel().removesuffix(" %")) for ax in figure.axes[4:8]]
+    assert (change[0], change[2], change[3]) == (0, 0, 0)
+    assert change[1] > 1
+    assert len(figure.axes) == 4 * (2 + arrows)
+
+
+def test_arrows_turn_with_the_image() -> None:
+    net = isoconv.create_model("steerable_resnet18", 1, 2, width=8, orders=1).eval()
+    figure = feature_maps({"net": net}, torch.rand(1, 1, 21, 21), (0, 90))
+    (upright,), (turned,) = ([part for part in ax.collections if isinstance(part, Quiver)] for ax in figure.axes[4:])
+
+    def field(quiver: Quiver) -> np.ndarray:
+        """Right, down; by row, column."""
+        side = math.isqrt(quiver.N)
+        return np.where(quiver.Umask, 0, [quiver.U, quiver.V]).reshape(2, side, side)
+
+    right, down = field(upright)
+    # what pointed right points up
+    expected = np.stack([np.rot90(down), -np.rot90(right)])
+    assert np.allclose(field(turned), expected, atol=1e-4 * np.abs(expected).max())
+    assert np.abs(field(turned) - field(upright)).max() > 0.1 * np.abs(expected).max()
+
+
+def test_arrows_of_a_volume_are_those_in_a_slice() -> None:
+    net = isoconv.create_model("steerable_resnet18_3d", 1, 2, width=4, orders=1).eval()
+    figure = feature_maps({"net": net}, torch.rand(1, 1, 9, 9, 9), (0, 90))
+    assert len(figure.axes) == 6
     assert figure.axes[3].get_xlabel() == "0.0 %"
 
 

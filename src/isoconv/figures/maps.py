@@ -5,20 +5,38 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from isoconv.figures.look import new_figure, style
 from isoconv.nn.dense import convolutions, dense_kernel
-from isoconv.symmetry import circular_mask, rotate
+from isoconv.nn.fields import Fields, arrows
+from isoconv.symmetry import Action, Scalars, carries_fields, circular_mask, fields_of, rotate, turned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["feature_maps", "first_stage", "kernels", "shows_stages", "watching_first_stage"]
+__all__ = ["Stage", "feature_maps", "first_stage", "kernels", "shows_stages", "watching_first_stage"]
+
+_ARROWS = 14  # along a side, nearly
+
+
+class Stage(NamedTuple):
+    """What a stage of a network puts out: ``maps`` (N, C, *spatial), and how they turn with the image."""
+
+    maps: Tensor
+    fields: Any  # an Action
+
+    @property
+    def scalars(self) -> Tensor:
+        """The channels that are images of their own."""
+        return self.maps[:, : self.fields.scalars] if isinstance(self.fields, Fields) else self.maps
+
+    def turned(self, degrees: float, plane: tuple[int, int] = (-2, -1)) -> Stage:
+        return Stage(turned(self.maps, degrees, self.fields, plane), self.fields)
 
 
 def kernels(model: nn.Module, layers: int = 5, columns: int = 8) -> Figure:
@@ -55,11 +73,11 @@ def feature_maps(
     models: Mapping[str, nn.Module], image: Tensor, angles: Sequence[float] = (0, 30, 60, 90, 135, 180)
 ) -> Figure:
     """A turning image, and below it, for each network, a feature map of the first stage turned back to the upright
-    position.
+    position; of a network that carries vectors, the strongest of these, too, as arrows that turn with the image.
 
-    An invariant network shows the same map at every angle. Shown is the channel that varies most in the upright image;
-    the percentage is the difference of all channels from the upright ones, ``|g^-1 f(g x) - f(x)| / |f(x)|`` within the
-    inscribed disc.
+    An invariant network shows the same map at every angle. Shown is the scalar channel that varies most in the upright
+    image; the percentage is the difference of all channels from the upright ones, ``|g^-1 f(g x) - f(x)| / |f(x)|``
+    within the inscribed disc.
 
     Args:
         models: networks with a stage ``layer1``, by the name to show, in eval mode.
@@ -67,32 +85,74 @@ def feature_maps(
         angles: degrees.
     """
     mask = circular_mask(image.shape[2:])
+    frames = [rotate(image, angle) * mask for angle in angles]
+    stages = {label: [first_stage(model, x) for x in frames] for label, model in models.items()}
+    rows = 1 + len(models) + sum(_has_arrows(seen[0]) for seen in stages.values())
     with style():
-        figure = new_figure(1.45 * len(angles) + 1.2, 1.62 * (1 + len(models)) + 0.5)
-        grid = figure.subplots(1 + len(models), len(angles), squeeze=False)
-        turned = [rotate(image, angle) * mask for angle in angles]
-        for ax, x, angle in zip(grid[0], turned, angles, strict=True):
-            _bare(ax)
-            ax.imshow(_picture(x[0]).numpy(), cmap="gray", vmin=0, vmax=1)
+        figure = new_figure(1.45 * len(angles) + 1.2, 1.62 * rows + 0.5)
+        grid = iter(figure.subplots(rows, len(angles), squeeze=False))
+        for ax, x, angle in zip(_row(grid, "image"), frames, angles, strict=True):
+            _show(ax, x)
             ax.set_title(f"{angle:g}°")
-        grid[0][0].set_ylabel("image", rotation=0, ha="right", va="center")
-        for axes, (label, model) in zip(grid[1:], models.items(), strict=True):
-            maps = [rotate(first_stage(model, x), -angle) for x, angle in zip(turned, angles, strict=True)]
-            inside = circular_mask(maps[0].shape[2:])
-            upright = first_stage(model, image * mask) * inside
-            channel = int((upright[0] * inside).flatten(1).var(1).argmax())
-            scale = upright[0, channel].abs().max().item()
-            for ax, each in zip(axes, maps, strict=True):
-                _bare(ax)
-                shown = _slice(each[0, channel].masked_fill(~inside, math.nan))  # transparent outside of the disc
-                ax.imshow(shown.numpy(), cmap="viridis", vmin=0, vmax=scale)
-                error = ((each * inside - upright).norm() / upright.norm()).item()
-                ax.set_xlabel(f"{100 * error:.1f} %", labelpad=2)
-            axes[0].set_ylabel(label.replace(" ", "\n"), rotation=0, ha="right", va="center")
-        figure.suptitle(
-            "feature map of the first stage, turned back to upright; under it, the change of all channels", fontsize=11
-        )
+        for label, seen in stages.items():
+            _draw_maps(_row(grid, label.replace(" ", "\n")), first_stage(models[label], image * mask), seen, angles)
+            if _has_arrows(seen[0]):
+                _draw_arrows(_row(grid, "a vector\nfield in it"), seen, frames)
+        told = "feature map of the first stage, turned back to upright; under it, the change of all channels"
+        figure.suptitle(told, fontsize=11)
         return figure
+
+
+def _row(grid: Iterator[Sequence[Axes]], label: str) -> Sequence[Axes]:
+    axes = next(grid)
+    for ax in axes:
+        _bare(ax)
+    axes[0].set_ylabel(label, rotation=0, ha="right", va="center")
+    return axes
+
+
+def _draw_maps(axes: Sequence[Axes], upright: Stage, seen: Sequence[Stage], angles: Sequence[float]) -> None:
+    inside = circular_mask(upright.maps.shape[2:])
+    expected = upright.maps * inside
+    channel = int((upright.scalars[0] * inside).flatten(1).var(1).argmax())
+    scale = expected[0, channel].abs().max().item()
+    for ax, stage, angle in zip(axes, seen, angles, strict=True):
+        back = stage.turned(-angle)
+        shown = _slice(back.scalars[0, channel].masked_fill(~inside, math.nan))  # transparent outside of the disc
+        ax.imshow(shown.numpy(), cmap="viridis", vmin=0, vmax=scale)
+        error = ((back.maps * inside - expected).norm() / expected.norm()).item()
+        ax.set_xlabel(f"{100 * error:.1f} %", labelpad=2)
+
+
+def _has_arrows(stage: Stage) -> bool:
+    return isinstance(stage.fields, Fields) and 1 in stage.fields.counts
+
+
+def _draw_arrows(axes: Sequence[Axes], seen: Sequence[Stage], frames: Sequence[Tensor]) -> None:
+    """The vector field that is strongest in the first frame, of a volume its part in the middle slice, over the
+    frames."""
+    vectors = [arrows(stage.maps, stage.fields)[0] for stage in seen]  # (count, dims, *spatial)
+    inside = circular_mask(vectors[0].shape[2:])
+    strongest = int((vectors[0] * inside).square().flatten(1).sum(1).argmax())
+    lengths = vectors[0][strongest].norm(dim=0)[inside]
+    size, unit = vectors[0].shape[-1], frames[0].shape[-1] / vectors[0].shape[-1]  # in pixels of the frames
+    step = max(round(size / _ARROWS), 1)
+    rows, columns = torch.meshgrid(*[torch.arange((size - 1) % step // 2, size, step)] * 2, indexing="ij")
+    for ax, field, frame in zip(axes, vectors, frames, strict=True):
+        down, right = (_slice(part.masked_fill(~inside, math.nan))[rows, columns] for part in field[strongest][-2:])
+        _show(ax, frame, alpha=0.4)
+        ax.quiver(
+            (columns + 0.5) * unit - 0.5,
+            (rows + 0.5) * unit - 0.5,
+            right,
+            down,
+            angles="xy",
+            scale_units="xy",
+            scale=lengths.quantile(0.95).item() / (1.3 * step * unit),
+            pivot="mid",
+            width=0.01,
+            minlength=0.5,
+        )
 
 
 def _kernel(module: nn.Module) -> Tensor | None:
@@ -104,13 +164,13 @@ def _kernel(module: nn.Module) -> Tensor | None:
 
 
 @torch.inference_mode()
-def first_stage(model: nn.Module, x: Tensor) -> Tensor:
+def first_stage(model: nn.Module, x: Tensor) -> Stage:
     """Output of the first stage, ``layer1``. Raises ValueError for a model that has none."""
-    with watching_first_stage(model) as maps:
+    with watching_first_stage(model) as stages:
         model(x)
-    if not maps:
+    if not stages:
         raise ValueError(f"{type(model).__name__} has no stage layer1 whose feature maps could be shown")
-    return maps[0]
+    return stages[0]
 
 
 def shows_stages(model: nn.Module) -> bool:
@@ -119,26 +179,33 @@ def shows_stages(model: nn.Module) -> bool:
 
 
 @contextmanager
-def watching_first_stage(model: nn.Module) -> Iterator[list[Tensor]]:
+def watching_first_stage(model: nn.Module) -> Iterator[list[Stage]]:
     """A list that gets the output of the stage ``layer1``, if there is one, when the model runs."""
-    outputs: list[Tensor] = []
+    stages: list[Stage] = []
+    fields: list[Action] = [Scalars()]
+
+    def note(layer: nn.Module, _: Any, __: Any) -> None:
+        fields[:] = [fields_of(layer)[1]]  # sums and activations that follow keep them
 
     def keep(_: nn.Module, __: Any, output: Any) -> None:
         if isinstance(output, Tensor):
-            outputs.append(output.clone())  # the next layer may work in place
+            stages.append(Stage(output.clone(), *fields))  # the next layer may work in place
 
-    stages = [module for name, module in model.named_modules() if name.split(".")[-1] == "layer1"]
-    hooks = [stage.register_forward_hook(keep) for stage in stages[:1]]
+    found = [module for name, module in model.named_modules() if name.split(".")[-1] == "layer1"][:1]
+    hooks = [layer.register_forward_hook(note) for stage in found for layer in stage.modules() if carries_fields(layer)]
+    hooks += [stage.register_forward_hook(keep) for stage in found]
     try:
-        yield outputs
+        yield stages
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _picture(x: Tensor) -> Tensor:
-    """(C, *spatial) to what imshow draws: grey (H, W) or RGB (H, W, 3)."""
-    return torch.stack([_slice(channel) for channel in x], dim=-1) if len(x) == 3 else _slice(x[0])
+def _show(ax: Axes, frame: Tensor, alpha: float = 1) -> None:
+    """An image (1, C, *spatial), grey or RGB."""
+    slices = [_slice(channel) for channel in frame[0]]
+    picture = torch.stack(slices, dim=-1) if len(slices) == 3 else slices[0]
+    ax.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, alpha=alpha)
 
 
 def _slice(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from isoconv._checks import did_you_mean
 from isoconv.nn.constants import WithConstants
-from isoconv.nn.fields import Fields
+from isoconv.nn.fields import Fields, split
 from isoconv.nn.harmonics import harmonics
 from isoconv.ops.resampling import is_traced
 
@@ -32,8 +32,11 @@ an edge and a corner of the cube."""
 
 def magnitudes(x: Tensor, fields: Fields) -> Tensor:
     """``sqrt(|v|^2 + 0.001)`` of every field v that is no scalar: (N, fields.directed, *spatial). Smooth at zero."""
-    squares = [_wide(v).square().sum(2) for v in fields.parts(x)[1]]
-    return (_cat(squares) + _SOFT).sqrt().to(x)
+    return _lengths(fields.parts(x)[1])
+
+
+def _lengths(fields: list[Tensor]) -> Tensor:
+    return (_cat([_wide(v).square().sum(2) for v in fields]) + _SOFT).sqrt().to(fields[0])
 
 
 def _cat(parts: list[Tensor]) -> Tensor:
@@ -73,9 +76,7 @@ class _FieldLayer(nn.Module):
 
     def _shares(self, values: Tensor, axis: int) -> list[Tensor]:
         """``values``, of which an axis counts the fields that are no scalars, in the parts of these."""
-        counts = [count for count, _ in self.in_fields.runs]
-        starts = itertools.accumulate(counts, initial=0)
-        return [values.narrow(axis, start, count) for start, count in zip(starts, counts, strict=False)]
+        return split([count for count, _ in self.in_fields.runs], values, axis)
 
     def extra_repr(self) -> str:
         return str(self.in_fields)
@@ -176,7 +177,7 @@ class FieldGate(_FieldLayer):
         scalars, fields = self._parts(input)
         parts = [F.relu(part) for part in scalars]
         if fields:
-            size = magnitudes(input, self.in_fields)
+            size = _lengths(fields)
             gate = F.relu(self.norm(size))
             scales = self._shares(gate / size, 1)
             parts += [gate, *((v * s.unsqueeze(2)).flatten(1, 2) for v, s in zip(fields, scales, strict=True))]
@@ -191,7 +192,7 @@ class FieldMagnitudes(_FieldLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         scalars, fields = self._parts(input)
-        return _cat([*scalars, magnitudes(input, self.in_fields)] if fields else scalars)
+        return _cat([*scalars, _lengths(fields)] if fields else scalars)
 
 
 class FieldReLU(_FieldLayer, WithConstants):
@@ -238,11 +239,9 @@ class FieldReLU(_FieldLayer, WithConstants):
                 self._set_constants(input)
         function = torch.cat(list(self.in_fields.split(input).values()), dim=2)
         samples = F.relu(torch.einsum("dc,nfc...->nfd...", self.sample, function))
-        function, parts, start = torch.einsum("cd,nfd...->nfc...", self.project, samples), [], 0
-        for order in self.in_fields.counts:
-            parts.append(function.narrow(2, start, self.in_fields.components(order)).flatten(1, 2))
-            start += self.in_fields.components(order)
-        return torch.cat(parts, dim=1)
+        function = torch.einsum("cd,nfd...->nfc...", self.project, samples)
+        sizes = [self.in_fields.components(order) for order in self.in_fields.counts]
+        return _cat([part.flatten(1, 2) for part in split(sizes, function, axis=2)])
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, directions={self.directions}"
@@ -303,7 +302,7 @@ class InvariantPool(_FieldLayer):
         self.magnitudes = magnitudes and fields.directed > 0
 
     def forward(self, input: Tensor) -> Tensor:
-        parts, _ = self._parts(input)
+        parts, fields = self._parts(input)
         if self.magnitudes:
-            parts.append(magnitudes(input, self.in_fields))
+            parts.append(_lengths(fields))
         return _cat(parts).flatten(2).mean(2)

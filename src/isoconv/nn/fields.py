@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,19 +98,19 @@ class Fields:
 
     def split(self, x: Tensor) -> dict[int, Tensor]:
         """The fields by order: (N, count, components, ...) for an ``x`` (N, channels, ...)."""
+        shapes = [(count, self.components(order)) for order, count in self.counts.items()]
+        pieces = split([count * size for count, size in shapes], x, axis=1)
         return {
-            order: x[:, channels].unflatten(1, (self.counts[order], self.components(order)))
-            for order, channels in self.slices.items()
+            order: piece.unflatten(1, shape) for order, piece, shape in zip(self.counts, pieces, shapes, strict=True)
         }
 
     def parts(self, x: Tensor) -> tuple[Tensor | None, list[Tensor]]:
         """The scalars (N, count, ...), if any, and all other fields (N, count, components, ...) in their order,
         neighbours of as many components, as all of them are in 2D, in one tensor."""
-        parts, start = [], self.scalars
-        for count, size in self.runs:
-            parts.append(x[:, start : start + count * size].unflatten(1, (count, size)))
-            start += count * size
-        return (x[:, : self.scalars] if self.scalars else None), parts
+        runs = self.runs
+        pieces = split([self.scalars] * (self.scalars > 0) + [count * size for count, size in runs], x, axis=1)
+        scalars = pieces.pop(0) if self.scalars else None
+        return scalars, [piece.unflatten(1, run) for piece, run in zip(pieces, runs, strict=True)]
 
     def act(self, g: Symmetry | Tensor, x: Tensor) -> Tensor:
         """``x`` (N, channels, *spatial), or (N, channels) without a place, turned: pixels move and components mix.
@@ -160,6 +160,15 @@ def as_fields(value: Fields | str | int, dims: int) -> Fields:
     if value.dims != dims:
         raise ValueError(f"expected fields of {dims} dimensions, got {value!r}")
     return value
+
+
+def split(sizes: Sequence[int], x: Tensor, axis: int) -> list[Tensor]:
+    """Pieces of these ``sizes``. In the backward pass they are joined at once; slices would each be filled up with
+    zeros, and added."""
+    if len(sizes) == 1:
+        return [x]
+    pieces = x.split(sizes, dim=axis)
+    return [pieces[i] for i in range(len(sizes))]  # torch.fx cannot tell how many there are
 
 
 def arrows(x: Tensor, fields: Fields) -> Tensor:

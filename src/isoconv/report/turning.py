@@ -133,7 +133,7 @@ def _answers(task: Task, model: nn.Module, frames: Tensor, told: str, scores: Te
         "scores": [f"{task.main.title} {task.main.text(score)}" for score in scores.tolist()],
         "readings": [[float(f"{value:.4g}") for value in task.read(answer)] for answer in answers],
         "masks": None if masks is None else _masks(task, torch.stack(masks)),
-        "maps": photograph(_strip(_strongest(stage[0]))) if stage else None,
+        "maps": photograph(_strip(_strongest(stage[0].scalars))) if stage else None,
     }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from isoconv._extras import require
 from isoconv.evaluation.prediction import Predictor
 from isoconv.evaluation.protocols import Condition
-from isoconv.figures.maps import watching_first_stage
+from isoconv.figures.maps import Stage, watching_first_stage
 from isoconv.report.images import overlay, png
 from isoconv.symmetry import circular_mask, rotate
 from isoconv.tasks.metrics import number
@@ -101,8 +101,8 @@ class _View:
             for frame, answer, agreement in zip(frames, answers, agreements, strict=True)
         ]
         if stage:
-            for row, maps, angle in zip(rows, stage[0].split(1), angles, strict=True):
-                row |= self._compared(self._turned(maps, -angle)[0])
+            for row, maps, angle in zip(rows, stage[0].maps.split(1), angles, strict=True):
+                row |= self._compared(Stage(maps, stage[0].fields).turned(-angle, self.plane))
         return rows
 
     def _position(self, angle: int) -> Condition:
@@ -125,18 +125,19 @@ class _View:
         mask = torch.from_numpy(answer["mask"]) * self.inside
         return png(overlay(self._slice(mask).numpy(), len(self.predictor.task.info.labels)))
 
-    def _compared(self, maps: Tensor) -> dict[str, Any]:
-        """Feature maps (C, *spatial), turned back, against the first ones."""
+    def _compared(self, stage: Stage) -> dict[str, Any]:
+        """The stage of one image, turned back, against that of the first one."""
+        inside = circular_mask(stage.maps.shape[2:], device=stage.maps.device)
+        maps, scalars = stage.maps[0] * inside, stage.scalars[0] * inside
         if not self.shown:
             self.maps = maps
-            self.shown = maps.flatten(1).var(1).argsort(descending=True)[:_MAPS].tolist()
+            self.shown = scalars.flatten(1).var(1).argsort(descending=True)[:_MAPS].tolist()
         change = (maps - self.maps).norm() / self.maps.norm().clamp_min(1e-12)
-        inside = self._slice(circular_mask(maps.shape[1:], device=maps.device)).cpu().numpy()
         pictures = []
         for channel in self.shown:
-            scaled = self._slice(maps[channel] / self.maps[channel].abs().max().clamp_min(1e-12)).cpu().numpy()
+            scaled = self._slice(scalars[channel] / scalars[channel].abs().max().clamp_min(1e-12)).cpu().numpy()
             pixels = require("matplotlib", "study").colormaps["viridis"](scaled, bytes=True)
-            pixels[~inside] = 0  # transparent
+            pixels[~self._slice(inside).cpu().numpy()] = 0  # transparent
             pictures.append(png(pixels))
         return {"maps": pictures, "change": change.item()}
 
