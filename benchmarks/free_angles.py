@@ -31,7 +31,7 @@ KERNEL = 9
 PROFILES = ("hard", "area", "linear", "gaussian")
 ANGLES = (15, 30, 45, 60)
 WAVES, LENGTH = 4096, 1.5  # their correlation length, pixels
-SEEDS, EPOCHS, TRAINED, TESTED = 2, 4, 1000, 500
+SEEDS, EPOCHS, TRAINED, TESTED = 4, 4, 1000, 500
 
 
 def ring_error(profile: str, ring: int, order: int) -> float:
@@ -64,6 +64,7 @@ class Remedy:
     fields: tuple[str, str, str] = ("8x0 + 4x1 + 4x2", "12x0 + 6x1 + 6x2", "12x0 + 6x1 + 6x2")
     kernel: int = 5
     options: tuple[tuple[str, Any], ...] = ()
+    in_front: bool = False
     low_pass: bool = False
     activation: Callable[[Fields], nn.Module] = FieldGate
 
@@ -83,20 +84,23 @@ REMEDIES = (
     Remedy("area rings", options=(("profile", "area"),)),
     Remedy("kernels 7 wide", kernel=7),
     Remedy("low-pass before pooling", low_pass=True),
+    Remedy("low-pass in front", in_front=True),
+    Remedy("low-pass in front and before pooling", in_front=True, low_pass=True),
+    Remedy("scalars alone, low-pass in front", ("16x0", "24x0", "24x0"), in_front=True),
     Remedy("ReLU in 8 directions", _SAME, activation=_relu(8)),
     Remedy("ReLU in 16 directions", _SAME, activation=_relu(16)),
 )
 
 
 def build(remedy: Remedy) -> nn.Module:
-    parts: list[nn.Module] = []
+    parts: list[nn.Module] = [LowPass()] if remedy.in_front else []
     inputs: Fields | int = 3
-    for fields in remedy.fields:
+    for level, fields in enumerate(remedy.fields):
         conv = SteerableConv2d(
             inputs, fields, remedy.kernel, padding=remedy.kernel // 2, bias=False, **dict(remedy.options)
         )
         activation = remedy.activation(conv.out_fields)
-        parts += [*([LowPass()] if remedy.low_pass else []), SymmetricAvgPool2d()] if parts else []
+        parts += [*([LowPass()] if remedy.low_pass else []), SymmetricAvgPool2d()] if level else []
         parts += [conv, FieldNorm(conv.out_fields), activation]
         inputs = activation.out_fields
     pool = InvariantPool(inputs, magnitudes=False)

@@ -20,8 +20,8 @@ OUT = Path("build/real")
 
 def draw(source: Path, target: Path) -> None:
     rng = np.random.default_rng(0)
-    kept = {}
     with np.load(source, allow_pickle=False) as archive:
+        kept = {"classes": archive["classes"]}
         for split, count in COUNTS.items():
             rows = np.sort(rng.permutation(len(archive[f"{split}_labels"]))[:count])
             for what in ("images", "labels"):

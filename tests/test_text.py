@@ -1,5 +1,6 @@
 """Text from elsewhere, as other programs show it."""
 
+import io
 import re
 from html.parser import HTMLParser
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isoconv._text import code_span, markdown, printable
+from isoconv._text import code_span, markdown, printable, without_objects
 
 markdown_it = pytest.importorskip("markdown_it", reason="not installed: pip install 'isoconv[docs]'")
 HOSTILE = [
@@ -45,6 +46,11 @@ class Shown(HTMLParser):
 
 def shown(source: str) -> Shown:
     return Shown(markdown_it.MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(source))
+
+
+def test_no_address_of_an_object_is_told() -> None:
+    text = f"cannot identify {io.BytesIO()}, {object()} or {str}; <b> and <3 stay, a < b > c, too"
+    assert without_objects(text) == "cannot identify _io.BytesIO, object or str; <b> and <3 stay, a < b > c, too"
 
 
 @pytest.mark.parametrize("text", HOSTILE)

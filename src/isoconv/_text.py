@@ -12,11 +12,13 @@ import io
 import re
 from collections.abc import Iterable
 
-__all__ = ["code_span", "csv_table", "markdown", "one_line", "printable", "remedy"]
+__all__ = ["code_span", "csv_table", "markdown", "one_line", "printable", "remedy", "without_objects"]
 
 _ENTITY = re.compile(r"&(?=#?\w+;)")
 _INLINE = re.compile(r"([\\`*_\[\]|~])")  # what Markdown acts on anywhere in a line
 _LEADING = re.compile(r"^(\d*)([#=+.)-])")  # and at its beginning
+
+_OBJECT = re.compile(r"<class '([\w.]+)'>|<([\w.]+)[^<>]* at 0x[0-9a-f]+>")
 
 _REMEDIES = {
     errno.ENOSPC: "free disk space",
@@ -35,6 +37,11 @@ _FORESEEN = (ValueError, TypeError, OSError, ImportError, ArithmeticError, Runti
 def printable(text: str) -> str:
     """For a terminal: what is no character to be seen, which a terminal may act on, is spelt out, such as ``\\x1b``."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def without_objects(text: str) -> str:
+    """A library's message without the addresses of objects: ``"<_io.BytesIO object at 0x7f>"`` is ``"_io.BytesIO"``."""
+    return _OBJECT.sub(lambda found: found[1] or found[2], text)
 
 
 def markdown(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from isoconv import bench
-from isoconv.cli.display import show, show_best_epoch
+from isoconv.cli.display import show, show_best_epoch, show_next
 from isoconv.data import TASKS
 from isoconv.evaluation.comparison import compare
 from isoconv.models import list_models
@@ -68,6 +69,12 @@ def test_every_option_is_explained(call: Call) -> None:
 # Results
 
 
+def test_the_next_command_can_be_pasted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "isoconv")
+    show_next("evaluate", Path("my runs/a b"))
+    assert caplog.messages == ["next: isoconv evaluate 'my runs/a b'"]
+
+
 @pytest.mark.parametrize(
     ("data", "models"), [("cells", ("sre_resnet18", "resnet18")), ("vessels", ("sre_unet", "unet"))]
 )
@@ -80,9 +87,11 @@ def test_train_evaluate_and_compare(
         assert result.code == 0, result.err
         assert json.loads(result.out)["epoch"] == 0
         assert "epoch 1/1: train loss" in result.err
+        assert result.err.endswith(f"next: isoconv evaluate {tmp_path / model}\n")
         result = call("evaluate", tmp_path / model, "--device", "cpu", "--json")
         assert json.loads(result.out) == RunDir(tmp_path / model).results()["standard"]
         assert f"figures are in {tmp_path / model / 'figures'}" in result.err
+        assert f"next: isoconv predict {tmp_path / model} IMAGE, or: isoconv serve {tmp_path / model}" in result.err
     result = call("compare", *(tmp_path / model for model in models), "--json")
     assert (result.code, result.err) == (0, "")
     assert [row["network"] for row in json.loads(result.out)["groups"]] == list(models)

@@ -209,6 +209,40 @@ class TestPromise:
         for code, verdict in ((lambda x: 1e-8 * x, "symmetric"), (lambda x: 1e-8 * x.roll(1, 2), "broken")):
             assert conversion_report(Coded(code), (1, 1, 12, 12)).verdict == verdict
 
+    @pytest.mark.parametrize(("depth", "turned", "rolled"), [(16, "symmetric", "broken"), (26, *["not verified"] * 2)])
+    def test_a_deep_network_is_judged_as_long_as_its_signal_stands_out(
+        self, depth: int, turned: str, rolled: str
+    ) -> None:
+        """Every layer lets less than half of the image through and adds its bias."""
+
+        def network(code: Function) -> nn.Module:
+            torch.manual_seed(0)
+            layers = (layer for _ in range(depth) for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()))
+            return Part(code, nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), *layers))
+
+        with torch.no_grad():
+            one, two = (network(lambda x: x)(torch.randn(1, 1, 12, 12)) for _ in range(2))
+        assert (one - two).norm() < 1e-6 * one.norm()
+        for code, verdict in ((lambda x: x.flip(2, 3), turned), (lambda x: x.roll(1, 2), rolled)):
+            assert conversion_report(network(code), (1, 1, 12, 12)).verdict == verdict
+
+    def test_an_output_that_cannot_be_told_apart_from_rounding_is_not_promised_by_another(self) -> None:
+        class Heads(nn.Module):
+            def __init__(self, code: Function) -> None:
+                super().__init__()
+                self.conv, self.code = nn.Conv2d(1, 2, 3, padding=1), code
+
+            def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+                return self.conv(x), self.code(x)
+
+        for code, verdict in (
+            (lambda x: 1 + 1e-5 * x, "symmetric"),
+            (lambda x: 1 + 1e-5 * x.roll(1, 2), "broken"),
+            (lambda x: 1 + 1e-13 * x.roll(1, 2), "not verified"),
+            (torch.zeros_like, "symmetric"),
+        ):
+            assert conversion_report(Heads(code), (1, 1, 12, 12)).verdict == verdict
+
     def test_an_offset_hides_nothing(self) -> None:
         net = Coded(lambda x: F.pad(x, (1, 0))[..., :-1])
         net.part.conv.bias.data += 1e6

@@ -216,6 +216,19 @@ def test_a_wrong_archive_is_refused(tmp_path: Path, other: dict[str, np.ndarray]
         load(str(tmp_path / "s.npz"), size=16)
 
 
+def test_an_archive_names_its_labels(tmp_path: Path) -> None:
+    path = tmp_path / "s.npz"
+    np.savez(path, **arrays(), classes=np.array(["ring", "band"]))
+    assert get_task(str(path)).labels == load(str(path), size=16).task.labels == ("ring", "band")
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b", "c"], ["a", "a"], ["a", ""], [1, 2], [["a", "b"]]])
+def test_names_that_do_not_fit_the_labels(tmp_path: Path, names: list) -> None:
+    np.savez(tmp_path / "s.npz", **arrays(), classes=np.array(names))
+    with pytest.raises(ValueError, match=r"s.npz: classes must be 2 different names in the order of the labels"):
+        get_task(str(tmp_path / "s.npz"))
+
+
 def test_what_was_asked_about_an_archive_can_be_answered(tmp_path: Path) -> None:
     table = {f"{s}_labels": np.eye(2, dtype=bool)[np.arange(n) % 2] for s, n in SIZES.items()}
     np.savez(tmp_path / "several.npz", **arrays(**table))

@@ -15,6 +15,7 @@ from torch import nn
 
 import isoconv
 from isoconv.deploy.hub import push_to_hub
+from isoconv.models import model_info
 from isoconv.runs import RunDir, write_json
 
 Evaluated = Callable[[str], RunDir]
@@ -56,6 +57,17 @@ def test_the_same_network_comes_back(tmp_path: Path, name: str, options: dict) -
     assert isoconv.from_pretrained(str(tmp_path / "net")).state_dict().keys() == net.state_dict().keys()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net"]
     assert sorted(p.name for p in (tmp_path / "net").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in isoconv.list_models() if not {"34", "50"} & set(re.findall(r"\d\d", name))]
+)
+def test_every_kind_of_network_gives_the_same_outputs_again(name: str, tmp_path: Path) -> None:
+    net = isoconv.create_model(name, 1, 2, width=8).eval()
+    images = torch.rand(1, 1, *[16] * model_info(name).dims)
+    again = isoconv.from_pretrained(isoconv.save_pretrained(net, tmp_path / "net"))
+    with torch.no_grad():
+        assert torch.equal(again(images), net(images))
 
 
 def test_a_compiled_network_is_saved_as_what_it_was(tmp_path: Path) -> None:

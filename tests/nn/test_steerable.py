@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import isoconv
-from isoconv.nn import Fields, SteerableConv2d, SteerableConv3d
+from isoconv.nn import FieldReLU, Fields, SteerableConv2d, SteerableConv3d
 from isoconv.symmetry import GridGroup, symmetry_group
 
 CONVS = {2: SteerableConv2d, 3: SteerableConv3d}
@@ -198,6 +198,21 @@ def test_the_basis_is_exact_in_whatever_dtype_the_layer_is_moved_to() -> None:
     empty.load_state_dict(layer.state_dict(), assign=True)
     assert torch.equal(empty(x), layer(x))
     assert torch.equal(empty.to("cpu")(x), layer(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_that_was_built_without_values_is_whole_once_its_weights_are_assigned(dtype: torch.dtype) -> None:
+    def network() -> nn.Module:
+        fields = Fields("2x0 + 2x1 + 2x2", dims=2)
+        return nn.Sequential(SteerableConv2d(2, fields, 5, groups=2), FieldReLU(fields)).to(dtype)
+
+    trained = network()
+    with torch.device("meta"):
+        empty = network()
+    empty.load_state_dict(trained.state_dict(), assign=True)
+    x = torch.randn(1, 2, 9, 9, dtype=dtype)
+    assert torch.equal(empty(x), trained(x))
+    assert {buffer.dtype for buffer in empty.buffers() if buffer.is_floating_point()} == {dtype}
 
 
 def test_half_precision_and_autocast() -> None:

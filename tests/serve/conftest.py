@@ -12,12 +12,13 @@ import pytest
 @pytest.fixture
 def serving() -> Callable[[Any], AbstractContextManager[str]]:
     """Serves an application at a free port for as long as the context lasts, and gives its address."""
-    uvicorn = pytest.importorskip("uvicorn")
+    pytest.importorskip("uvicorn")
+    from isoconv.serve.server import server_of
 
     @contextmanager
     def serve(app: Any) -> Iterator[str]:
         with socket.create_server(("127.0.0.1", 0)) as listening:
-            server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+            server = server_of(app)
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
             thread.start()
             try:

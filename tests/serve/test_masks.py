@@ -89,7 +89,8 @@ def test_the_same_as_predict(evaluated: Evaluated, tmp_path: Path, name: str, fi
         (upright,) = client.post("/predict", files=sent).raise_for_status().json()
     mask = opened(row.pop("mask")).reshape(expected["mask"].shape)  # of a volume the slices, one below the other
     assert np.array_equal(mask, expected["mask"])
-    assert row == {"file": file, "index": None, "shares": expected["shares"], "consistency": expected["consistency"]}
+    known = {key: expected[key] for key in ("shares", "consistency")}
+    assert row == {"file": file, "index": None, "note": row["note"], **known}
     assert upright["consistency"] is None
     assert list(row["shares"].values()) == [pytest.approx((mask == label).mean()) for label in range(3)]
 
@@ -98,7 +99,7 @@ def test_answers_are_described(evaluated: Evaluated) -> None:
     for name, answer in (("masks/sre", {"shares", "mask"}), ("sre", {"label", "probabilities"})):
         with client_of(evaluated(name)) as client:
             described = client.get("/openapi.json").json()["components"]["schemas"]["Prediction"]
-        assert set(described["properties"]) == {"file", "index", "consistency", *answer}
+        assert set(described["properties"]) == {"file", "index", "consistency", "note", *answer}
         assert set(described["required"]) == {"file", "index", *answer}
         assert all(described["properties"][field]["description"] for field in answer)
 

@@ -82,6 +82,19 @@ const state = () => ({where: $("where").textContent, said: $("angle").getAttribu
     await until(() => rows.length === 72 && $("frame").src !== outcome.first.src && $("where").textContent === "0°");
     outcome.height = state();
   }
+  await put("/image", NAME);
+  await until(() => rows.length > 3 && rows.length < 60);
+  await put("/broken", "broken.png");
+  await until(() => $("error").textContent);
+  outcome.half = {hidden: $("result").hidden, rows: rows.length, shown: document.body.className};
+  $("spin").click();
+  await new Promise((go) => setTimeout(go, 300));
+  $("spin").click();
+  await put("/image", NAME);
+  await until(() => rows.length === 72);
+  await put("/broken", "broken.png");
+  await until(() => $("error").textContent);
+  outcome.whole = {hidden: $("result").hidden, rows: rows.length};
   outcome.wide = document.documentElement.scrollWidth > innerWidth;
   await say(outcome);
 })().catch((problem) => say({problem: String(problem)}));
@@ -187,6 +200,8 @@ def test_an_image_is_dropped_and_turned(evaluated: Evaluated, acted: Acted, widt
     assert seen["curve"].startswith("Against the angle. sre_resnet18")
     assert (len(seen["quantities"]), seen["drawn"], seen["first"]["masks"]) == (1, False, [])
     assert seen["points"] == [73, 73]  # a closed circle
+    assert seen["half"] == {"hidden": True, "rows": 0, "shown": ""}
+    assert seen["whole"] == {"hidden": False, "rows": 72}
     assert not seen["wide"]
 
 

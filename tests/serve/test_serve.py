@@ -10,9 +10,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,15 @@ pytest.importorskip("fastapi", reason="isoconv serve needs pip install 'isoconv[
 
 import httpx2
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.testclient import TestClient
 
 from isoconv.cli.main import main
 from isoconv.evaluation.prediction import Predictor, predict
 from isoconv.runs import RunDir
-from isoconv.serve import Limits, create_app, serve
+from isoconv.serve import Limits, create_app, serve, uploads
 from isoconv.serve.turning import ANGLES
+from isoconv.serve.uploads import SUFFIXES
 
 Evaluated = Callable[[str], RunDir]
 Serving = Callable[[FastAPI], AbstractContextManager[str]]
@@ -95,6 +97,51 @@ def test_the_same_as_predict(evaluated: Evaluated, tmp_path: Path) -> None:
         assert row["probabilities"] == pytest.approx(want["probabilities"])
         assert row["consistency"] == want["consistency"]
         assert without == {**row, "probabilities": pytest.approx(row["probabilities"]), "consistency": None}
+
+
+def test_a_constant_answer_is_not_called_consistent_without_a_note(evaluated: Evaluated) -> None:
+    constant, other = evaluated("volumes"), evaluated("sre")
+    assert constant.results()["standard"]["notes"][0].startswith("every image is decided as")
+    for run, array, noted in ((constant, PIXELS[0, ..., 0], True), (other, PIXELS[0], False)):
+        volume = np.stack([array] * 16) if noted else array
+        with client_of([run]) as client:
+            sent = form(("x.npy", npy(volume)))
+            (turned,) = client.post("/predict?rotations=true", files=sent).raise_for_status().json()
+            (upright,) = client.post("/predict", files=sent).raise_for_status().json()
+        assert upright["note"] is None
+        assert turned["note"] == (constant.results()["standard"]["notes"][0] if noted else None)
+
+
+@pytest.mark.parametrize("name", ["cell.dcm", "1.2.840.113619", "cell"])
+def test_dicom_with_and_without_an_ending(evaluated: Evaluated, tmp_path: Path, name: str) -> None:
+    pydicom = pytest.importorskip("pydicom", reason="DICOM needs pip install 'isoconv[medical]'")
+    data = pydicom.Dataset()
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data.SOPClassUID, data.SOPInstanceUID = pydicom.uid.UltrasoundImageStorage, "1.2"
+    data.Rows, data.Columns, data.SamplesPerPixel, data.PlanarConfiguration = 16, 16, 3, 0
+    data.BitsAllocated = data.BitsStored = 8
+    data.HighBit, data.PixelRepresentation, data.PhotometricInterpretation = 7, 0, "RGB"
+    data.PixelData = PIXELS[0].tobytes()
+    data.save_as(tmp_path / name, enforce_file_format=True)
+    sent = (tmp_path / name).read_bytes()
+    run = evaluated("plain")
+    with client_of([run], Limits(side=16)) as client:
+        (row,) = client.post("/predict", files=form((name, sent))).raise_for_status().json()
+        (twin,) = client.post("/predict", files=form(("x.png", png(PIXELS[0])))).raise_for_status().json()
+        assert f'accept="{",".join(SUFFIXES)}"' in client.get("/").text
+    assert (row["file"], row["probabilities"]) == (name, twin["probabilities"])
+    with client_of([run], Limits(side=15)) as client:
+        answer = client.post("/predict", files=form((name, sent)))
+    assert answer.status_code == 413
+    assert answer.json()["detail"].startswith(f"{name} is 1 x 16 x 16, the limit is 15 a side")
+
+
+def test_a_kind_of_file_whose_package_is_missing(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with client_of([evaluated("plain")]) as client:
+        answer = client.post("/predict", files=form(("x.dcm", bytes(128) + b"DICM")))
+    assert (answer.status_code, answer.json()["detail"]) == (415, "this server does not read .dcm; convert x.dcm")
 
 
 def test_an_image_turned(client: TestClient, tmp_path: Path) -> None:
@@ -178,7 +225,7 @@ def test_numbers(evaluated: Evaluated) -> None:
         (row,) = client.post("/predict?rotations=true", files=sent).raise_for_status().json()
         head, rows = turned(client.post("/turn", files={"file": ("x.png", png(PIXELS[0]))}))
     names = list(row["values"])
-    assert row.keys() == {"file", "index", "values", "change"}
+    assert row.keys() == {"file", "index", "values", "change", "note"}
     assert head["readings"] == [{"title": name, "unit": ""} for name in names]
     for (network,) in (each["networks"] for each in rows):
         assert (network["said"], network["mask"]) == ("", None)
@@ -193,13 +240,17 @@ def test_health_and_description(client: TestClient) -> None:
     assert (health["status"], len(health["networks"])) == ("ok", 2)
     described = client.get("/openapi.json").json()
     assert set(described["paths"]) == {"/health", "/predict", "/turn"}
-    assert {"200", "413", "415", "422"} <= set(described["paths"]["/predict"]["post"]["responses"])
+    for path in ("/predict", "/turn"):
+        told = set(described["paths"][path]["post"]["responses"])
+        assert told == {"200", "400", "408", "413", "415", "422", "500"}
     assert [client.get(path).status_code for path in ("/docs", "/redoc")] == [404, 404]
 
 
 def test_the_page_takes_nothing_from_outside(client: TestClient) -> None:
     page = client.get("/")
-    assert page.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+    policy = page.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+    assert {"frame-ancestors 'none'", "form-action 'none'"} <= set(policy.split("; "))
     for text in (page.text, client.get("/page.css").text, client.get("/page.js").text):
         assert re.findall(r"https?://(?!www\.w3\.org/2000/svg)|@import|url\(", text) == []
     assert re.findall(r'(?:src|href)="(.+?)"', page.text) == ["data:,", "page.css", "page.js", "openapi.json"]
@@ -211,7 +262,7 @@ def test_the_page_takes_nothing_from_outside(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "status", "detail"),
     [
-        ("notes.txt", b"mine", 415, r"notes.txt is none of \.png, .*\.npy; convert it to one of them"),
+        ("notes.txt", b"mine", 415, r"notes.txt is none of \.png, .*\.npy, .*; convert it to one of them"),
         ("set.npz", b"PK", 415, "set.npz is none of"),
         ("cut.png", png(PIXELS[0])[:200], 422, "cannot read cut.png .*; save it anew or leave it out"),
         ("none.png", b"", 422, "cannot read none.png"),
@@ -240,6 +291,12 @@ def test_unsuitable_file(evaluated: Evaluated, name: str, content: bytes, status
 def test_requests_that_are_not_as_described(client: TestClient) -> None:
     for answer, status, detail in (
         (client.post("/predict"), 422, "the request is not as /openapi.json describes it (files: Field required)"),
+        (
+            client.post("/predict", data={"files": "text"}),
+            422,
+            "the request is not as /openapi.json describes it (files.0: Value error, Expected UploadFile, received: s",
+        ),
+        (client.post("/predict", content=b"x", headers={"content-type": "multipart/form-data"}), 400, "Missing bound"),
         (client.post("/predict", files=form(*[("x.png", b"")] * 65)), 413, "65 files in a request, the limit is 64"),
         (client.post("/turn", files={"file": ("s.npy", npy(PIXELS))}), 422, "s.npy holds 8 images, one can be turned"),
         (
@@ -367,6 +424,96 @@ def test_a_large_request_gets_its_answer(evaluated: Evaluated, serving: Serving)
         answer = client.post("/predict", content=endless, headers={"content-type": "multipart/form-data; boundary=x"})
         assert answer.status_code == 413
         assert client.get("/health").status_code == 200
+
+
+class TestSlowClients:
+    """None holds a connection for ever; who is only slow gets an answer."""
+
+    HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+
+    @pytest.fixture
+    def address(
+        self, evaluated: Evaluated, serving: Serving, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[tuple[str, int]]:
+        monkeypatch.setattr(uploads, "GRACE", 0.5)
+        app = create_app([Predictor(evaluated("plain"), "cpu")], Limits(megabytes=1))
+
+        @app.get("/long")
+        async def long() -> Response:
+            return Response(bytes(10**8))
+
+        with serving(app) as url:
+            yield ("127.0.0.1", int(url.rpartition(":")[2]))
+
+    @staticmethod
+    def dripping(address: tuple[str, int], head: bytes, drop: bytes = b"") -> tuple[bytes, float]:
+        """What comes back before the end of the connection, and the seconds until then."""
+        began = time.monotonic()
+        with socket.create_connection(address) as client:
+            client.settimeout(0.05)
+            client.sendall(head)
+            answer = b""
+            while time.monotonic() - began < 20:
+                with suppress(TimeoutError):
+                    try:
+                        if not (part := client.recv(1 << 16)):
+                            break
+                        answer += part
+                    except ConnectionResetError:
+                        break
+                with suppress(OSError):
+                    client.sendall(drop)
+            return answer, time.monotonic() - began
+
+    @pytest.mark.parametrize(
+        "length", [b"Content-Length: 900000", b"Content-Length: 9000000", b"Transfer-Encoding: chunked"]
+    )
+    def test_a_body_that_drips_gets_408(self, address: tuple[str, int], length: bytes) -> None:
+        part = b'--x\r\ncontent-disposition: form-data; name="files"; filename="x.npy"\r\n\r\n'
+        chunked = b"chunked" in length
+        head = self.HEAD + length + b"\r\n\r\n" + (b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
+        answer, seconds = self.dripping(address, head, b"1\r\n-\r\n" if chunked else b"-")
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"the request comes too slowly, the limit is 10 kB a second" in answer
+        assert seconds < 5
+
+    @pytest.mark.parametrize(
+        ("head", "drop"),
+        [
+            (b"", b""),
+            (b"GET / HTTP/1.1\r\n", b"x"),
+            (b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", b"x"),
+            (b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000\r\n\r\n", b"x"),
+        ],
+        ids=["silence", "a head", "a second head", "a body that nobody wants"],
+    )
+    def test_a_head_that_drips_is_cut_off(self, address: tuple[str, int], head: bytes, drop: bytes) -> None:
+        assert self.dripping(address, head, drop)[1] < 10
+
+    def test_an_answer_that_is_not_taken_is_cut_off(self, address: tuple[str, int]) -> None:
+        with socket.create_connection(address) as client:
+            client.sendall(b"GET /long HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            time.sleep(3)
+            client.settimeout(5)
+            taken = 0
+            with suppress(ConnectionResetError):
+                while part := client.recv(1 << 20):
+                    taken += len(part)
+        assert taken < 10**8
+
+    def test_a_body_that_comes_slowly_but_steadily_is_read(self, address: tuple[str, int]) -> None:
+        body = (
+            b'--x\r\ncontent-disposition: form-data; name="files"; filename="x.npy"\r\n\r\n'
+            + npy(PIXELS)
+            + b"\r\n--x--\r\n"
+        )
+        length = f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+        with socket.create_connection(address) as client:
+            client.sendall(self.HEAD + length + body[:-3])
+            time.sleep(0.8)  # longer than the grace, shorter than it and what the bytes sent allow
+            client.sendall(body[-3:])
+            client.settimeout(20)
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
 
 
 def test_from_the_command_line_until_interrupted(evaluated: Evaluated) -> None:

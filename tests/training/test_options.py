@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+import isoconv
 import isoconv.training.loop as training
 from isoconv.data import MEDMNIST, get_task
 from isoconv.models import model_config
@@ -33,6 +36,23 @@ def test_options_of_steerable_networks(config: TrainConfig) -> None:
         "form": "dropped",
     }
     assert RunDir(run.path).config == run.config
+
+
+@pytest.mark.parametrize("form", ["carried", "dropped"])
+def test_a_steerable_network_comes_back_from_its_run_and_from_its_folder(
+    config: TrainConfig, tmp_path: Path, data: SimpleNamespace, form: str
+) -> None:
+    run = train(replace(config, model="steerable_resnet18", form=form, width=4, epochs=2))
+    model = run.load_model()
+    with torch.no_grad():
+        logits = model(data.val.images.float() / 255)
+    best = run.metrics()[run.model_info["epoch"]]
+    assert torch.nn.functional.cross_entropy(logits, data.val.labels).item() == pytest.approx(
+        best["val_loss"], rel=1e-5
+    )
+    again = isoconv.from_pretrained(isoconv.save_pretrained(run, tmp_path / "folder"))
+    with torch.no_grad():
+        assert torch.equal(again(data.val.images.float() / 255), logits)
 
 
 def test_existing_run_is_refused_before_training(
@@ -103,6 +123,15 @@ def test_what_is_left_open_is_decided_by_the_task(data: str, options: dict) -> N
     given = {"width": 3, "size": 20, "batch_size": 5, "lr": 0.5, "precondition": False}
     kept = resolved(TrainConfig(data, "any", Path("out"), **given), task)
     assert {name: getattr(kept, name) for name in given} == given
+
+
+@pytest.mark.parametrize(
+    ("model", "lr"), [("resnet18", 1e-2), ("sre_resnet18", 1e-3), ("steerable_resnet18", 1e-2), ("c4_resnet18", 3e-3)]
+)
+def test_recipe_modern_takes_the_learning_rate_that_suits_the_network(model: str, lr: float) -> None:
+    config = TrainConfig("cells", model, Path("out"), recipe="modern")
+    assert resolved(config, task_of(get_task("cells"))).lr == lr
+    assert resolved(replace(config, lr=0.5), task_of(get_task("cells"))).lr == 0.5
 
 
 def test_unknown_data_set_suggests_near_ones(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv._text import csv_table
-from isoconv.cli.display import show, show_lines, show_table, write_json
-from isoconv.cli.options import DataRoot, Json, check_all_done
+from isoconv.cli.display import show, show_lines, show_next, show_table, write_json
+from isoconv.cli.options import DataRoot, Json, ReadsImages, check_all_done
 
 if TYPE_CHECKING:
     import tyro
@@ -78,7 +78,7 @@ class DataFetch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataCheck:
+class DataCheck(ReadsImages):
     """Read a whole data set, and report what is wrong with it and what training will do. Exit status 1 on errors.
 
     isoconv data check my_images
@@ -95,7 +95,7 @@ class DataCheck:
     data_root: DataRoot = None
     as_json: Json = False
 
-    def run(self) -> None:
+    def work(self) -> None:
         from isoconv.data.check import check
         from isoconv.tasks import task_of
 
@@ -113,10 +113,12 @@ class DataCheck:
                 show_lines(f"{kind}: {line}" for line in lines)
         if report.errors:
             raise ValueError(f"{self.data} has {count_of(len(report.errors), 'error')}; correct them before training")
+        name = Path(self.data)
+        show_next("train --data", name, "--model MODEL --out", Path("runs") / name.stem)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataManifest:
+class DataManifest(ReadsImages):
     """Write the CSV manifest of a folder: its images, labels or masks, patients and splits, to keep.
 
     isoconv data manifest my_images --out my_images.csv --patient 'p[0-9]+'
@@ -130,7 +132,7 @@ class DataManifest:
     """Regular expression whose first match in an image's path names the patient."""
     as_json: Json = False
 
-    def run(self) -> None:
+    def work(self) -> None:
         from isoconv.data import listing
         from isoconv.evaluation.prediction import check_output
         from isoconv.runs import atomic_write

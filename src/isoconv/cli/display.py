@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = [
     "show_best_epoch",
     "show_comparison",
     "show_lines",
+    "show_next",
     "show_scores",
     "show_table",
     "write_json",
@@ -59,6 +61,11 @@ def show_best_epoch(run: RunDir, as_json: bool) -> None:
 def show_lines(lines: Iterable[str]) -> None:
     """Print lines of text."""
     sys.stdout.writelines(f"{printable(line)}\n" for line in lines)
+
+
+def show_next(*commands: str | Path) -> None:
+    """Tell on stderr how to go on: words of a command, paths among them quoted where a shell needs it."""
+    log.info("next: isoconv %s", " ".join(shlex.quote(str(w)) if isinstance(w, Path) else w for w in commands))
 
 
 def show_table(rows: Iterable[Mapping[str, Any]]) -> None:

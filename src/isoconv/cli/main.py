@@ -26,11 +26,12 @@ from isoconv.cli.display import (
     show_best_epoch,
     show_comparison,
     show_lines,
+    show_next,
     show_scores,
     show_table,
     write_json,
 )
-from isoconv.cli.options import Json, RunPath, Wait, check_all_done, check_plot
+from isoconv.cli.options import Json, ReadsImages, RunPath, Wait, check_all_done, check_plot
 from isoconv.cli.serve import Serve
 from isoconv.cli.study import Study
 from isoconv.cli.tools import Doctor, Export
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(TrainConfig):
+class Train(ReadsImages, TrainConfig):
     """Train a network to classify, or to segment; the best epoch is chosen on the validation images.
 
     The shape of the data decides what it learns. It writes a run directory, for `isoconv evaluate`, `predict` and
@@ -60,17 +61,18 @@ class Train(TrainConfig):
     wait: Wait = False
     as_json: Json = False
 
-    def run(self) -> None:
+    def work(self) -> None:
         from isoconv.training.loop import is_first_process, train
 
         config = TrainConfig(**{f.name: getattr(self, f.name) for f in fields(TrainConfig)})
         run = train(config, self.resume, self.wait)
         if is_first_process():
             show_best_epoch(run, self.as_json)
+            show_next("evaluate", run.path)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
+class Evaluate(ReadsImages):
     """Measure a trained network on the test images: upright, rotated and flipped."""
 
     path: RunPath
@@ -84,7 +86,7 @@ class Evaluate:
     wait: Wait = False
     as_json: Json = False
 
-    def run(self) -> None:
+    def work(self) -> None:
         from isoconv.evaluation import evaluate
         from isoconv.figures import save_all
         from isoconv.runs import RunDir
@@ -97,10 +99,11 @@ class Evaluate:
             show_scores(run.task, result, title=f"{self.path}, protocol {self.protocol}")
         save_all(run, self.protocol)
         log.info("figures are in %s", run.path / "figures")
+        show_next("predict", self.path, "IMAGE, or: isoconv serve", self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict:
+class Predict(ReadsImages):
     """Answer on your own images with a trained network, and see whether rotation changes its answer.
 
     Images are PNG, JPEG, TIFF, npy or npz files, or folders of them; they are resized to the size of the training.
@@ -121,7 +124,7 @@ class Predict:
     """Where to compute; auto takes a GPU if there is one."""
     as_json: Json = False
 
-    def run(self) -> None:
+    def work(self) -> None:
         from isoconv.evaluation.prediction import check_output, predict
         from isoconv.runs import RunDir
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +28,35 @@ DataRoot = Annotated[
 RunPath = tyro.conf.Positional[
     Annotated[Path, tyro.conf.arg(metavar="RUN", help="Run directory that `isoconv train` wrote.")]
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadsImages(ABC):
+    """A command that reads image files of users."""
+
+    max_pixels: int | None = None
+    """Most pixels (voxels) in an image file of yours; None stands for as many as 256 MiB hold, or 16 times its size."""
+
+    def run(self) -> None:
+        from isoconv.data.decoded import MAX_PIXELS, Limits
+
+        if self.max_pixels is None:
+            self.work()
+            return
+        Limits(self.max_pixels)  # refuses less than 1
+        before = os.environ.get(MAX_PIXELS)
+        os.environ[MAX_PIXELS] = str(self.max_pixels)
+        try:
+            self.work()
+        finally:
+            if before is None:
+                del os.environ[MAX_PIXELS]
+            else:
+                os.environ[MAX_PIXELS] = before
+
+    @abstractmethod
+    def work(self) -> None:
+        """Do what the command is for."""
 
 
 def check_plot(path: Path | None) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from isoconv.cli.options import RunPath
+from isoconv.cli.options import ReadsImages, RunPath
 from isoconv.runs.config import Device
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serve:
+class Serve(ReadsImages):
     """Show a trained network on a local web page, and answer programs at /predict.
 
     The page turns an image, and shows whether the answer changes.
@@ -32,7 +32,7 @@ class Serve:
     max_side: int = 4096
     """Most pixels along an axis of an image."""
 
-    def run(self) -> None:
+    def work(self) -> None:
         from isoconv.serve import Limits, serve
 
         limits = Limits(self.max_megabytes, self.max_files, self.max_side)

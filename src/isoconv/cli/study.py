@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from isoconv._checks import count_of
 from isoconv._extras import require
-from isoconv.cli.display import show, show_lines, show_table, write_json
-from isoconv.cli.options import DataRoot, Json
+from isoconv.cli.display import show, show_lines, show_next, show_table, write_json
+from isoconv.cli.options import DataRoot, Json, ReadsImages
 from isoconv.runs.config import Device, Protocol
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _Runs = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyRun:
+class StudyRun(ReadsImages):
     """Train and evaluate what is not done yet: data sets x contestants x seeds, a run directory each.
 
     The same command continues a stopped study. Several such commands, on one machine or on many that share the folder,
@@ -55,7 +55,7 @@ class StudyRun:
     data_root: DataRoot = None
     as_json: Json = False
 
-    def run(self) -> None:
+    def work(self) -> None:
         from isoconv.study.plan import load_study
         from isoconv.study.running import run_study
 
@@ -79,6 +79,7 @@ class StudyRun:
         if failed := [row["cell"] for row in rows if row["state"] == "failed"]:
             cells = count_of(len(rows), "cell")
             raise RuntimeError(f"{len(failed)} of {cells} failed ({', '.join(failed)}); the logs say more")
+        show_next("study report", self.study)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ class StudyStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyReport:
+class StudyReport(ReadsImages):
     """Write a report on the finished runs of a study: one HTML page, with CSV and Markdown tables beside it."""
 
     study: _File
@@ -110,7 +111,7 @@ class StudyReport:
     data_root: DataRoot = None
     as_json: Json = False
 
-    def run(self) -> None:
+    def work(self) -> None:
         from isoconv.report import write_report
         from isoconv.study.plan import load_study
 

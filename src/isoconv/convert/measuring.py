@@ -35,7 +35,8 @@ __all__ = [
 LIMIT = 1e-4  # relative errors up to this are rounding, also where a network rounds to float32 on its way
 _SINGLE_LIMIT = 1e-2  # the same in units of the spread between images, in deep networks that do not run in float64
 _PLAIN = 0.1  # float32 rounds to less than this, if the spread is above its floor
-_FLOORS = {torch.float64: 1e-10}  # of the spread, relative to the output; 1e-2 in other precisions
+_ROUNDING = {torch.float64: 2e-12}  # relative to the output: that may be rounding; 1e-2 in other precisions
+_VANISHED = "its output is the same for every image, up to rounding"
 _SIZES = (12, 13)
 _TINY = 1e-2
 _COUNTS = (
@@ -230,24 +231,26 @@ def verify(net: nn.Module, shape: Sequence[int], group: Sequence[Symmetry]) -> l
     like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
     single = ready_copy(net, torch.float32)
     images = images_of(shape, like.float())
-    found = [_measured(single, image, group) for image in images]
-    if any(m.kept or m.lost for m in found) and all(m.error is None or not LIMIT < m.error <= _PLAIN for m in found):
-        return [m._replace(limit=LIMIT) for m in found]
+    found = [_measured(single, image, group, LIMIT) for image in images]
+    plain = all(m.reason != _VANISHED if m.error is None else not LIMIT < m.error <= _PLAIN for m in found)
+    if plain and any(m.error is not None for m in found):
+        return found
     double = ready_copy(net, torch.float64)
-    exact = [_measured(double, image.double(), group) for image in images]
-    return exact if any(m.error is not None for m in exact) or not any(m.lost or m.kept for m in found) else found
+    exact = [_measured(double, image.double(), group, LIMIT) for image in images]
+    if any(m.error is not None or m.reason == _VANISHED for m in exact):
+        return exact
+    return [_measured(single, image, group, _SINGLE_LIMIT) for image in images]
 
 
-def _measured(net: nn.Module, image: Tensor, group: Sequence[Symmetry]) -> Measurement:
+def _measured(net: nn.Module, image: Tensor, group: Sequence[Symmetry], limit: float) -> Measurement:
     try:
-        error, reason = _spread_error(net, image, group)
+        error, reason = _spread_error(net, image, group, limit)
     except ValueError as failure:  # of the network, or of the fields that it puts out
         error, reason = None, str(failure)
-    limit = LIMIT if image.dtype == torch.float64 else _SINGLE_LIMIT
     return Measurement(tuple(image.shape[2:]), error, limit, reason)
 
 
-def _spread_error(net: nn.Module, x: Tensor, group: Sequence[Symmetry]) -> tuple[float | None, str]:
+def _spread_error(net: nn.Module, x: Tensor, group: Sequence[Symmetry], limit: float) -> tuple[float | None, str]:
     inputs, outputs = fields_of(net)
     upright, other = _maps(net, x), _maps(net, noise(x.shape, x, seed=1))
     if not upright:
@@ -255,7 +258,7 @@ def _spread_error(net: nn.Module, x: Tensor, group: Sequence[Symmetry]) -> tuple
     if any(leaf.dim() not in (2, x.dim()) for leaf in upright):
         shape = next(tuple(leaf.shape) for leaf in upright if leaf.dim() not in (2, x.dim()))
         return None, f"nothing is known of the axes of an output of shape {shape}"
-    errors = []
+    errors, vanished = [], False
     for g in group:
         turned = _maps(net, inputs.act(g, x))
         if len(turned) != len(upright):
@@ -268,12 +271,15 @@ def _spread_error(net: nn.Module, x: Tensor, group: Sequence[Symmetry]) -> tuple
             difference, spread, norm = (values.double().norm().item() for values in differences)
             if not math.isfinite(difference + spread):
                 return None, "its output is not finite"
-            floor = _FLOORS.get(leaf.dtype, 1e-2) * norm
-            if spread > floor:
-                errors.append(difference / spread)
-            elif difference > max(floor, spread):
-                errors.append(math.inf)
-    return max(errors, default=None), "" if errors else "its output is the same for every image, up to rounding"
+            rounding = _ROUNDING.get(leaf.dtype, 1e-2) * norm
+            if difference > rounding or (spread > rounding and difference <= limit * spread):
+                errors.append(difference / spread if spread else math.inf)
+            elif difference or spread or x.dtype != torch.float64:  # neither tells more than rounding does
+                vanished = True
+    worst = max(errors, default=None)
+    if worst is None or (vanished and worst <= limit):
+        return None, _VANISHED
+    return worst, ""
 
 
 def _maps(net: nn.Module, x: Tensor) -> list[Tensor]:

@@ -38,8 +38,10 @@ def npz(path: Path, limits: Limits) -> dict[str, Decoded]:
         return {key: Decoded(_member(path, archive, infos[key], key, limits), "unknown") for key in keys}
 
 
-def members(path: Path, keys: Iterable[str], limits: Limits = LIMITS) -> dict[str, np.ndarray]:
-    """These arrays of an npz archive.
+def members(
+    path: Path, keys: Iterable[str], optional: Iterable[str] = (), limits: Limits = LIMITS
+) -> dict[str, np.ndarray]:
+    """These arrays of an npz archive, the ``optional`` ones if they are there.
 
     Raises:
         ValueError: one is missing or cannot be read, or ``path`` is no archive.
@@ -49,7 +51,8 @@ def members(path: Path, keys: Iterable[str], limits: Limits = LIMITS) -> dict[st
         infos = _infos(archive)
         if missing := [key for key in keys if key not in infos]:
             raise UnreadableError(f"it has no array {', '.join(missing)}", f"it must hold {', '.join(keys)}")
-        return {key: _member(path, archive, infos[key], key, limits) for key in keys}
+        wanted = [*keys, *(key for key in optional if key in infos)]
+        return {key: _member(path, archive, infos[key], key, limits) for key in wanted}
 
 
 def _infos(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

@@ -43,6 +43,8 @@ class DeviceBatches:
         batch_size: of the whole group of processes: a rank gets every ``world_size``-th image of each batch.
         seed: any integer >= 0.
         shuffle: a new order each epoch, else the order of the split.
+        chances: of each image relative to the others (N,): an epoch then draws N images with replacement, in place of
+            a new order of all.
         augment: maps float images in [0, 1] to such images.
         resize: side in pixels that images get before augmentation, None to leave them as they are.
 
@@ -62,6 +64,7 @@ class DeviceBatches:
         device: torch.device | str,
         seed: int,
         shuffle: bool,
+        chances: Tensor | None = None,
         augment: nn.Module | None = None,
         resize: int | None = None,
         rank: int = 0,
@@ -83,7 +86,7 @@ class DeviceBatches:
         self.device = torch.device(device)
         self.split = split.to(self.device)
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
-        self.augment, self.resize = augment, resize
+        self.chances, self.augment, self.resize = chances, augment, resize
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
 
@@ -96,8 +99,11 @@ class DeviceBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.arange(len(self.split))
-        if self.shuffle:
-            order = torch.randperm(len(order), generator=torch.Generator().manual_seed(_hash(self.seed, self.epoch)))
+        generator = torch.Generator().manual_seed(_hash(self.seed, self.epoch))
+        if self.chances is not None:
+            order = self.chances.multinomial(len(order), replacement=True, generator=generator)
+        elif self.shuffle:
+            order = torch.randperm(len(order), generator=generator)
         ends = [self.batch_size * i for i in range(1, len(self))] + [len(order)]
         for number, end in enumerate(ends):
             start = self.batch_size * number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,11 +11,16 @@ from typing import Literal
 import numpy as np
 
 from isoconv._files import NotRegularError
+from isoconv._text import without_objects
 
-__all__ = ["LIMITS", "Axis", "Decoded", "Limits", "Spacing", "UnreadableError", "readable"]
+__all__ = ["LIMITS", "MAX_PIXELS", "Axis", "Decoded", "Limits", "Spacing", "UnreadableError", "readable"]
 
 Spacing = tuple[float, ...]
 Axis = Literal["depth", "images", "pages", "unknown"]
+
+MAX_PIXELS = "ISOCONV_MAX_PIXELS"
+"""Environment variable: the limit on pixels where none is given in Python. `--max-pixels` sets it for a command and its
+processes."""
 
 _BYTES = 2**28
 _BYTES_PER_BYTE = 16
@@ -61,7 +67,7 @@ def readable(where: object) -> Iterator[None]:
         error.where = error.where or str(where)
         raise
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = without_objects(" ".join(str(error).split())) or type(error).__name__
         raise UnreadableError(reason, where=str(where)) from error
 
 
@@ -70,8 +76,8 @@ class Limits:
     """How much a reader takes in, checked by what a file declares, before it is decoded.
 
     Attributes:
-        pixels: pixels (voxels) in one file, all its images together. None: no number of pixels, but an array of at most
-            256 MiB, or of 16 times the size of its file, whichever is more.
+        pixels: pixels (voxels) in one file, all its images together. None: what :data:`MAX_PIXELS` says; without it, no
+            number of pixels, but an array of at most 256 MiB, or of 16 times the size of its file, whichever is more.
         rows: rows of a manifest.
     """
 
@@ -89,14 +95,24 @@ class Limits:
         Raises:
             UnreadableError: it is too large.
         """
-        if self.pixels is not None and pixels > self.pixels:
-            raise UnreadableError(
-                f"it has {pixels:,} pixels, the limit is {self.pixels:,}",
-                f"make it smaller, or raise the limit, limits=Limits(pixels={pixels})",
-            )
-        if self.pixels is None and size > max(_BYTES, _BYTES_PER_BYTE * held):
+        limit = self.pixels or _limit_of_environment()
+        if limit is not None and pixels > limit:
+            reason = f"it has {pixels:,} pixels, the limit is {limit:,}"
+        elif limit is None and size > max(_BYTES, _BYTES_PER_BYTE * held):
             reason = f"its {pixels:,} pixels would take {size / 1e9:.2f} GB, the file has {held / 1e6:.2f} MB"
-            raise UnreadableError(reason, f"make it smaller, or read it in Python with limits=Limits(pixels={pixels})")
+        else:
+            return
+        lifted = f"--max-pixels {pixels}, in Python limits=Limits(pixels={pixels})"
+        raise UnreadableError(reason, f"make it smaller, or raise the limit: {lifted}")
+
+
+def _limit_of_environment() -> int | None:
+    text = os.environ.get(MAX_PIXELS)
+    if not text:
+        return None
+    if not text.isdecimal() or not int(text):
+        raise UnreadableError(f"{MAX_PIXELS} is {text!r}, no number of pixels", "set it to one from 1, or unset it")
+    return int(text)
 
 
 LIMITS = Limits()

@@ -77,7 +77,7 @@ def _check_inflated(file: BinaryIO, held: int, limits: Limits) -> None:
     while compressed and not decoder.eof:
         total += len(decoder.decompress(compressed, _BLOCK))
         compressed = decoder.unconsumed_tail
-        limits.check(0, total, held)
+        limits.check(total, total, held)  # at most as many pixels as bytes
 
 
 def _tag(path: Path, name: str) -> str | None:

@@ -21,6 +21,8 @@ from isoconv.data.listing import SPLITS, Item, assign, check_targets, classes, i
 
 __all__ = ["find"]
 
+_NAMES = "classes"  # the array of an archive that names its labels
+
 
 def find(path: Path, task: str | None = None) -> tuple[Task, Callable[[int], Dataset]]:
     """The facts of a data set at ``path``, and what reads it at a size in pixels.
@@ -122,11 +124,12 @@ def _read_archive(path: Path, task: str | None, size: int) -> Dataset:
 
 
 def _archive(path: Path, task: str | None) -> dict[str, np.ndarray]:
-    """The six arrays; labels ``(N,)`` whole numbers, or ``(N, L)`` zeros and ones, or ``(N, T)`` floats."""
+    """The six arrays, labels ``(N,)`` whole numbers, or ``(N, L)`` zeros and ones, or ``(N, T)`` floats; and the names
+    of the labels, if they are there."""
     keys = [f"{split}_{part}" for split in SPLITS for part in ("images", "labels")]
     if not path.exists():
         raise FileNotFoundError(f"there is no data set {path}: no such file")
-    arrays = archives.members(path, keys)
+    arrays = archives.members(path, keys, optional=[_NAMES])
     for split in SPLITS:
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         where = f"{path}: {split}"
@@ -195,8 +198,20 @@ def _archive_task(path: Path, arrays: dict[str, np.ndarray]) -> Task:
     if dims not in (2, 3):
         raise ValueError(f"{path}: images must be (N, H, W) or (N, D, H, W), colours last, got {images.shape}")
     kind, names = _archive_kind(path, labels)
+    if _NAMES in arrays:
+        names = _names(path, arrays[_NAMES], len(names))
     channels = 3 if coloured and images.shape[-1] >= 3 else 1
     return Task(str(path), path.stem, kind, dims, channels, names, (train, val, test), licence="")
+
+
+def _names(path: Path, given: np.ndarray, count: int) -> tuple[str, ...]:
+    names = tuple(str(name).strip() for name in given.flat)
+    if given.dtype.kind != "U" or given.shape != (count,) or len(set(names)) < count or "" in names:
+        raise ValueError(
+            f"{path}: {_NAMES} must be {count} different names in the order of the labels, "
+            f"np.array([...], dtype=str), got {given.dtype} {given.shape}: {', '.join(names)!r:.60}"
+        )
+    return names
 
 
 def _archive_kind(path: Path, labels: Sequence[np.ndarray]) -> tuple[Kind, tuple[str, ...]]:

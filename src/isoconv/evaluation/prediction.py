@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _PLACE = ("source", "index", "mask")  # of an answer, the first columns of a table
 OnError = Callable[[Path, Exception], object]
+_log_note = partial(log.warning, "note: %s")
 
 
 def predict(
@@ -121,8 +123,10 @@ class Predictor:
         batch_size: int | None = None,
         rotations: bool = True,
         progress: bool = False,
+        onnote: Callable[[str], object] = _log_note,
     ) -> list[dict[str, Any]]:
-        """The rows of :func:`predict` for what :meth:`read` returned; ``progress`` shows a bar in a terminal."""
+        """The rows of :func:`predict` for what :meth:`read` returned; ``progress`` shows a bar in a terminal.
+        ``onnote`` is told why the agreement under rotation says nothing, where that is so."""
         if not names:
             return []
         task = self.task
@@ -139,27 +143,26 @@ class Predictor:
             turned = [upright, *(p for p in others if p.group == "rotation")]
             shown = with_progress(batches) if progress else batches
             records = position_records(self.model, task, shown, turned)
-            self._warn_if_constant(records[0])
+            if (note := self._constant(records[0])) is not None:
+                onnote(note)
             agreement = task.agreements(records)
             means = agreement[indices(turned, "rotation")].mean(0).tolist()
             for row, mean in zip(rows, means, strict=True):
                 row[task.agreement.key] = mean
         return rows
 
-    def _warn_if_constant(self, upright: Tensor) -> None:
+    def _constant(self, upright: Tensor) -> str | None:
         """Answers that do not depend on the image agree under rotation, too; the test images tell whether they do."""
         if (note := self.task.constant(upright)) is None:
-            return
+            return None
         try:
             evaluated = self.run.results()
         except (FileNotFoundError, ValueError):
             unknown = (
                 "the answers are all the same; if the network knows no other, that they are invariant says nothing"
             )
-            log.warning("note: %s; see: isoconv evaluate %s", unknown, self.run.path)
-            return
-        if any(note in entry["notes"] for entry in evaluated.values()):
-            log.warning("note: %s", note)
+            return f"{unknown}; see: isoconv evaluate {self.run.path}"
+        return note if any(note in entry["notes"] for entry in evaluated.values()) else None
 
     @torch.inference_mode()
     def outputs(self, images: Tensor) -> Tensor:

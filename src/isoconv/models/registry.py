@@ -33,6 +33,7 @@ class ModelInfo:
         build: makes it, from ``in_channels``, ``num_classes`` and its options.
         symmetry: to what its outputs are exactly invariant, or equivariant where they have pixels, at every input size;
             of its options if these decide, see :meth:`symmetry_with`.
+        lr: highest learning rate of recipe modern that suits it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ModelInfo:
     family: str
     build: Callable[..., nn.Module]
     symmetry: GridGroup | Callable[[Mapping[str, Any]], GridGroup]
+    lr: float
 
     @property
     def options(self) -> dict[str, Any]:
@@ -71,6 +73,7 @@ def register_model(
     task: str,
     symmetry: str | Callable[[Mapping[str, Any]], GridGroup],
     family: str | None = None,
+    lr: float = 3e-3,
 ) -> None:
     """Make ``create_model(name, in_channels, num_classes, **options)`` call ``build``, whose signature declares the
     options.
@@ -81,6 +84,7 @@ def register_model(
         dims, task: as in :class:`ModelInfo`.
         symmetry: as in :class:`ModelInfo`; a :class:`isoconv.symmetry.GridGroup` or its value, such as ``"none"``.
         family: as in :class:`ModelInfo`; by default its name.
+        lr: as in :class:`ModelInfo`.
 
     Raises:
         ValueError: the name is taken, or the family has a model of these dims; or ``dims``, ``task`` or ``symmetry`` is
@@ -99,7 +103,7 @@ def register_model(
             hint = did_you_mean(symmetry, groups)
             raise ValueError(f"symmetry of model {name!r} must be one of {', '.join(groups)}, got {symmetry!r}{hint}")
         symmetry = GridGroup(symmetry)
-    info = ModelInfo(name, dims, task, name if family is None else family, build, symmetry)
+    info = ModelInfo(name, dims, task, name if family is None else family, build, symmetry, lr)
     if (other := info.twin(dims)) is not None:
         raise ValueError(f"the family {info.family!r} of model {name!r} has a model of {dims} dims already: {other!r}")
     _MODELS[name] = info

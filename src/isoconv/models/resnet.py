@@ -213,8 +213,13 @@ def _sre_symmetry(options: Mapping[str, Any]) -> GridGroup:
 
 
 for _variant in VARIANTS:
-    for _name, _build, _symmetry in (("sre_", sre_resnet, _sre_symmetry), ("", plain_resnet, GridGroup.NONE)):
-        register_family(f"{_name}{_variant}", partial(_build, _variant), task="classification", symmetry=_symmetry)
+    for _name, _build, _symmetry, _lr in (
+        ("sre_", sre_resnet, _sre_symmetry, 1e-3),
+        ("", plain_resnet, GridGroup.NONE, 1e-2),
+    ):
+        register_family(
+            f"{_name}{_variant}", partial(_build, _variant), task="classification", symmetry=_symmetry, lr=_lr
+        )
     for _group in ("c4", "d4"):
         register_model(
             f"{_group}_{_variant}",

@@ -103,5 +103,6 @@ for _variant in VARIANTS:
         partial(steerable_resnet, _variant),
         task="classification",
         symmetry=kept_symmetry,
+        lr=1e-2,
     )
 register_family("steerable_unet", steerable_unet, task="segmentation", symmetry=kept_symmetry)

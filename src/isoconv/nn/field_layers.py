@@ -7,7 +7,6 @@ are; max pooling of components means nothing."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoconv._checks import did_you_mean
+from isoconv.nn.constants import WithConstants
 from isoconv.nn.fields import Fields, split
 from isoconv.nn.harmonics import harmonics
 from isoconv.ops.resampling import is_traced
@@ -195,7 +195,7 @@ class FieldMagnitudes(_FieldLayer):
         return _cat([*scalars, _lengths(fields)] if fields else scalars)
 
 
-class FieldReLU(_FieldLayer):
+class FieldReLU(_FieldLayer, WithConstants):
     """ReLU of functions on the circle (sphere): fields of all orders with one number make a function of the direction,
     which is sampled, rectified, and projected back on the orders.
 
@@ -223,21 +223,20 @@ class FieldReLU(_FieldLayer):
         self._sample = np.ascontiguousarray(np.concatenate(rows).T)
         self._project = np.concatenate([len(row) * row for row in rows]) * weights
         self.register_buffer("sample", torch.empty(0), persistent=False)
-        self._set_constants()
+        self._set_constants(self._like())
 
-    def _set_constants(self) -> None:
-        like = self.sample
+    def _like(self) -> Tensor:
+        return self.sample
+
+    def _set_constants(self, like: Tensor) -> None:
         for name, matrix in (("sample", self._sample), ("project", self._project)):
             self.register_buffer(name, torch.tensor(matrix, device="cpu").to(like), persistent=False)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FieldReLU:
-        super()._apply(fn, recurse)
-        self._set_constants()  # anew: a matrix that was rounded to float32 is not exact in float64
-        return self
 
     def forward(self, input: Tensor) -> Tensor:
         if not is_traced(input):
             self.in_fields.check(input)
+            if self.sample.device != input.device:  # without weights of its own, it is not told of those of others
+                self._set_constants(input)
         function = torch.cat(list(self.in_fields.split(input).values()), dim=2)
         samples = F.relu(torch.einsum("dc,nfc...->nfd...", self.sample, function))
         function = torch.einsum("cd,nfd...->nfc...", self.project, samples)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from isoconv._checks import check_counts, ntuple, spells_out
 from isoconv.bands import band_plan
+from isoconv.nn.constants import WithConstants
 from isoconv.nn.dense import plain_conv
 from isoconv.nn.fields import Fields, as_fields
 from isoconv.nn.harmonics import kernel_basis
@@ -34,7 +35,7 @@ def kept_symmetry(options: Mapping[str, Any]) -> GridGroup:
     return GridGroup.MIRRORS if options["reflections"] else GridGroup.NONE
 
 
-class _SteerableConv(nn.Module):
+class _SteerableConv(WithConstants):
     dims: ClassVar[int]
     bias: nn.Parameter | None
     _inputs: Tensor
@@ -95,7 +96,7 @@ class _SteerableConv(nn.Module):
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(scalars, device=device, dtype=dtype)) if bias and scalars else None
         )
-        self._set_constants()
+        self._set_constants(self._like())
         self.reset_parameters()
 
     @torch.no_grad()
@@ -115,22 +116,13 @@ class _SteerableConv(nn.Module):
         between = [orders for orders, basis in self.bases.items() if basis.paths]
         return {(source, target): getattr(self, f"weight_{source}_{target}") for source, target in between}
 
-    def _set_constants(self) -> None:
-        for (source, target), weight in self.weights.items():
+    def _set_constants(self, like: Tensor) -> None:
+        for source, target in self.weights:
             rows = torch.tensor(self.bases[source, target].rows, device="cpu").flatten(1)
-            self.register_buffer(f"_basis_{source}_{target}", rows.to(weight), persistent=False)
+            self.register_buffer(f"_basis_{source}_{target}", rows.to(like), persistent=False)
         if self.groups > 1:
             for name, fields in (("_inputs", self.in_fields), ("_outputs", self.out_fields)):
-                self.register_buffer(name, _by_group(fields, self.groups).to(weight.device), persistent=False)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> _SteerableConv:
-        super()._apply(fn, recurse)
-        self._set_constants()  # anew: a basis that was rounded to float32 is not exact in float64
-        return self
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        self._set_constants()  # where the weights are, if these take the place of those on the device "meta"
+                self.register_buffer(name, _by_group(fields, self.groups).to(like.device), persistent=False)
 
     def kernel(self) -> Tensor:
         """The dense kernel (out channels, in channels / groups, *kernel_size), differentiable; of several groups, the

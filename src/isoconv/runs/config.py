@@ -12,6 +12,7 @@ Recipe = Literal["standard", "official", "modern"]
 Protocol = Literal["standard", "official", "disturbed"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 Device = Literal["auto", "cpu", "cuda"]
+Balance = Literal["auto", "none", "weights", "sampling"]
 MIN_LR = 1e-6  # where the learning rate ends
 NETWORK_OPTIONS = (
     "kernel_sizes",
@@ -101,9 +102,14 @@ class TrainConfig:
     batch_size: int | None = None
     """Images per step, over all processes together; None stands for 128 in 2D, 4 in 3D, in segmentation 8."""
     lr: float | None = None
-    """Learning rate at the start; None stands for 2e-2 in 2D, 1e-2 in 3D."""
+    """Highest learning rate; None stands for 2e-2 in 2D, 1e-2 in 3D, and in recipe modern for what suits the
+    network."""
     loss: str | None = None
     """What is minimised, such as focal; None stands for the usual loss of the task, and a wrong name lists them all."""
+    balance: Balance = "auto"
+    """What is done for rare classes: none; weights (each class weighs the same in the loss); sampling (each is drawn as
+    often). auto takes weights in recipe modern if the largest class has 3 times the images of the smallest, else
+    none."""
     recipe: Recipe = "standard"
     """Training recipe: standard (native size, inscribed disc, small shifts; SGD), modern (the same images; AdamW, one
     cycle) or official (the paper's: 32 pixels, crops, colour; SGD)."""
@@ -145,7 +151,7 @@ class TrainConfig:
             if isinstance(self.lr, bool) or not isinstance(self.lr, Real) or not MIN_LR <= self.lr < float("inf"):
                 raise ValueError(f"lr must be finite and at least {MIN_LR:g}, to which it falls, got {self.lr!r}")
             put("lr", float(self.lr))
-        for name, choices in {"recipe": Recipe, "precision": Precision, "device": Device}.items():
+        for name, choices in {"recipe": Recipe, "balance": Balance, "precision": Precision, "device": Device}.items():
             if getattr(self, name) not in (known := get_args(choices)):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
 
@@ -158,10 +164,10 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Inverse of :meth:`to_json`. Fields that came later may be missing: their defaults are what was done before.
+        """Inverse of :meth:`to_json`. Fields that came later may be missing, and stand for what was done before.
 
         ``isoconv.runs.schema.CONFIG`` checks the types of what a file holds."""
-        return cls(**values)
+        return cls(**{"balance": "none", **values})
 
 
 def _whole(name: str, value: Any, least: int, most: int) -> int:

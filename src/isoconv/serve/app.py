@@ -13,13 +13,14 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from fastapi import FastAPI, Form, HTTPException, Query, Request, UploadFile
+from fastapi import FastAPI, File, Form, HTTPException, Query, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field, create_model
 
 from isoconv._extras import require
+from isoconv._text import without_objects
 from isoconv._version import __version__
 from isoconv.evaluation.comparison import labels_of
 from isoconv.evaluation.prediction import Predictor
@@ -34,7 +35,10 @@ __all__ = ["create_app"]
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; base-uri 'none'"
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
 
 
 class Refusal(BaseModel):
@@ -51,6 +55,8 @@ class Health(BaseModel):
 
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Refusal, "description": "Not a form that can be read"},
+    408: {"model": Refusal, "description": "The request comes too slowly"},
     413: {"model": Refusal, "description": "Too many bytes, files or pixels"},
     415: {"model": Refusal, "description": "Not a kind of file that is read"},
     422: {"model": Refusal, "description": "A file that cannot be read, or that the network cannot take"},
@@ -105,17 +111,19 @@ def create_app(
 
     @app.post("/predict", responses=_REFUSALS, response_model=list[_prediction(task)])  # type: ignore[misc]
     async def predict(
-        files: list[UploadFile],
+        files: Annotated[list[UploadFile], File(min_length=1)],
         rotations: Annotated[bool, Query(description="also turn each image and measure the agreement: slower")] = False,
     ) -> list[dict[str, Any]]:
-        """Answer on image files: PNG, JPEG, TIFF or npy, a row per image."""
+        """Answer on image files, those of `isoconv predict` without npz, a row per image."""
         if len(files) > limits.files:
             raise HTTPException(413, f"{len(files)} files in a request, the limit is {limits.files}; send fewer")
         read = [(await work(lambda f=f: read_upload(f, predictors[:1], limits)))[0] for f in files]  # type: ignore[misc]
         names, images = [name for names, _ in read for name in names], torch.cat([images for _, images in read])
-        rows = await work(lambda: predictors[0].predict(names, images, rotations=rotations))
+        notes: list[str] = []
+        rows = await work(lambda: predictors[0].predict(names, images, rotations=rotations, onnote=notes.append))
+        note = "; ".join(notes) or None
         masks = [{"mask": _mask_png(row["mask"])} if "mask" in row else {} for row in rows]
-        return [{**row, "file": row["source"], **mask} for row, mask in zip(rows, masks, strict=True)]
+        return [{**row, "file": row["source"], "note": note, **mask} for row, mask in zip(rows, masks, strict=True)]
 
     @app.post(
         "/turn",
@@ -185,6 +193,7 @@ def _prediction(task: Task) -> type[BaseModel]:
         fields["mask"] = str, Field(description=f"PNG as a data URI, of {labels} at the network's input size{slices}")
     agreement = Field(None, description=f"{task.agreement.title}, mean over rotations; null unless they are asked for")
     fields[task.agreement.key] = float | None, agreement
+    fields["note"] = str | None, Field(None, description="why that agreement says nothing; null where nothing is known")
     return create_model("Prediction", __doc__=_prediction.__doc__, **fields)
 
 
@@ -231,7 +240,7 @@ def _line(value: dict[str, Any]) -> str:
 
 async def _invalid(_: Request, error: Any) -> JSONResponse:
     wrong = "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in error.errors())
-    return JSONResponse({"detail": f"the request is not as /openapi.json describes it ({wrong})"}, 422)
+    return JSONResponse({"detail": f"the request is not as /openapi.json describes it ({without_objects(wrong)})"}, 422)
 
 
 async def _not_finite(_: Request, error: Exception) -> JSONResponse:

@@ -29,6 +29,7 @@ const point = (row, i) => row.networks[i].curves[Number(quantity.value)];
 const known = (i) => rows.map((row) => point(row, i).value).filter((value) => value !== null);
 
 function show() {
+  if (!rows.length) return;
   const step = (Number(angle.value) / angle.step) % head.angles.length; // 360 degrees are 0
   const row = rows[Math.min(step, rows.length - 1)];
   where.textContent = `${row.angle}°`;
@@ -144,8 +145,17 @@ async function* linesOf(response) {
   }
 }
 
+/** Of a turn that stops half-way nothing stays. */
+function dropHalf() {
+  if (!head || rows.length === head.angles.length) return;
+  [head, rows] = [null, []];
+  result.hidden = true;
+  document.body.classList.remove("shown");
+}
+
 async function load() {
   running?.abort();
+  dropHalf();
   running = new AbortController();
   const { signal } = running;
   error.textContent = "";
@@ -179,6 +189,7 @@ async function load() {
     if (rows.length < head.angles.length) throw new Error("the server stopped half-way; its terminal says why");
   } catch (problem) {
     if (signal.aborted) return;
+    dropHalf();
     $("progress").textContent = "";
     error.textContent = problem instanceof TypeError ? "the server does not answer; is it still running?" : problem.message;
   }
@@ -251,7 +262,6 @@ for (const type of ["pointerup", "pointercancel"]) {
 }
 
 new ResizeObserver(() => {
-  if (!rows.length) return;
-  drawCurve();
+  if (rows.length) drawCurve();
   show();
 }).observe(curve);

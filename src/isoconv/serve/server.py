@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import os
@@ -9,9 +10,12 @@ import socket
 from contextlib import suppress
 
 import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from isoconv.evaluation.prediction import Predictor
 from isoconv.runs import RunDir
+from isoconv.serve import uploads
 from isoconv.serve.app import create_app
 from isoconv.serve.uploads import Limits
 
@@ -53,9 +57,54 @@ def serve(
             log.warning("warning: %s can be reached from other machines, without password or encryption", host)
         shown = f"[{host}]" if ":" in host else host
         log.info("serving at http://%s:%d, stop with Ctrl-C", shown, listening.getsockname()[1])
-        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=3)
         with suppress(KeyboardInterrupt):  # uvicorn shuts down first, then passes it on
-            uvicorn.Server(config).run(sockets=[listening])
+            server_of(app).run(sockets=[listening])
+
+
+def server_of(app: FastAPI) -> uvicorn.Server:
+    """What serves an application at sockets, and waits for no client for ever."""
+    return uvicorn.Server(
+        uvicorn.Config(app, http=_Prompt, ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=3)
+    )
+
+
+class _Prompt(H11Protocol):
+    """A connection that ends where the head of a request is not there, or an answer not taken, in time."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_client()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete:
+            if self._timer is None:
+                self._await_client()
+        elif not self.flow.write_paused:
+            self._go_on()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_client()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._go_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._go_on()
+
+    def _await_client(self) -> None:
+        self._go_on()
+        self._timer = self.loop.call_later(uploads.GRACE, self.transport.abort)
+
+    def _go_on(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
 
 
 def _listen(host: str, port: int) -> socket.socket:

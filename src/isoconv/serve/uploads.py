@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import shutil
@@ -17,15 +18,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import Tensor
 
 from isoconv._extras import require
-from isoconv.data.files import readable
+from isoconv.data import files, medical, nifti, tiff
+from isoconv.data.decoded import readable
 from isoconv.evaluation.prediction import Predictor
 
-__all__ = ["SUFFIXES", "BodyLimit", "Limits", "read_upload"]
+__all__ = ["GRACE", "RATE", "SUFFIXES", "BodyLimit", "Limits", "read_upload"]
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
+GRACE = 10.0
+"""Seconds that any client has for a request, or to take of an answer what fills the buffers."""
+RATE = 10_000
+"""Bytes of a body that it has to send in each second after them."""
+SUFFIXES = tuple(suffix for suffix in files.SUFFIXES if suffix != ".npz")
 """No archives: what is in them can be far larger than they are."""
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")  # by content: names prove nothing
+_DICOM_SHAPE = ("NumberOfFrames", "Rows", "Columns")
 
 
 @dataclass(frozen=True)
@@ -49,25 +57,40 @@ class Limits:
 
 
 class BodyLimit:
-    """ASGI middleware: 413 for a request whose body has more than ``limits.megabytes``, of which no more is kept.
+    """ASGI middleware: 413 for a request whose body has more than ``limits.megabytes``, of which no more is kept, and
+    408 for one whose body takes longer than :data:`GRACE` seconds and then comes slower than :data:`RATE`.
 
-    It is answered at the end of the body: most clients do not listen while they send."""
+    What is too large is read to its end, as many clients do not look for an answer before that.
+    """
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self.app, self.megabytes = app, limits.megabytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
         limit = self.megabytes * 10**6
-        declared = int(Headers(scope=scope).get("content-length", 0)) if scope["type"] == "http" else 0
-        size = declared if declared > limit else 0
+        size, began, unfinished = 0, asyncio.get_running_loop().time(), True
+        too_large = int(Headers(scope=scope).get("content-length", 0)) > limit
+
+        async def timely() -> Message:
+            nonlocal size, unfinished
+            try:
+                async with asyncio.timeout_at(began + GRACE + min(size, limit) / RATE if unfinished else None):
+                    message = await receive()
+            except TimeoutError:
+                text = f"the request comes too slowly, the limit is {RATE // 1000} kB a second; send less at once"
+                raise HTTPException(408, text, {"Connection": "close"}) from None
+            size += len(message.get("body", b""))
+            unfinished = message.get("more_body", False)
+            return message
 
         async def limited() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > limit:
-                while message.get("more_body"):
-                    message = await receive()
+            message = await timely()
+            if too_large or size > limit:
+                while unfinished:
+                    await timely()
                 raise HTTPException(
                     413, f"the request is too large, the limit is {self.megabytes} MB; send less at once"
                 )
@@ -86,13 +109,13 @@ def read_upload(upload: UploadFile, readers: Sequence[Predictor], limits: Limits
             read, or that a network cannot take.
     """
     name = upload.filename or "file"
-    suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), None)
-    if suffix is None:
-        raise HTTPException(415, f"{name} is none of {', '.join(SUFFIXES)}; convert it to one of them")
+    suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), "")
     with TemporaryDirectory(prefix="isoconv-serve-") as folder:
         path = Path(folder) / f"upload{suffix}"
         with path.open("wb") as file:
             shutil.copyfileobj(upload.file, file)
+        if not suffix and not medical.is_dicom(path):
+            raise HTTPException(415, f"{name} is none of {', '.join(SUFFIXES)}; convert it to one of them")
         try:
             shape = _shape(path)
             if max(shape, default=0) > limits.side or math.prod(shape) > 4 * limits.side**2:
@@ -102,6 +125,9 @@ def read_upload(upload: UploadFile, readers: Sequence[Predictor], limits: Limits
         except ValueError as error:
             log.debug("%s was refused", name, exc_info=True)
             raise HTTPException(422, str(error).replace(str(path), name)) from None
+        except ImportError as error:  # for want of an extra
+            log.error("%s: %s", name, error)
+            raise HTTPException(415, f"this server does not read {suffix or 'DICOM'}; convert {name}") from None
     return [([each.replace(str(path), name) for each in names], images) for names, images in read]
 
 
@@ -110,9 +136,13 @@ def _shape(path: Path) -> tuple[int, ...]:
     with readable(path):
         if path.suffix == ".npy":
             return np.lib.format.open_memmap(path, mode="r").shape
-        if path.suffix in (".tif", ".tiff"):
+        if path.suffix in tiff.SUFFIXES:
             with require("tifffile", "study").TiffFile(path) as file:
                 return file.series[0].shape
-        # by content: names prove nothing
-        with require("PIL.Image", "study").open(path, formats=("PNG", "JPEG")) as file:
+        if path.name.endswith(nifti.SUFFIXES):
+            return require("nibabel", "medical").load(path).shape
+        if medical.is_dicom(path):
+            head = medical.dataset(path, stop_before_pixels=True)
+            return tuple(int(head.get(name) or 1) for name in _DICOM_SHAPE)
+        with require("PIL.Image", "study").open(path, formats=_FORMATS) as file:
             return file.size

@@ -17,8 +17,9 @@ from isoconv.tasks.summary import Position
 
 __all__ = ["Defaults", "Loss", "Task", "Wording"]
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""(outputs, targets) to the mean over a batch."""
+Loss = Callable[..., Tensor]
+"""(outputs, targets) to the mean over a batch; of classifications also with ``weight``, see
+:meth:`Task.class_weights`."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,11 @@ class Task(ABC):
     def output_scale(self, targets: Tensor) -> dict[str, list[float]] | None:
         """``shift`` and ``scale`` of each output, see :class:`isoconv.runs.OnImages`, from the targets of the training
         split; None for outputs as they are."""
+        return None
+
+    def class_weights(self, targets: Tensor) -> Tensor | None:
+        """A weight for each class, with which all classes weigh the same in the ``targets`` of a split; the mean over
+        these is 1. None where an image has no class, or several."""
         return None
 
     def training_loss(self, model: nn.Module, loss: Loss, images: Tensor, targets: Tensor, step: int) -> Tensor:

@@ -75,6 +75,12 @@ class Classification(Task):
             return {"bce": _entropy, "focal": _focal}
         return {"cross_entropy": _entropy, "focal": _focal}
 
+    def class_weights(self, targets: Tensor) -> Tensor | None:
+        if self.info.kind == "multilabel":
+            return None
+        counts = targets.bincount(minlength=self.info.num_outputs).clamp_min(1)
+        return len(targets) / (len(counts) * counts)
+
     def validation(self, records: Tensor, targets: Tensor) -> dict[str, float | None]:
         scores = classification_metrics(self.info.kind, records, targets)
         names = {"val_auc": "auc", "val_acc": "accuracy", "val_balanced_acc": "balanced_accuracy"}
@@ -229,11 +235,15 @@ def _entropies(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
 
 
-def _entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return _entropies(logits, labels).mean()
+def _entropy(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
+    return _mean(_entropies(logits, labels), labels, weight)
 
 
-def _focal(logits: Tensor, labels: Tensor) -> Tensor:
-    """Focal loss (Lin et al., arXiv 1708.02002) with its exponent 2, without class weights."""
+def _focal(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Focal loss (Lin et al., arXiv 1708.02002) with its exponent 2."""
     each = _entropies(logits, labels)
-    return (torch.expm1(-each).square() * each).mean()
+    return _mean(torch.expm1(-each).square() * each, labels, weight)
+
+
+def _mean(each: Tensor, labels: Tensor, weight: Tensor | None) -> Tensor:
+    return each.mean() if weight is None else (weight.to(each)[labels] * each).mean()

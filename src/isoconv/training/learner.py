@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +30,7 @@ class Learner(pl.LightningModule):
         task: what it learns.
         optimiser, schedule: of a model, and the share of its learning rate at a step.
         loss: of the task, by name; None for its default.
+        weights: of the classes in the loss of the training; see :meth:`isoconv.tasks.Task.class_weights`.
         precondition: equal gradient steps for all bands, see :func:`isoconv.nn.precondition_`.
     """
 
@@ -39,19 +41,21 @@ class Learner(pl.LightningModule):
         optimiser: Callable[[nn.Module], torch.optim.Optimizer],
         schedule: Callable[[int], float],
         loss: str | None = None,
+        weights: Tensor | None = None,
         precondition: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.task = model, task
         self.optimiser, self.schedule, self.precondition = optimiser, schedule, precondition
         self.loss = task.losses[task.loss_name(loss)]
+        self.training_loss = self.loss if weights is None else partial(self.loss, weight=weights)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images)
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, targets = batch
-        loss = self.task.training_loss(self.model, self.loss, images, targets, self.global_step)
+        loss = self.task.training_loss(self.model, self.training_loss, images, targets, self.global_step)
         self.log("loss", loss, prog_bar=True, logger=False, batch_size=len(images))
         return loss
 

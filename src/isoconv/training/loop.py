@@ -30,7 +30,7 @@ from isoconv.data import DeviceBatches, find, own_path
 from isoconv.data.augment import augmentation, input_size
 from isoconv.models import create_model, list_models, model_info
 from isoconv.runs import OnImages, RunDir, resolve_device
-from isoconv.runs.config import NETWORK_OPTIONS, TrainConfig
+from isoconv.runs.config import NETWORK_OPTIONS, Balance, TrainConfig
 from isoconv.runs.lock import lock
 from isoconv.tasks import Task, task_of
 from isoconv.training.checkpoints import AtomicCheckpointIO, history_of
@@ -47,6 +47,7 @@ __all__ = ["build", "is_first_process", "resolved", "train"]
 
 log = logging.getLogger(__name__)
 
+_UNEVEN = 3  # times the images of the smallest class, from which on recipe modern weights the classes
 _ENVIRONMENTS = "lightning.fabric.plugins.environments"
 _PROCESSES = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}  # torchrun sets these; without it there is one process
 
@@ -94,9 +95,18 @@ def _train(config: TrainConfig, resume: bool) -> RunDir:
         _check_memory(config, task, seen)
     net = build(config, task)
     data = load(size)
+    weights = task.class_weights(data.train.labels)
+    config = replace(config, balance=_balance(config, task, weights))
     augment = augmentation(config.recipe, info.dims, seen, rotate=config.rotate) if task.turns_in_training else None
     batches = partial(DeviceBatches, batch_size=batch_size, device=device, seed=config.seed, resize=seen)
-    train_batches = batches(data.train, shuffle=True, augment=augment, rank=rank, world_size=world_size)
+    train_batches = batches(
+        data.train,
+        shuffle=True,
+        chances=weights[data.train.labels] if weights is not None and config.balance == "sampling" else None,
+        augment=augment,
+        rank=rank,
+        world_size=world_size,
+    )
     val_batches = batches(data.val, shuffle=False)
     model = OnImages(net, task.masked and config.recipe != "official", task.output_scale(data.train.labels))
     learner = Learner(
@@ -105,6 +115,7 @@ def _train(config: TrainConfig, resume: bool) -> RunDir:
         partial(optimiser, config.recipe, lr=lr),
         schedule(config.recipe, lr, config.epochs, len(train_batches)),
         config.loss,
+        weights if config.balance == "weights" else None,
         bool(config.precondition),
     )
 
@@ -161,12 +172,27 @@ def resolved(config: TrainConfig, task: Task) -> TrainConfig:
         "width": defaults.width,
         "size": defaults.size,
         "batch_size": defaults.batch_size[dims],
-        "lr": 3e-3 if config.recipe == "modern" else defaults.lr[dims],
+        "lr": model_info(config.model).lr if config.recipe == "modern" else defaults.lr[dims],
         "precondition": config.recipe == "standard",
     }
     left = {name: value for name, value in usual.items() if getattr(config, name) is None}
     data = str(own_path(config.data) or config.data)
     return replace(config, data=data, task=task.name, loss=task.loss_name(config.loss), **left)
+
+
+def _balance(config: TrainConfig, task: Task, weights: torch.Tensor | None) -> Balance:
+    """What is done for rare classes, decided by the ``weights`` of all where ``config`` leaves it open."""
+    if weights is None:
+        if config.balance not in ("auto", "none"):
+            raise ValueError(f"{task.name} ({task.info.kind}) has no classes to balance; leave out --balance")
+        return "none"
+    if config.balance != "auto":
+        return config.balance
+    ratio = (weights.max() / weights.min()).item()
+    if config.recipe != "modern" or ratio < _UNEVEN:
+        return "none"
+    log.info("the largest class has %.1f times the images of the smallest: --balance weights, none turns it off", ratio)
+    return "weights"
 
 
 def _described(task: Task) -> str:
