@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import isoconv
 from isoconv.models import create_model, list_models, model_config, model_info
 from isoconv.nn import FieldGate, FieldNorm, Fields, InvariantPool, SteerableConv2d, SymmetricAvgPool2d
-from isoconv.symmetry import GridGroup
+from isoconv.symmetry import GridGroup, Scalars, distance, symmetry_group
 
 ALL = list_models("steerable_*")
 OPTIONS = [{}, {"orders": 1}, {"form": "dropped"}, {"fields": (1, 2, 1)}, {"spacing": 2.0}, {"stem_stride": 2}]
@@ -49,6 +49,44 @@ def test_symmetry_is_exact_at_every_size_3d(name: str, size: int) -> None:
     net = trained(create_model(name, 1, 5, width=4), size)
     assert worst(net, size, torch.float32) <= 1e-4
     assert worst(net, size) <= 1e-10
+
+
+FORMS = [
+    {},
+    {"orders": 1},
+    {"form": "dropped"},
+    {"reflections": False},
+    {"form": "dropped", "orders": 1, "reflections": False},
+]
+SIZES = {2: (27, 28, 29, 30, 32, 33, 64), 3: (13, 16, 17)}
+
+
+def element_errors(net: nn.Module, size: int, dtype: torch.dtype) -> dict[bool, float]:
+    """Relative, the largest over the elements of the grid's group: of rotations, and of the others."""
+    x = torch.randn(1, net.in_channels, *[size] * net.dims, dtype=dtype)
+    with torch.no_grad():
+        y = net.to(dtype)(x)
+        found = [(g.proper, distance(net(g(x)), Scalars().act(g, y))) for g in symmetry_group(net.dims)]
+    assert len(found) == {2: 8, 3: 48}[net.dims]
+    return {proper: max(error for kind, error in found if kind == proper) for proper in (True, False)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", FORMS, ids=str)
+@pytest.mark.parametrize("name", ["steerable_resnet18", "steerable_unet", "steerable_resnet18_3d", "steerable_unet_3d"])
+def test_every_element_of_the_group_at_every_size(name: str, options: dict) -> None:
+    dims = 3 if name.endswith("_3d") else 2
+    blind = dims == 3 and options.get("form") == "dropped"  # lengths of what one layer makes of scalars
+    handed = not options.get("reflections", True) and not blind
+    net = trained(create_model(name, 1, 3, width=8 // (dims - 1), **options), 12)
+    for size in SIZES[dims]:
+        for dtype, limit in ((torch.float32, 1e-4), (torch.float64, 1e-10)):
+            errors = element_errors(net, size, dtype)
+            assert errors[True] <= limit
+            if handed:
+                assert errors[False] > 1e-3
+            else:
+                assert errors[False] <= limit
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -99,15 +137,29 @@ def test_fused_it_needs_no_isoconv(name: str, options: dict) -> None:
         torch.testing.assert_close(fused(x), net(x), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["steerable_resnet18", "steerable_unet"])
-def test_the_doctor_finds_every_layer_exact_by_its_own_action(name: str) -> None:
-    net = trained(create_model(name, 1, 3, width=8), 12, steps=1)
-    result = isoconv.doctor(net, torch.randn(1, 1, 9, 9))
-    assert {finding.symmetry: finding.holds for finding in result.findings if finding.symmetry != "rot30"} == {
-        "rot90": True,
-        "flip": True,
-    }
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("steerable_resnet18", {}),
+        ("steerable_resnet18", {"form": "dropped"}),
+        pytest.param("steerable_resnet18_3d", {"orders": 1}, marks=pytest.mark.slow),
+        ("steerable_unet", {}),
+    ],
+)
+def test_the_doctor_finds_every_layer_exact_by_its_own_action(name: str, options: dict) -> None:
+    net = trained(create_model(name, 1, 3, width=8, **options), 12, steps=1)
+    result = isoconv.doctor(net, torch.randn(1, 1, *[9] * net.dims))
+    assert [finding.holds for finding in result.findings[:2]] == [True, True]
     assert not any({"rot90", "flip"} & set(layer.breaks) for layer in result.layers)
+    assert result.parameters[0] == result.parameters[1]  # convert leaves its layers
+
+
+def test_the_doctor_finds_that_a_network_without_reflections_loses_mirror_images_alone() -> None:
+    net = trained(create_model("steerable_resnet18", 1, 3, width=8, reflections=False), 12, steps=1)
+    turns, flips, _ = isoconv.doctor(net, torch.randn(1, 1, 9, 9)).findings
+    assert (turns.holds, flips.holds) == (True, False)
+    assert isoconv.conversion_report(net, (1, 1, 9, 9), orders=1, reflections=False).verdict == "symmetric"
+    assert isoconv.conversion_report(net, (1, 1, 9, 9)).verdict == "broken"
 
 
 def test_the_doctor_finds_a_layer_whose_kernels_do_not_turn() -> None:
