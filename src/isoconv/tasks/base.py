@@ -19,7 +19,7 @@ __all__ = ["Defaults", "Loss", "Task", "Wording"]
 
 Loss = Callable[..., Tensor]
 """(outputs, targets) to the mean over a batch; of classifications also with ``weight``, see
-:meth:`Task.class_weights`."""
+``Task.class_weights``."""
 
 
 @dataclass(frozen=True)

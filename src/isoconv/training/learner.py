@@ -30,7 +30,7 @@ class Learner(pl.LightningModule):
         task: what it learns.
         optimiser, schedule: of a model, and the share of its learning rate at a step.
         loss: of the task, by name; None for its default.
-        weights: of the classes in the loss of the training; see :meth:`isoconv.tasks.Task.class_weights`.
+        weights: of the classes in the loss of the training; see ``Task.class_weights``.
         precondition: equal gradient steps for all bands, see :func:`isoconv.nn.precondition_`.
     """
 
