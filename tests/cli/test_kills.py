@@ -1,18 +1,15 @@
 """A command that is killed leaves nothing half-written, and the next one works."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from isoconv.runs import RunDir
-from isoconv.runs.lock import lock
 
 pytestmark = [
     pytest.mark.slow,
