@@ -3,9 +3,10 @@
 import importlib.util
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -157,3 +158,40 @@ def test_a_full_disk(call: Call, caplog: pytest.LogCaptureFixture, monkeypatch: 
         assert call(2) == (3, False)
     (message,) = caplog.messages
     assert "cannot be written (No space left on device)" in message
+
+
+KERNELS = """
+import torch
+from isoconv.nn import SREConv2d
+torch.manual_seed(0)
+layer, x = SREConv2d(4, 6, 5, padding=2), torch.randn(2, 4, 9, 10, requires_grad=True)
+results = []
+for engine in ("numba", "reference"):
+    layer.engine = engine
+    results.append([y := layer(x), *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])])
+for actual, expected in zip(*results, strict=True):
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_compile_all_kernels_at_once(tmp_path: Path) -> None:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-W", "error", "-c", KERNELS]
+
+    def run(processes: int) -> list[str]:
+        with ExitStack() as stack:
+            started = [
+                stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True))
+                for _ in range(processes)
+            ]
+            told = [process.communicate(timeout=300)[1] for process in started]
+            assert [process.returncode for process in started] == [0] * processes, told
+            return told
+
+    assert run(2) == ["", ""]
+    run(1)  # where two indices collided, one of them is completed
+    kept = sorted(tmp_path.rglob("*.nb?"))
+    assert kept
+    assert run(1) == [""]
+    assert sorted(tmp_path.rglob("*.nb?")) == kept
