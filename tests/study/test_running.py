@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -179,6 +181,38 @@ def test_a_signal_ends_the_workers(
     assert set(_states(study_status(study, folder)).values()) == {"missing"}
     pretend("finish()")
     assert set(_states(run_study(study, folder, jobs=2)).values()) == {"done"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_a_killed_study_loses_no_cell_and_does_none_twice(
+    write: Write, tiny: str, tmp_path: Path, pretend: Pretend
+) -> None:
+    """What it had started goes on by itself, and the next command does the rest."""
+    study, folder = load_study(write(tiny)), tmp_path / "runs"
+    pretend("wait_for('go')\nfinish()")
+    script = f"""if True:
+        from pathlib import Path
+        from isoconv.study import cell
+        from isoconv.study.plan import load_study
+        from isoconv.study.running import run_study
+        cell._WORKER = {cell._WORKER!r}
+        run_study(load_study({str(tmp_path / "tiny.toml")!r}), Path({str(folder)!r}), jobs=2)
+        """
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    calls = folder / "calls"
+    while not (calls.exists() and len(calls.read_text().split()) == 2):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    (folder / "go").touch()
+    begun = calls.read_text().split()
+    while not all((folder / name / "results.json").exists() for name in begun):
+        time.sleep(0.01)
+    pretend("finish()")
+    assert set(_states(run_study(study, folder, jobs=2)).values()) == {"done"}
+    assert sorted(calls.read_text().split()) == sorted(cell.name for cell in study.cells)
 
 
 @pytest.mark.parametrize(
