@@ -115,8 +115,8 @@ def write() -> None:
     text = [
         "# Choices made on validation images",
         "",
-        f"`python benchmarks/choices.py`: networks of `studies/directions.toml`, {EPOCHS} epochs, 400 validation images, "
-        "bfloat16 (the rates of plain, sre and the two lower ones of isotropic: float32).",
+        f"`python benchmarks/choices.py`: networks of `studies/directions.toml`, {EPOCHS} epochs, 400 validation "
+        "images, bfloat16 (the rates of plain, sre and the two lower ones of isotropic: float32).",
         "Accuracy upright / mean over 36 angles / share of the same answers, in %, means over seeds.",
     ]
     for title, trainings in experiments():

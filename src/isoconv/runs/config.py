@@ -12,7 +12,7 @@ Recipe = Literal["standard", "official", "modern"]
 Protocol = Literal["standard", "official", "disturbed"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 Device = Literal["auto", "cpu", "cuda"]
-Balance = Literal["auto", "none", "weights", "sampling"]
+Balance = Literal["none", "weights", "sampling"]
 MIN_LR = 1e-6  # where the learning rate ends
 NETWORK_OPTIONS = (
     "kernel_sizes",
@@ -106,10 +106,10 @@ class TrainConfig:
     network."""
     loss: str | None = None
     """What is minimised, such as focal; None stands for the usual loss of the task, and a wrong name lists them all."""
-    balance: Balance = "auto"
+    balance: Balance | None = None
     """What is done for rare classes: none; weights (each class weighs the same in the loss); sampling (each is drawn as
-    often). auto takes weights in recipe modern if the largest class has 3 times the images of the smallest, else
-    none."""
+    often). None stands for weights in recipe modern if the largest class has 3 times the images of the smallest,
+    else for none."""
     recipe: Recipe = "standard"
     """Training recipe: standard (native size, inscribed disc, small shifts; SGD), modern (the same images; AdamW, one
     cycle) or official (the paper's: 32 pixels, crops, colour; SGD)."""
@@ -152,7 +152,8 @@ class TrainConfig:
                 raise ValueError(f"lr must be finite and at least {MIN_LR:g}, to which it falls, got {self.lr!r}")
             put("lr", float(self.lr))
         for name, choices in {"recipe": Recipe, "balance": Balance, "precision": Precision, "device": Device}.items():
-            if getattr(self, name) not in (known := get_args(choices)):
+            left_open = name == "balance" and self.balance is None
+            if not left_open and getattr(self, name) not in (known := get_args(choices)):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
 
     def to_json(self) -> dict[str, Any]:

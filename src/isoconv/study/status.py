@@ -26,7 +26,16 @@ __all__ = ["STATES", "beside", "is_evaluated", "row", "state", "study_status"]
 
 STATES = ("done", "running", "stopped", "failed", "missing")
 """What a cell of a study can be."""
-_RESOLVED = ("task", "width", "size", "loss", "lr", "batch_size", "precondition")  # by the training, where left open
+_RESOLVED = (
+    "task",
+    "width",
+    "size",
+    "loss",
+    "lr",
+    "batch_size",
+    "precondition",
+    "balance",
+)  # by the training, where left open
 
 
 def study_status(study: Study, folder: Path) -> list[dict[str, Any]]:

@@ -183,10 +183,10 @@ def resolved(config: TrainConfig, task: Task) -> TrainConfig:
 def _balance(config: TrainConfig, task: Task, weights: torch.Tensor | None) -> Balance:
     """What is done for rare classes, decided by the ``weights`` of all where ``config`` leaves it open."""
     if weights is None:
-        if config.balance not in ("auto", "none"):
+        if config.balance not in (None, "none"):
             raise ValueError(f"{task.name} ({task.info.kind}) has no classes to balance; leave out --balance")
         return "none"
-    if config.balance != "auto":
+    if config.balance is not None:
         return config.balance
     ratio = (weights.max() / weights.min()).item()
     if config.recipe != "modern" or ratio < _UNEVEN:
