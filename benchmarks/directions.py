@@ -36,14 +36,18 @@ NOTE = (
 
 
 def keep(run: Path, kept: Path) -> None:
-    """A run's figures without its weights."""
+    """A run's figures without its weights, and without the folders of this machine."""
     kept.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "environment.json", "metrics.jsonl"):
+    for name in ("environment.json", "metrics.jsonl"):
         shutil.copy(run / name, kept)
+    config = json.loads((run / "config.json").read_text())
+    config |= {"data": config["data"].removeprefix(f"{Path.cwd()}/"), "data_root": None}
+    (kept / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     result = json.loads((run / "results.json").read_text())["standard"]
     with np.load(run / "predictions.npz", allow_pickle=False) as archive:
         logits, labels = archive["standard_logits"], archive["standard_labels"]
     positions = result["conditions"]
+    result["data"]["name"] = config["data"]
     result["change"] = change(logits, positions)
     (kept / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     chosen = [i for i, p in enumerate(positions) if logits.ndim < 3 or len(positions) > 50 or sparse(p)]

@@ -225,6 +225,18 @@ def test_more_curves_than_colours_can_be_told_apart() -> None:
     assert len({(line.get_color(), line.get_linestyle()) for line in flat.get_lines()}) == 8
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("letters", [10, 47, 49, 80])
+def test_a_legend_of_long_names_lies_inside_the_figure(letters: int, dims: int) -> None:
+    curves = {str(i) * letters: [(0.0, 0.9, 0.8, 0.95), (90.0, 0.8, 0.7, 0.9)] for i in range(3)}
+    figure = against_angle(curves, Score("accuracy", "accuracy"), "title", dims)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    inside, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= inside.x0
+    assert inside.x1 <= whole.x1
+
+
 @pytest.mark.parametrize(("unit", "limits"), [("%", (0.7, 1.0)), ("mm", (0.72, 0.96))])
 def test_limits_of_a_share_are_whole_tenths_and_those_of_another_number_follow_it(unit: str, limits: tuple) -> None:
     curve = [(0.0, 0.8, 0.75, 0.94), (90.0, 0.8, 0.74, 0.9)]

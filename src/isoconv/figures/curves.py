@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from isoconv._extras import require
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 Point = tuple[float, ...]
 """Angle, score, and the ends of its band if it has one."""
+_LINE = {2: 96, 3: 60}  # letters across a figure
 
 
 def curves_of(
@@ -83,7 +85,11 @@ def against_angle(
         flat.set_xlim(-last / 60, last * 61 / 60)
         flat.set_xticks(range(0, last + 1, last // 8 if last == 360 else 30))
         figure.suptitle(title)
-        figure.legend(*flat.get_legend_handles_labels(), loc="outside lower center", ncols=2 if dims == 2 else 1)
+        handles, labels = flat.get_legend_handles_labels()
+        columns = 2 if dims == 2 and max(map(len, labels), default=0) <= _LINE[2] // 2 else 1
+        figure.legend(
+            handles, [fill(label, _LINE[dims]) for label in labels], loc="outside lower center", ncols=columns
+        )
         return figure
 
 
