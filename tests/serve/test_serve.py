@@ -343,7 +343,7 @@ def test_a_network_that_answers_nan_is_not_served(evaluated: Evaluated) -> None:
 
 def test_a_network_that_answers_nan_to_an_image_says_so(evaluated: Evaluated) -> None:
     predictor = Predictor(evaluated("plain"), "cpu")
-    told = f"the network of {predictor.run.path} gives outputs that are not finite; train again with a lower --lr"
+    told = f"the network of {predictor.run.path.name} gives outputs that are not finite; train again with a lower --lr"
     with TestClient(create_app([predictor]), base_url="http://localhost") as client:
         predictor.model.register_forward_hook(lambda *_: torch.full((1, 5), torch.nan))
         answer = client.post("/predict", files=form(("x.png", png(PIXELS[0]))))

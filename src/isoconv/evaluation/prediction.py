@@ -175,7 +175,7 @@ class Predictor:
             outputs = self.model(images).float().cpu()
         if not outputs.isfinite().all():
             raise FloatingPointError(
-                f"the network of {self.run.path} gives outputs that are not finite; train again with a lower --lr"
+                f"the network of {self.run.path.name} gives outputs that are not finite; train again with a lower --lr"
             )
         return outputs
 
