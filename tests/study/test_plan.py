@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from isoconv.data.listing import SPLITS
 from isoconv.study.plan import Cell, command, load_study
 from isoconv.study.running import _check_networks
 
@@ -77,6 +78,8 @@ def test_the_first_seed_of_everything_comes_first(write: Write, tiny: str) -> No
         ("width = 2", "rotate = 1", r"options: rotate must be true or false, got 1"),
         ("width = 2", 'lr = "x"', r"options: lr must be a number, got 'x'"),
         ("width = 2", 'recipe = "offical"', r"recipe must be one of standard, official, modern, got 'offical'"),
+        ("width = 2", 'balance = "weight"', r"balance must be one of none, weights, sampling, got 'weight'"),
+        ("width = 2", "balance = 1", r"balance must be one of none, weights, sampling, got 1"),
         ("width = 2", "threads = 2", r"'threads' does not belong into a study; give --threads to `isoconv study run`"),
         ("width = 2", 'data_root = "x"', r"give --data-root"),
         ("width = 2", "2d = 3", r"2d must be a table, got 3"),
@@ -229,12 +232,26 @@ def test_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("paper", 774), ("standard", 774), ("local", 138), ("local-3d", 42), ("quick", 12)]
+    ("name", "count"),
+    [("paper", 774), ("standard", 774), ("local", 138), ("local-3d", 42), ("quick", 12), ("directions-medmnist", 36)],
 )
 def test_committed_studies_can_be_built(name: str, count: int) -> None:
     study = load_study(STUDIES / f"{name}.toml")
     configs = [study.config(cell, Path()) for cell in study.cells]
     assert len({config.out for config in configs}) == len(configs) == count
+    _check_networks(configs)
+
+
+def test_the_study_of_drawn_images_can_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "build/real").mkdir(parents=True)
+    images, labels = np.zeros((4, 28, 28), np.uint8), np.arange(4) % 2
+    splits = {f"{split}_{what}": part for split in SPLITS for what, part in (("images", images), ("labels", labels))}
+    for name in ("pbc", "plankton"):
+        np.savez(tmp_path / f"build/real/{name}.npz", **splits)
+    study = load_study(STUDIES / "directions.toml")
+    configs = [study.config(cell, Path()) for cell in study.cells]
+    assert len({config.out for config in configs}) == len(configs) == 48
     _check_networks(configs)
 
 

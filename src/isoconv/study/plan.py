@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from isoconv._checks import did_you_mean
 from isoconv.data import get_task, own_path
@@ -269,7 +269,7 @@ def _option(where: str, key: str, value: Any) -> Any:
     allowed = get_args(_TYPES[key]) or (_TYPES[key],)
     if tuple[int, ...] in allowed:
         return tuple(_typed(f"{where}: {key}", each, int) for each in _typed(f"{where}: {key}", value, list))
-    if all(isinstance(each, str) for each in allowed):  # a Literal, which TrainConfig checks
+    if any(isinstance(each, str) or get_origin(each) is Literal for each in allowed):  # TrainConfig checks these
         return value
     kind = next(each for each in allowed if each in _KINDS)
     return _typed(f"{where}: {key}", float(value) if kind is float and type(value) is int else value, kind)
