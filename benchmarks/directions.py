@@ -50,11 +50,15 @@ def keep(run: Path, kept: Path) -> None:
     result["data"]["name"] = config["data"]
     result["change"] = change(logits, positions)
     (kept / "results.json").write_text(json.dumps(result, indent=1) + "\n")
-    chosen = [i for i, p in enumerate(positions) if logits.ndim < 3 or len(positions) > 50 or sparse(p)]
+    chosen = [i for i, p in enumerate(positions) if of_volumes(positions) or sparse(p)]
     names = np.array([positions[i]["name"] for i in chosen])
     np.savez_compressed(
         kept / "logits.npz", logits=logits[chosen].astype(np.float16), labels=labels.astype(np.uint8), positions=names
     )
+
+
+def of_volumes(positions: Sequence[Mapping[str, Any]]) -> bool:
+    return any(p["group"] == "cube" for p in positions)
 
 
 def sparse(position: Mapping[str, Any]) -> bool:
@@ -63,7 +67,7 @@ def sparse(position: Mapping[str, Any]) -> bool:
 
 def change(logits: np.ndarray, positions: Sequence[Mapping[str, Any]]) -> float:
     """Of the logits under free rotations, see :data:`NOTE`."""
-    volumes = len(positions) > 50
+    volumes = of_volumes(positions)
     turned = [
         i
         for i, p in enumerate(positions)

@@ -34,6 +34,7 @@ __all__ = [
     "resample",
     "rotate",
     "symmetry_group",
+    "turned",
 ]
 
 

@@ -213,13 +213,9 @@ def _sre_symmetry(options: Mapping[str, Any]) -> GridGroup:
 
 
 for _variant in VARIANTS:
-    for _name, _build, _symmetry, _lr in (
-        ("sre_", sre_resnet, _sre_symmetry, 1e-3),
-        ("", plain_resnet, GridGroup.NONE, 1e-2),
-    ):
-        register_family(
-            f"{_name}{_variant}", partial(_build, _variant), task="classification", symmetry=_symmetry, lr=_lr
-        )
+    _sre, _plain = partial(sre_resnet, _variant), partial(plain_resnet, _variant)
+    register_family(f"sre_{_variant}", _sre, task="classification", symmetry=_sre_symmetry, lr=1e-3)
+    register_family(_variant, _plain, task="classification", symmetry=GridGroup.NONE, lr=1e-2)
     for _group in ("c4", "d4"):
         register_model(
             f"{_group}_{_variant}",

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 __all__ = ["WithConstants"]
-
-Self = TypeVar("Self", bound="WithConstants")
 
 
 class WithConstants(nn.Module):
@@ -27,7 +25,7 @@ class WithConstants(nn.Module):
         """A floating-point tensor of the layer."""
         return next(self.parameters())
 
-    def _apply(self: Self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
         self._set_constants(self._like())
         return self

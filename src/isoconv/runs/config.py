@@ -48,6 +48,8 @@ RANGES = {
 }
 """Least and largest value of whole numbers. They are far from what anyone trains: files are read back, and a damaged
 one must not ask for more memory than there is."""
+LISTS = {"kernel_sizes": (LEVELS, 1, KERNEL_SIZE), "fields": (ORDER + 1, 0, RANGES["width"][1])}
+"""The same of lists of them, after how many there may be."""
 
 
 @dataclass(frozen=True)
@@ -139,21 +141,20 @@ class TrainConfig:
         for name, (least, most) in RANGES.items():
             if (value := getattr(self, name)) is not None:
                 put(name, _whole(name, value, least, most))
-        if self.kernel_sizes is not None:
-            if not isinstance(self.kernel_sizes, list | tuple) or len(self.kernel_sizes) > LEVELS:
-                raise ValueError(f"kernel_sizes must be up to {LEVELS} numbers, got {self.kernel_sizes!r:.60}")
-            put("kernel_sizes", tuple(_whole("kernel_sizes", size, 1, KERNEL_SIZE) for size in self.kernel_sizes))
-        if self.fields is not None:
-            if not isinstance(self.fields, list | tuple) or len(self.fields) > ORDER + 1:
-                raise ValueError(f"fields must be up to {ORDER + 1} numbers, got {self.fields!r:.60}")
-            put("fields", tuple(_whole("fields", share, 0, RANGES["width"][1]) for share in self.fields))
+        for name, (count, least, most) in LISTS.items():
+            if (values := getattr(self, name)) is not None:
+                if not isinstance(values, list | tuple) or len(values) > count:
+                    raise ValueError(f"{name} must be up to {count} numbers, got {values!r:.60}")
+                put(name, tuple(_whole(name, value, least, most) for value in values))
         if self.lr is not None:
             if isinstance(self.lr, bool) or not isinstance(self.lr, Real) or not MIN_LR <= self.lr < float("inf"):
                 raise ValueError(f"lr must be finite and at least {MIN_LR:g}, to which it falls, got {self.lr!r}")
             put("lr", float(self.lr))
-        for name, choices in {"recipe": Recipe, "balance": Balance, "precision": Precision, "device": Device}.items():
-            left_open = name == "balance" and self.balance is None
-            if not left_open and getattr(self, name) not in (known := get_args(choices)):
+        choices: dict[str, Any] = {"recipe": Recipe, "precision": Precision, "device": Device}
+        if self.balance is not None:
+            choices["balance"] = Balance
+        for name, choice in choices.items():
+            if getattr(self, name) not in (known := get_args(choice)):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
 
     def to_json(self) -> dict[str, Any]:

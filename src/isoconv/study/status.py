@@ -26,16 +26,8 @@ __all__ = ["STATES", "beside", "is_evaluated", "row", "state", "study_status"]
 
 STATES = ("done", "running", "stopped", "failed", "missing")
 """What a cell of a study can be."""
-_RESOLVED = (
-    "task",
-    "width",
-    "size",
-    "loss",
-    "lr",
-    "batch_size",
-    "precondition",
-    "balance",
-)  # by the training, where left open
+_RESOLVED = ("task", "width", "size", "loss", "lr", "batch_size", "precondition", "balance")
+"""What the training decides where a study leaves it open."""
 
 
 def study_status(study: Study, folder: Path) -> list[dict[str, Any]]:
