@@ -22,6 +22,7 @@ NETWORK_OPTIONS = (
     "profile",
     "circular",
     "spacing",
+    "norm",
     "init",
     "downsample",
     "orders",
@@ -83,6 +84,9 @@ class TrainConfig:
     """Whether the corners of a kernel are zero; None stands for yes, as in the paper's code."""
     spacing: tuple[float, ...] | None = None
     """Size of a voxel along each axis, such as 2.5 1 1, so that kernels are round in space; None stands for cubes."""
+    norm: str | None = None
+    """Scale of the rows of isotropic kernels' bases: none (a weight is the value of its taps, the paper) or unit (each
+    row of norm 1); None stands for unit in recipe modern, else for none."""
     init: str | None = None
     """Initial weights of the isotropic layers: default, or official (as the paper's code)."""
     downsample: str | None = None
@@ -169,7 +173,7 @@ class TrainConfig:
         """Inverse of :meth:`to_json`. Fields that came later may be missing, and stand for what was done before.
 
         ``isoconv.runs.schema.CONFIG`` checks the types of what a file holds."""
-        return cls(**{"balance": "none", **values})
+        return cls(**{"balance": "none", "norm": "none", **values})
 
 
 def _whole(name: str, value: Any, least: int, most: int) -> int:

@@ -26,6 +26,7 @@ from torch import nn
 
 from isoconv._checks import check_memory, check_threads, count_of
 from isoconv._extras import require
+from isoconv.bands import NORMS
 from isoconv.data import DeviceBatches, find, own_path
 from isoconv.data.augment import augmentation, input_size
 from isoconv.models import create_model, list_models, model_info
@@ -168,12 +169,14 @@ def resolved(config: TrainConfig, task: Task) -> TrainConfig:
     if config.recipe == "modern" and config.precondition:
         raise ValueError("AdamW scales every gradient itself, so equal ones change nothing; leave out --precondition")
     defaults, dims = task.defaults, task.info.dims
+    model = model_info(config.model)
     usual: dict[str, Any] = {
         "width": defaults.width,
         "size": defaults.size,
         "batch_size": defaults.batch_size[dims],
-        "lr": model_info(config.model).lr if config.recipe == "modern" else defaults.lr[dims],
+        "lr": model.lr if config.recipe == "modern" else defaults.lr[dims],
         "precondition": config.recipe == "standard",
+        "norm": "unit" if config.recipe == "modern" and "norm" in model.options else NORMS[0],
     }
     left = {name: value for name, value in usual.items() if getattr(config, name) is None}
     data = str(own_path(config.data) or config.data)
@@ -272,5 +275,7 @@ def build(config: TrainConfig, task: Task) -> nn.Module:
             f"{info.name} has {info.dims}D images, network {config.model!r} does not; use --model {fitting}"
         )
     options = {name: value for name in NETWORK_OPTIONS if (value := getattr(config, name)) is not None}
+    if config.norm == NORMS[0]:  # also of networks without bands
+        del options["norm"]
     width = task.defaults.width if config.width is None else config.width
     return create_model(config.model, info.channels, info.num_outputs, width=width, **options)
