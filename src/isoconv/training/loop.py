@@ -169,14 +169,13 @@ def resolved(config: TrainConfig, task: Task) -> TrainConfig:
     if config.recipe == "modern" and config.precondition:
         raise ValueError("AdamW scales every gradient itself, so equal ones change nothing; leave out --precondition")
     defaults, dims = task.defaults, task.info.dims
-    model = model_info(config.model)
     usual: dict[str, Any] = {
         "width": defaults.width,
         "size": defaults.size,
         "batch_size": defaults.batch_size[dims],
-        "lr": model.lr if config.recipe == "modern" else defaults.lr[dims],
+        "lr": model_info(config.model).lr if config.recipe == "modern" else defaults.lr[dims],
         "precondition": config.recipe == "standard",
-        "norm": "unit" if config.recipe == "modern" and "norm" in model.options else NORMS[0],
+        "norm": "unit" if config.recipe == "modern" and "norm" in model_info(config.model).options else NORMS[0],
     }
     left = {name: value for name, value in usual.items() if getattr(config, name) is None}
     data = str(own_path(config.data) or config.data)
