@@ -28,13 +28,12 @@ RUNS = Path("build/choices")
 RESULTS = Path("benchmarks/results/choices.md")
 EPOCHS = 6
 RATES = (1e-3, 3e-3, 1e-2)
-SMALL = {"model": "sre_resnet18", "kernel_sizes": (5, 5, 5, 3), "lr": 1e-3}
-NORMED = {**SMALL, "model": "steerable_resnet18", "orders": 0, "lr": 3e-3}
+SMALL = {"model": "sre_resnet18", "kernel_sizes": (5, 5, 5, 3)}
 RINGS = {
-    "hard": SMALL,
-    "gaussian": {**SMALL, "profile": "gaussian"},
-    "hard, unit norm": {**NORMED, "profile": "hard"},
-    "gaussian, unit norm": NORMED,
+    f"{profile}, norm {norm}, rate {lr:g}": {**SMALL, "profile": profile, "norm": norm, "lr": lr}
+    for norm, profiles, rates in (("none", ("hard",), (1e-3,)), ("unit", ("hard", "gaussian"), (1e-3, 3e-3)))
+    for lr in rates
+    for profile in profiles
 }
 CARRIED = {"model": "steerable_resnet18", "width": 12, "lr": 1e-2}
 ORDERS = {
@@ -64,7 +63,7 @@ def variants(options: dict[str, dict[str, object]], seeds: int) -> Trainings:
     for cell in study.cells:
         if cell.contestant == "plain" and cell.seed < seeds:
             for name, chosen in options.items():
-                folder = f"{Path(cell.data).stem}-{name.replace(' ', '_')}-s{cell.seed}"
+                folder = f"{Path(cell.data).stem}-{name.replace(', ', '-').replace(' ', '_')}-s{cell.seed}"
                 found.append((name, Path(cell.data).stem, trained(study.config(cell, RUNS), folder, **chosen)))
     return found
 

@@ -65,6 +65,9 @@ class TrainConfig:
     """Network; `isoconv models` names them."""
     out: Path
     """Run directory to write; it must not exist yet (except with --resume)."""
+    pretrained: str | None = None
+    """Trained network to start from: the name of one that comes with isoconv, such as pbc (`isoconv models` names
+    them), or a run directory. Its options are taken over."""
     task: str | None = None
     """Kind of work, such as classification or segmentation; None lets the data decide."""
     width: int | None = None
