@@ -1,8 +1,8 @@
 """Does a trained network answer to the turn of an image, or to the sharpness that interpolation takes from it?
 
-Validation images are changed in ways that blur alike and turn by much, by little or not at all: turned by 45 degrees, by
-10, by 45 and back; moved by half a pixel along both axes. The figures are the accuracy, and the change of the logits over
-their spread between images, both root mean squares. A quarter turn, which moves whole pixels, is the control.
+Validation images are changed in ways that blur alike and turn by much, by little or not at all: turned by 45 degrees,
+by 10, by 45 and back; moved by half a pixel along both axes. The figures are the accuracy, and the change of the logits
+over their spread between images, both root mean squares. A quarter turn, which moves whole pixels, is the control.
 
     python benchmarks/sharpness.py RUN [RUN ...] > benchmarks/results/sharpness.md
 """

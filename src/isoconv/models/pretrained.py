@@ -104,7 +104,7 @@ def adopt(net: nn.Module, state: Mapping[str, Tensor], source: str) -> list[str]
         given = state.get(name)
         if given is not None and given.shape == value.shape:
             taken[name] = given
-        elif given is not None and given[:, :1].shape == value.shape:
+        elif given is not None and value.shape == (*given.shape[:1], 1, *given.shape[2:]):
             taken[name] = given.sum(1, keepdim=True)
         elif given is not None and given.shape[1:] == value.shape[1:] and name.rpartition(".")[0] == _head(own):
             fresh.append(name)
