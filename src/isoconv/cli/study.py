@@ -50,6 +50,9 @@ class StudyRun(ReadsImages):
     """3/8: only every eighth cell from the third on, for one of eight machines."""
     only: tuple[str, ...] = ()
     """Only cells whose name matches one of these patterns, such as 'breastmnist-*'."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler, such as tcp://host:8786: the workers of its cluster do the cells instead of --jobs.
+    They must see the folder of the runs, and the data, at the same paths. --threads then are 1 unless given."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one. Jobs are spread over several GPUs."""
     data_root: DataRoot = None
@@ -71,6 +74,7 @@ class StudyRun(ReadsImages):
                 threads=self.threads,
                 device=self.device,
                 data_root=self.data_root,
+                scheduler=self.scheduler,
             )
         except KeyboardInterrupt:
             log.info("stopped; the same command continues from here")

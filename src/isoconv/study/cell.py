@@ -15,10 +15,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, cast
 
 from isoconv.runs.config import TrainConfig
 from isoconv.runs.lock import lock
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 BUSY = 3
 """Exit status of a process that finds another at work on its cell."""
 _STOPPED = {status for number in (signal.SIGINT, signal.SIGTERM) for status in (-number, 128 + number)}
+_POLL_S = 2.0
 _WORKER = [sys.executable, "-m", "isoconv.study"]
 
 _gate = threading.Lock()  # to what follows, which the threads of a pool share
@@ -70,16 +71,22 @@ def work(config: TrainConfig, protocols: Sequence[str]) -> None:
                 save_all(run, protocol)
 
 
-def run_cell(config: TrainConfig, protocols: Sequence[str]) -> Outcome:
+def run_cell(config: TrainConfig, protocols: Sequence[str], *, wait: bool = False) -> Outcome:
     """Do the work on a cell in a process of its own, unless it is done or another process works on it.
 
     What that process says goes to the log of the cell, and if it fails, one line why to the file beside it.
+
+    Args:
+        config, protocols: what to train, and by what to evaluate it.
+        wait: until another process that works on the cell has ended, and do what it has left.
 
     Raises:
         OSError: the folder of the cell cannot be written, or no process can be started.
     """
     name = config.out.name
-    if state(config, protocols)[0] in ("done", "running"):
+    while (found := state(config, protocols)[0]) == "running" and wait:
+        time.sleep(_POLL_S)
+    if found in ("done", "running"):
         return Outcome(name, "left")
     failed, log_file = beside(config.out, "failed"), beside(config.out, "log")
     failed.unlink(missing_ok=True)
@@ -94,7 +101,7 @@ def run_cell(config: TrainConfig, protocols: Sequence[str]) -> Outcome:
     if status == 0:
         return Outcome(name, "done", seconds=time.monotonic() - began)
     if status == BUSY:
-        return Outcome(name, "left")
+        return run_cell(config, protocols, wait=True) if wait else Outcome(name, "left")
     if status in _STOPPED:
         return Outcome(name, "stopped")
     reason = _reason(status, log_file, start)
@@ -121,7 +128,8 @@ def ending_together() -> Iterator[None]:
 
 
 def _run_process(job: str, output: IO[bytes], variables: Mapping[str, str]) -> int:
-    """Exit status of a process that gets ``job`` to read."""
+    """Exit status of a process that gets ``job`` to read, as a line. What it reads from stays open as long as this
+    process lives: however that ends, the other learns of it."""
     with _gate:
         if _closed.is_set():
             return -signal.SIGTERM
@@ -135,7 +143,11 @@ def _run_process(job: str, output: IO[bytes], variables: Mapping[str, str]) -> i
         )
         _running.add(process)
     try:
-        process.communicate(job)
+        with process, suppress(BrokenPipeError):  # it has ended before it read
+            stdin = cast(IO[str], process.stdin)
+            stdin.write(job + "\n")
+            stdin.flush()
+            process.wait()
     finally:
         process.terminate()  # no more than a word to one that has ended
         status = process.wait()

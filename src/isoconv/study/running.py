@@ -1,7 +1,7 @@
 """Running a study: cells by a pool of joblib, several at once, on several machines.
 
-Each task of the pool is a call of :func:`isoconv.study.run_cell`. Inside of `joblib.parallel_config` the tasks go
-to the backend that it names, such as Dask, and there to other machines.
+Each task of the pool is a call of :func:`isoconv.study.run_cell`. With a scheduler of Dask, the tasks go to the workers
+of its cluster, on other machines.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,8 @@ __all__ = ["run_study"]
 
 log = logging.getLogger(__name__)
 
+_PATIENCE_S = 10
+
 
 def run_study(
     study: Study,
@@ -45,6 +49,7 @@ def run_study(
     threads: int | None = None,
     device: str = "auto",
     data_root: Path | None = None,
+    scheduler: str | None = None,
 ) -> list[dict[str, Any]]:
     """Train and evaluate what is not done yet.
 
@@ -58,19 +63,22 @@ def run_study(
         only: only cells whose name matches one of these shell patterns.
         threads: CPU threads of a process; None shares those of this process among the jobs.
         device, data_root: as in TrainConfig. Where there are several GPUs the jobs are spread over them.
+        scheduler: address of a Dask scheduler, such as ``tcp://host:8786``, whose workers do the cells, each as many at
+            once as it has threads; they see ``folder`` and the data at the same paths. ``jobs`` then says nothing, and
+            ``threads=None`` stands for 1. Needs the extra ``cluster``.
 
     Returns:
         Rows of :func:`isoconv.study.study_status` for the chosen cells.
 
     Raises:
         ValueError: no cell is chosen, or a contestant's network cannot be built.
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or there is no scheduler at the address.
     """
     cells = _chosen(study, shard, only)
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
     if threads is None:
-        threads = max(1, _cores() // jobs)
+        threads = 1 if scheduler else max(1, _cores() // jobs)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
@@ -79,16 +87,39 @@ def run_study(
     work = [study.config(cell, folder, **place) for cell in cells]
     todo = [config for config in work if state(config, study.protocols)[0] not in ("done", "running")]
     to_do, each = count_of(len(work), "cell"), count_of(threads, "thread")
-    log.info("%d of %s to do, %d at once with %s each", len(todo), to_do, jobs, each)
+    at_once = f"by {scheduler}" if scheduler else f"{jobs} at once"
+    log.info("%d of %s to do, %s with %s each", len(todo), to_do, at_once, each)
     _check_networks(todo)
     _fetch(todo)
+    if scheduler is not None:
+        folder = folder.absolute()
+        todo = [replace(config, out=config.out.absolute()) for config in todo]
     # Threads suffice to watch over processes; and loky, joblib's own choice, drops all cells if one worker is killed.
-    pool = joblib.Parallel(n_jobs=max(1, min(jobs, len(todo))), prefer="threads", return_as="generator_unordered")
-    with ending_together():
-        outcomes = pool(joblib.delayed(run_cell)(config, study.protocols) for config in todo)
+    local = {"n_jobs": max(1, min(jobs, len(todo))), "prefer": "threads"}
+    with ending_together(), _cluster(scheduler):
+        pool = joblib.Parallel(return_as="generator_unordered", **({"n_jobs": -1} if scheduler else local))
+        one = partial(run_cell, protocols=study.protocols, wait=scheduler is not None)
+        outcomes = pool(joblib.delayed(one)(config) for config in todo)
         for number, outcome in enumerate(outcomes, 1):
             _tell(f"[{number}/{len(todo)}] {outcome.cell}", outcome)
     return [row(study, cell, folder) for cell in cells]
+
+
+@contextmanager
+def _cluster(scheduler: str | None) -> Iterator[None]:
+    """In the block, the tasks of joblib go to the workers of a Dask ``scheduler``."""
+    if scheduler is None:
+        yield
+        return
+    distributed = require("distributed", extra="cluster")
+    try:
+        client = distributed.Client(scheduler, timeout=_PATIENCE_S)
+    except (OSError, ValueError) as error:
+        raise ConnectionError(
+            f"no Dask scheduler answers at {scheduler} ({error}); start one with: dask scheduler"
+        ) from None
+    with client, joblib.parallel_config(backend="dask"):
+        yield
 
 
 def _tell(label: str, outcome: Outcome) -> None:
