@@ -12,7 +12,7 @@ from isoconv.study import cell
 
 PRETEND = """
 import json, os, pathlib, shutil, signal, sys, time
-job = json.load(sys.stdin)
+job = json.loads(sys.stdin.readline())
 config, out = job["config"], pathlib.Path(job["config"]["out"])
 with (out.parent / "calls").open("a") as calls:
     calls.write(out.name + "\\n")

@@ -2,7 +2,11 @@
 
 import io
 import json
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +21,7 @@ from isoconv.runs.lock import lock
 from isoconv.study.__main__ import main
 from isoconv.study.cell import BUSY, Outcome, run_cell, work
 from isoconv.study.plan import load_study
-from isoconv.study.status import study_status
+from isoconv.study.status import state, study_status
 
 Write = Callable[[str], Path]
 
@@ -85,12 +89,45 @@ def test_its_process_says_that_the_cell_is_taken(
     study = load_study(write(tiny))
     config, statuses = study.config(study.cells[0], tmp_path), []
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({"config": config.to_json(), "protocols": []})))
+    monkeypatch.setattr("isoconv.study.__main__._end_with_parent", lambda: None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     process = threading.Thread(target=lambda: statuses.append(main()))
     with lock(config.out, "training"):
         process.start()
         process.join()
     assert statuses == [BUSY]
+
+
+def test_its_process_ends_with_the_one_that_started_it(write: Write, tiny: str, tmp_path: Path) -> None:
+    """Closed is what it reads from, as when the other was killed; what it has trained stays for whoever continues."""
+    study = load_study(write(tiny))
+    config = replace(study.config(study.cells[0], tmp_path), epochs=1000)
+    job = json.dumps({"config": config.to_json(), "protocols": list(study.protocols)})
+    with subprocess.Popen(
+        [sys.executable, "-m", "isoconv.study"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        process.stdin.write(job + "\n")
+        process.stdin.flush()
+        end = time.monotonic() + 120
+        while not (config.out / "metrics.jsonl").exists():
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        process.stdin.close()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert state(config, study.protocols)[0] == "stopped"
+
+
+def test_who_waits_does_what_another_process_has_left(write: Write, tiny: str, tmp_path: Path) -> None:
+    study = load_study(write(tiny))
+    config, outcomes = study.config(study.cells[0], tmp_path), []
+    waiting = threading.Thread(target=lambda: outcomes.append(run_cell(config, study.protocols, wait=True)))
+    with lock(config.out, "training"):
+        waiting.start()
+        waiting.join(1)
+        assert not outcomes
+    waiting.join()
+    assert [(each.cell, each.state) for each in outcomes] == [("cells-sre-s0", "done")]
 
 
 def test_it_runs_in_the_processes_of_another_pool(write: Write, tiny: str, tmp_path: Path) -> None:
