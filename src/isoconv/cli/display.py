@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from isoconv._extras import require
 from isoconv._text import printable
-from isoconv.evaluation.protocols import DISTURBANCES
 
 if TYPE_CHECKING:
     from isoconv.runs import RunDir
@@ -84,6 +83,8 @@ def show_table(rows: Iterable[Mapping[str, Any]]) -> None:
 def show_scores(task: Task, result: Mapping[str, Any], title: str) -> None:
     """Print the summary of what :func:`isoconv.evaluation.evaluate` found: the scores of the task, with 95 %
     intervals, those of each class, costs, and what is undefined or worthless."""
+    from isoconv.evaluation.protocols import DISTURBANCES
+
     summary, main = result["summary"], task.main
     rows: dict[str, Any] = {
         score.title: score.text(summary[score.key], summary.get(f"{score.key}_ci")) for score in task.scores

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from isoconv._checks import count_of, did_you_mean
+from isoconv._progress import track
 from isoconv.data import archives, masks
 from isoconv.data.dataset import KINDS, Dataset, Kind, Split, Task, fingerprint
 from isoconv.data.files import as_uint8, probe, read_images, stack_images
@@ -92,7 +93,7 @@ def _told(item: Item) -> tuple[str, ...]:
 
 def _split(listed: Sequence[Item], found: Task, size: int) -> Split:
     images = []
-    for item in listed:
+    for item in track(listed, "image files", len(listed)):
         names, image = read_images(item.path, channels=found.channels, size=size, dims=found.dims)
         if len(names) != 1:
             raise ValueError(f"{item.path} holds {len(names)} images for one label; store each in a file of its own")

@@ -7,7 +7,6 @@ What is scored is the network chosen on the validation split; test images are us
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from isoconv._checks import count_of
-from isoconv._extras import require
+from isoconv._progress import track
 from isoconv.data import DeviceBatches, Split, load, resize
 from isoconv.evaluation.protocols import Condition, conditions, is_masked
 from isoconv.evaluation.results import load_predictions
@@ -289,8 +288,4 @@ def first_test_image(run: RunDir) -> Tensor:
 
 def with_progress(batches: DeviceBatches) -> Iterable[tuple[Tensor, Tensor]]:
     """The batches, and in a terminal a bar that tells how many are done."""
-    console = require("rich.console", extra="study").Console(stderr=True)
-    track = require("rich.progress", extra="study").track
-    return track(
-        batches, "test images", total=len(batches), console=console, disable=not sys.stderr.isatty(), transient=True
-    )
+    return track(batches, "test images", len(batches))

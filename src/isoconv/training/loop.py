@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from isoconv._checks import check_memory, check_threads, count_of
+from isoconv._checks import check_memory, count_of
 from isoconv._extras import require
 from isoconv.data import DeviceBatches, find, own_path
 from isoconv.data.augment import augmentation, input_size
 from isoconv.models import create_model, list_models, model_info
-from isoconv.runs import OnImages, RunDir, resolve_device
+from isoconv.runs import OnImages, RunDir, resolve_device, use_threads
 from isoconv.runs.config import NETWORK_OPTIONS, Balance, TrainConfig
 from isoconv.runs.lock import lock
 from isoconv.tasks import Task, task_of
@@ -81,9 +81,7 @@ def _train(config: TrainConfig, resume: bool) -> RunDir:
         log.info("%s looks like %s; --task overrides it", config.data, _described(task))
     config = resolved(config, task)
     size, batch_size, lr = cast(int, config.size), cast(int, config.batch_size), cast(float, config.lr)
-    if config.threads is not None:
-        check_threads(config.threads)
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     rank, world_size, local_size = (int(os.environ.get(name, n)) for name, n in _PROCESSES.items())
     device = resolve_device(config.device)
     if config.precision == "16-mixed" and device.type == "cpu":  # lightning would take bf16 instead
