@@ -29,12 +29,9 @@ RESULTS = Path("benchmarks/results/choices.md")
 EPOCHS = 6
 RATES = (1e-3, 3e-3, 1e-2)
 SMALL = {"model": "sre_resnet18", "kernel_sizes": (5, 5, 5, 3), "lr": 1e-3}
-NORMED = {**SMALL, "model": "steerable_resnet18", "orders": 0, "lr": 3e-3}
 RINGS = {
-    "hard": SMALL,
-    "gaussian": {**SMALL, "profile": "gaussian"},
-    "hard, unit norm": {**NORMED, "profile": "hard"},
-    "gaussian, unit norm": NORMED,
+    f"{profile}, norm {norm}": {**SMALL, "profile": profile, "norm": norm}
+    for profile, norm in (("hard", "none"), ("hard", "unit"), ("gaussian", "unit"))
 }
 CARRIED = {"model": "steerable_resnet18", "width": 12, "lr": 1e-2}
 ORDERS = {
@@ -64,7 +61,7 @@ def variants(options: dict[str, dict[str, object]], seeds: int) -> Trainings:
     for cell in study.cells:
         if cell.contestant == "plain" and cell.seed < seeds:
             for name, chosen in options.items():
-                folder = f"{Path(cell.data).stem}-{name.replace(' ', '_')}-s{cell.seed}"
+                folder = f"{Path(cell.data).stem}-{name.replace(', ', '-').replace(' ', '_')}-s{cell.seed}"
                 found.append((name, Path(cell.data).stem, trained(study.config(cell, RUNS), folder, **chosen)))
     return found
 
@@ -107,7 +104,7 @@ def table(title: str, trainings: Trainings) -> list[str]:
 
 def experiments() -> Iterator[tuple[str, Trainings]]:
     yield "Learning rates, blood cells, one seed", rates()
-    yield "Rings of isotropic networks, kernels 5, 5, 5, 3, two seeds", variants(RINGS, 2)
+    yield "Rings of isotropic networks, kernels 5, 5, 5, 3, three seeds", variants(RINGS, 3)
     yield "Orders of carried networks of width 12, one seed", variants(ORDERS, 1)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from isoconv import data
 from isoconv.bands import band_plan
+from isoconv.data.augment import augmentation
 from isoconv.nn import FieldGate, FieldNorm, FieldReLU, Fields, InvariantPool, SteerableConv2d, SymmetricAvgPool2d
 from isoconv.nn.harmonics import harmonics, turning
 from isoconv.symmetry import circular_mask, plane_rotation, resample
@@ -66,6 +67,7 @@ class Remedy:
     options: tuple[tuple[str, Any], ...] = ()
     in_front: bool = False
     low_pass: bool = False
+    shifts: bool = False  # in training, by fractions of a pixel
     activation: Callable[[Fields], nn.Module] = FieldGate
 
 
@@ -87,6 +89,8 @@ REMEDIES = (
     Remedy("low-pass in front", in_front=True),
     Remedy("low-pass in front and before pooling", in_front=True, low_pass=True),
     Remedy("scalars alone, low-pass in front", ("16x0", "24x0", "24x0"), in_front=True),
+    Remedy("trained on shifts by fractions of a pixel", shifts=True),
+    Remedy("scalars alone, trained on such shifts", ("16x0", "24x0", "24x0"), shifts=True),
     Remedy("ReLU in 8 directions", _SAME, activation=_relu(8)),
     Remedy("ReLU in 16 directions", _SAME, activation=_relu(16)),
 )
@@ -107,13 +111,14 @@ def build(remedy: Remedy) -> nn.Module:
     return nn.Sequential(*parts, pool, nn.Linear(pool.out_fields.channels, 5))
 
 
-def train(net: nn.Module, images: Tensor, labels: Tensor) -> None:
+def train(net: nn.Module, images: Tensor, labels: Tensor, shifts: bool) -> None:
+    shifted = augmentation("modern", 2, images.shape[-1]) if shifts else nn.Identity()
     batches = [rows for _ in range(EPOCHS) for rows in torch.randperm(len(images)).split(50)]
     optimiser = torch.optim.AdamW(net.train().parameters(), 1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, len(batches))
     for rows in batches:
         optimiser.zero_grad()
-        nn.functional.cross_entropy(net(images[rows]), labels[rows]).backward()
+        nn.functional.cross_entropy(net(shifted(images[rows])), labels[rows]).backward()
         optimiser.step()
         schedule.step()
 
@@ -146,7 +151,7 @@ def networks() -> None:
             net.train()(images[:200])
             before = scores(net, tests, answers)[2]
             start = time.thread_time()
-            train(net, images, labels)
+            train(net, images, labels, remedy.shifts)
             rows.append([*scores(net, tests, answers), before, time.thread_time() - start])
         upright, turned, after, before, seconds = np.mean(rows, axis=0)
         weights = sum(p.numel() for p in net.parameters())

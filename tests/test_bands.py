@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+import math
 import pickle
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isoconv.bands import PROFILES, BandOptions, band_plan, plan_from_key
+from isoconv.bands import NORMS, PROFILES, BandOptions, band_plan, plan_from_key
 from isoconv.symmetry import symmetry_group
 
 SIZES = st.integers(1, 3).flatmap(lambda n: st.tuples(*[st.integers(1, 7)] * n))
@@ -77,6 +78,21 @@ def test_every_kernel_is_symmetric_and_has_no_dead_band(size: tuple[int, ...], p
     assert plan.parity == ((1,) * len(size),) * plan.bands
 
 
+@given(SIZES, st.sampled_from(sorted(PROFILES)), st.booleans())
+def test_rows_of_unit_norm_are_the_rows_divided_by_their_norm(
+    size: tuple[int, ...], profile: str, circular: bool
+) -> None:
+    unit, plain = (band_plan(size, profile=profile, circular=circular, norm=norm) for norm in ("unit", "none"))
+    np.testing.assert_allclose(np.square(unit.rows).sum(axis=1), 1)
+    np.testing.assert_allclose(np.array(unit.rows) * np.array(unit.scales)[:, None], plain.rows, atol=1e-12)
+    assert plain.scales == (1,) * plain.bands
+    assert unit.parity == plain.parity
+
+
+def test_norms_of_hard_rings_are_roots_of_their_tap_counts() -> None:
+    assert band_plan((5, 5), norm="unit").scales == (1, math.sqrt(8), math.sqrt(12))
+
+
 @given(st.integers(1, 9), st.booleans())
 def test_hard_and_smooth_profiles_share_out_a_tap_at_most_once(k: int, circular: bool) -> None:
     for profile in PROFILES:
@@ -111,9 +127,11 @@ def test_plans_are_cached_hashable_and_survive_pickle() -> None:
     assert len({plan, band_plan((5, 5))}) == 2
 
 
-@given(SIZES, st.sampled_from(sorted(PROFILES)), st.booleans(), st.floats(0.1, 10))
-def test_a_key_stands_for_its_plan(size: tuple[int, ...], profile: str, circular: bool, spacing: float) -> None:
-    plan = band_plan(size, profile=profile, circular=circular, spacing=spacing)
+@given(SIZES, st.sampled_from(sorted(PROFILES)), st.booleans(), st.floats(0.1, 10), st.sampled_from(NORMS))
+def test_a_key_stands_for_its_plan(
+    size: tuple[int, ...], profile: str, circular: bool, spacing: float, norm: str
+) -> None:
+    plan = band_plan(size, profile=profile, circular=circular, spacing=spacing, norm=norm)
     assert plan_from_key(plan.key) is plan
 
 
@@ -138,6 +156,7 @@ def test_options_are_typed_as_band_plan_takes_them() -> None:
         ({"bands": 0}, "bands must be a whole number of at least 1, got 0"),
         ({"bands": True}, "bands must be a whole number"),
         ({"profile": "gausian"}, "unknown profile 'gausian'.*did you mean 'gaussian'"),
+        ({"norm": "one"}, "unknown norm 'one': expected one of none, unit"),
         ({"spacing": 0}, "spacing must be positive"),
         ({"spacing": (1, 2, 3)}, "spacing must be one number or 2 of them"),
         ({"spacing": float("nan")}, "spacing"),

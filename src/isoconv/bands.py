@@ -17,7 +17,7 @@ import numpy as np
 
 from isoconv._checks import check_counts, did_you_mean, ntuple
 
-__all__ = ["PROFILES", "BandOptions", "BandPlan", "band_plan", "plan_from_key"]
+__all__ = ["NORMS", "PROFILES", "BandOptions", "BandPlan", "band_plan", "plan_from_key"]
 
 _SAMPLES = {
     1: 64,
@@ -26,6 +26,8 @@ _SAMPLES = {
 }  # sub-pixel samples per axis of the area profile: its rounding stays below that of bfloat16
 _ROUNDING = 1e-12  # of float64, in sums of up to 4096 sub-pixel samples
 _GAUSSIAN_SIGMA = 0.5  # in units of the ring spacing; GMR-Conv (arXiv 2504.02819) starts at 0.478 for its 9x9 kernels
+NORMS = ("none", "unit")
+"""What the rows of a basis are scaled to, see ``norm`` of :func:`band_plan`."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class BandPlan:
     Attributes:
         kernel_size: taps per axis.
         bands: number of bands, the length of a weight's last axis.
-        profile, circular, spacing: as given to :func:`band_plan`, normalised.
+        profile, circular, spacing, norm: as given to :func:`band_plan`, normalised.
+        scales: by what the rows were divided, 1 for ``norm="none"``.
         rows: the basis as plain numbers, one tuple of ``prod(kernel_size)`` taps per band.
         parity: for each row and each axis 1 if the row is even under the mirror of that axis, -1 if it is odd, None if
             it is neither. Isotropic rows are all even.
@@ -47,6 +50,8 @@ class BandPlan:
     profile: str
     circular: bool
     spacing: tuple[float, ...]
+    norm: str
+    scales: tuple[float, ...] = field(repr=False, compare=False)
     rows: tuple[tuple[float, ...], ...] = field(repr=False, compare=False)
     parity: tuple[tuple[int | None, ...], ...] = field(repr=False, compare=False)
     key: str = field(repr=False, compare=False)
@@ -78,6 +83,7 @@ class BandOptions(TypedDict, total=False):
     profile: str
     circular: bool
     spacing: float | Sequence[float] | None
+    norm: str
 
 
 def band_plan(
@@ -87,6 +93,7 @@ def band_plan(
     profile: str = "hard",
     circular: bool = True,
     spacing: float | Sequence[float] | None = None,
+    norm: str = "none",
 ) -> BandPlan:
     """The bands of a kernel.
 
@@ -107,15 +114,19 @@ def band_plan(
         circular: taps at ``r >= R`` are zero; otherwise the corners of the kernel are in use.
         spacing: physical size of a voxel along each axis, in any unit: distances become physical, so that anisotropic
             volumes get round kernels.
+        norm: ``"none"``: a weight is the value of the taps of its band, as in the paper. ``"unit"``: rows of the basis
+            have norm 1, so that equal steps of all weights change the kernel equally.
 
     Raises:
-        ValueError: for an unknown profile, a size or spacing that is not positive, or so many bands that one of them
-            would have no tap of its own.
+        ValueError: for an unknown profile or norm, a size or spacing that is not positive, or so many bands that one of
+            them would have no tap of its own.
     """
     if profile not in PROFILES:
         raise ValueError(
             f"unknown profile {profile!r}: expected one of {', '.join(PROFILES)}{did_you_mean(profile, PROFILES)}"
         )
+    if norm not in NORMS:
+        raise ValueError(f"unknown norm {norm!r}: expected one of {', '.join(NORMS)}{did_you_mean(norm, NORMS)}")
     if min(kernel_size) < 1:
         raise ValueError(f"kernel_size must be at least 1 along every axis, got {kernel_size}")
     voxel = ntuple(1.0 if spacing is None else spacing, len(kernel_size), "spacing", float)
@@ -124,12 +135,12 @@ def band_plan(
     if bands is not None:
         check_counts(bands=bands)
         bands = int(bands)
-    return _cached_plan(tuple(kernel_size), bands, profile, bool(circular), voxel)
+    return _cached_plan(tuple(kernel_size), bands, profile, bool(circular), voxel, norm)
 
 
 @lru_cache(maxsize=1024)
 def _cached_plan(
-    size: tuple[int, ...], bands: int | None, profile: str, circular: bool, spacing: tuple[float, ...]
+    size: tuple[int, ...], bands: int | None, profile: str, circular: bool, spacing: tuple[float, ...], norm: str
 ) -> BandPlan:
     most = (max(size) + 1) // 2 + (not circular)
     for count in range(bands or most, 0, -1):
@@ -144,12 +155,14 @@ def _cached_plan(
             "larger kernel"
         )
     if bands is None:  # one object per geometry, however it was asked for
-        return _cached_plan(size, count, profile, circular, spacing)
-    rows = tuple(map(tuple, basis.reshape(count, -1).tolist()))
+        return _cached_plan(size, count, profile, circular, spacing, norm)
+    flat = basis.reshape(count, -1)
+    scales = np.linalg.norm(flat, axis=1) if norm == "unit" else np.ones(count)
+    rows = tuple(map(tuple, (flat / scales[:, None]).tolist()))
     parity = tuple(tuple(_parity(row, axis) for axis in range(row.ndim)) for row in basis)
-    options = {"bands": count, "profile": profile, "circular": circular, "spacing": spacing}
+    options = {"bands": count, "profile": profile, "circular": circular, "spacing": spacing, "norm": norm}
     key = json.dumps({"kernel_size": size, **options})
-    return BandPlan(size, count, profile, circular, spacing, rows, parity, key)
+    return BandPlan(size, count, profile, circular, spacing, norm, tuple(scales.tolist()), rows, parity, key)
 
 
 def _parity(row: np.ndarray, axis: int) -> int | None:

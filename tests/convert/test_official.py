@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import pickle
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 import isoconv
 from isoconv import load_official_checkpoint
-from isoconv.models import create_model
+from isoconv.models import create_model, model_config
 
 Golden = Callable[[str], np.lib.npyio.NpzFile]
 
@@ -51,6 +52,14 @@ class TestGolden:
             torch.save({"state_dict": state, "optimizer": {"lr": 0.1}}, checkpoint)
         assert load_official_checkpoint(checkpoint, net) is net
         torch.testing.assert_close(net(x), logits, atol=1e-4 * logits.abs().max().item(), rtol=0)
+
+    def test_rows_of_unit_norm_take_other_weights_for_the_same_logits(self, case: tuple) -> None:
+        state, net, x, logits = case
+        unit = create_model(**model_config(net), norm="unit").eval()
+        load_official_checkpoint(state, unit)
+        torch.testing.assert_close(unit(x), logits, atol=1e-4 * logits.abs().max().item(), rtol=0)
+        ring = 2  # of 12 taps
+        torch.testing.assert_close(unit.conv1.weight[..., ring], math.sqrt(12) * state["conv1.weight"][..., ring])
 
     @pytest.mark.parametrize(
         ("options", "message"),

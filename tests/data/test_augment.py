@@ -69,6 +69,19 @@ def test_standard_moves_by_whole_pixels_within_a_tenth() -> None:
     assert ((rows - 10).abs().max(), (columns - 10).abs().max()) == (2, 2)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_modern_moves_by_fractions_of_a_pixel_within_a_tenth(dims: int) -> None:
+    """A single bright pixel is shared by its neighbours so that its place, their mean, is where it was moved to."""
+    images = torch.zeros(64, 1, *(20,) * dims)
+    images[(..., *(10,) * dims)] = 1.0
+    moved = augmentation("modern", dims, 20)(images)
+    torch.testing.assert_close(moved.flatten(1).sum(1), torch.ones(64))
+    assert (moved.flatten(1).count_nonzero(1) > 1).all()
+    along = moved.flatten(2).reshape(64, 20, -1).sum(2) @ torch.arange(20.0) - 10  # the first axis
+    assert 1.5 < along.abs().max() <= 2
+    assert ((along - along.round()).abs() > 0.1).any()
+
+
 def test_official_shift_bares_grey_and_standard_black() -> None:
     white = torch.ones(32, 1, 24, 24)
     assert augmentation("standard", 2, 24)(white).min() == 0

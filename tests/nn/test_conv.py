@@ -60,7 +60,11 @@ def conv_arguments(draw: st.DrawFn, transposed: bool = False) -> tuple[int, dict
             common["padding"] = draw(st.sampled_from(["same", "valid"]))
     else:
         common["output_padding"] = draw(st.integers(0, max(common["stride"], common["dilation"]) - 1))
-    extra = {"profile": draw(st.sampled_from(["hard", "linear", "area", "gaussian"])), "circular": draw(st.booleans())}
+    extra = {
+        "profile": draw(st.sampled_from(["hard", "linear", "area", "gaussian"])),
+        "circular": draw(st.booleans()),
+        "norm": draw(st.sampled_from(["none", "unit"])),
+    }
     return dims, common, extra, tuple(draw(st.integers(9, 12)) for _ in range(dims))
 
 

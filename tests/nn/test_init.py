@@ -52,11 +52,20 @@ def test_the_official_initialisation_does_not(k: int) -> None:
     assert ratio(k, init="official")[0] > 4
 
 
-def test_official_bounds() -> None:
-    layer = isoconv.SREConv2d(3, 512, 3, init="official")
+@pytest.mark.parametrize("norm", ["none", "unit"])
+def test_official_bounds(norm: str) -> None:
+    layer = isoconv.SREConv2d(3, 512, 3, init="official", norm=norm)
     bound = 1 / math.sqrt(3 * 9)
-    for parameter in layer.parameters():
-        assert 0.9 * bound < parameter.abs().max() <= bound
+    for values in (layer.kernel(), layer.bias):
+        assert 0.9 * bound < values.abs().max() <= bound * (1 + 1e-6)
+
+
+def test_kernels_are_drawn_alike_whatever_the_norm_of_the_rows() -> None:
+    kernels = []
+    for norm in ("none", "unit"):
+        torch.manual_seed(0)
+        kernels.append(isoconv.SREConv2d(16, 16, 9, profile="gaussian", norm=norm).kernel())
+    torch.testing.assert_close(*kernels)
 
 
 def test_bands_contribute_equally_by_default() -> None:

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from isoconv.bands import PROFILES, band_plan
+from isoconv.bands import NORMS, PROFILES, band_plan
 from isoconv.ops import ENGINES, ConvSpec, conv_spec, sre_conv, triton_cuda
 
 TOLERANCE = {
@@ -43,7 +43,11 @@ def calls(draw: st.DrawFn) -> Call:
     kernel = each(1, (7, 5, 3)[dims - 1])
     spacing = draw(st.sampled_from([None, (2.5, 1.0, 0.8)[:dims]]))
     plan = band_plan(
-        kernel, profile=draw(st.sampled_from(list(PROFILES))), circular=draw(st.booleans()), spacing=spacing
+        kernel,
+        profile=draw(st.sampled_from(list(PROFILES))),
+        circular=draw(st.booleans()),
+        norm=draw(st.sampled_from(NORMS)),
+        spacing=spacing,
     )
     groups, padding, dilation = draw(st.sampled_from([1, 1, 2])), each(0, 3), each(1, 2)
     spec = conv_spec(plan, stride=each(1, 3), padding=padding, dilation=dilation, groups=groups)

@@ -21,7 +21,7 @@ from torch.autograd.functional import hessian, jacobian
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from isoconv import nn as iso
-from isoconv.bands import PROFILES, band_plan
+from isoconv.bands import NORMS, PROFILES, band_plan
 from isoconv.ops import ConvSpec, _pieces, conv_spec, numba_cpu, sre_conv
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
@@ -64,7 +64,12 @@ def calls(draw: st.DrawFn) -> tuple[ConvSpec, tuple[int, ...], int, torch.dtype]
         return tuple(draw(st.lists(st.integers(least, most), min_size=dims, max_size=dims)))
 
     kernel = draw(st.one_of(st.integers(1, 9 if dims < 3 else 5).map(lambda k: (k,) * dims), st.just(each(1, 6))))
-    plan = band_plan(kernel, profile=draw(st.sampled_from(list(PROFILES))), circular=draw(st.booleans()))
+    plan = band_plan(
+        kernel,
+        profile=draw(st.sampled_from(list(PROFILES))),
+        circular=draw(st.booleans()),
+        norm=draw(st.sampled_from(NORMS)),
+    )
     groups = draw(st.integers(1, 3))
     same = draw(st.booleans())
     stride, dilation = (1,) * dims if same else each(1, 3), each(1, 2)

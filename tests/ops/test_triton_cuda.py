@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from isoconv import nn as iso
-from isoconv.bands import PROFILES, band_plan
+from isoconv.bands import NORMS, PROFILES, band_plan
 from isoconv.ops import ConvSpec, conv_spec, sre_conv, triton_cuda
 
 pytest.importorskip("triton", reason="triton is not installed (it is there for Linux only)")
@@ -67,7 +67,12 @@ def convolutions(draw: st.DrawFn) -> dict:
     least = [max(1, d * (k - 1) + 1 - 2 * p) for k, d, p in zip(kernel, dilation, padding, strict=True)]
     groups = draw(st.sampled_from([1, 1, 2, 3]))
     return {
-        "plan": band_plan(kernel, profile=draw(st.sampled_from(list(PROFILES))), circular=draw(st.booleans())),
+        "plan": band_plan(
+            kernel,
+            profile=draw(st.sampled_from(list(PROFILES))),
+            circular=draw(st.booleans()),
+            norm=draw(st.sampled_from(NORMS)),
+        ),
         "size": [draw(st.integers(n, n + 6)) for n in least],
         "batch": draw(st.sampled_from([None, 1, 2])),
         "inputs": draw(st.integers(1, 4)),

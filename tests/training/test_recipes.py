@@ -70,6 +70,17 @@ def test_recipe_modern_sees_the_images_of_recipe_standard(
     assert learned(run) != learned(other)
 
 
+@pytest.mark.parametrize(("model", "norm"), [("sre_resnet18", "unit"), ("resnet18", "none")])
+def test_recipe_modern_trains_rows_of_unit_norm(config: TrainConfig, tmp_path: Path, model: str, norm: str) -> None:
+    run = train(replace(config, recipe="modern", epochs=1, model=model))
+    assert run.config.norm == norm
+    assert run.model_info["model"].get("norm", "none") == norm
+    usual = train(replace(config, epochs=1, model=model, out=tmp_path / "usual"))
+    assert usual.config.norm == "none"
+    older = {key: value for key, value in run.config.to_json().items() if key != "norm"}
+    assert TrainConfig.from_json(older).norm == "none"  # what there was before there was a choice
+
+
 def test_recipe_modern_has_no_preconditioning(config: TrainConfig) -> None:
     with pytest.raises(ValueError, match="AdamW scales every gradient itself.*leave out --precondition"):
         train(replace(config, recipe="modern", precondition=True))

@@ -71,7 +71,7 @@ def convert(
     Args:
         net: any module; a single convolution too.
         orders, reflections: of every converted layer, see :class:`isoconv.nn.SREConv2d`.
-        bands, profile, circular, spacing: of every converted layer, see :func:`isoconv.bands.band_plan`.
+        bands, profile, circular, spacing, norm: of every converted layer, see :func:`isoconv.bands.band_plan`.
         engine: of every converted layer, see :mod:`isoconv.ops`; transposed ones, which the fast engines lack, get
             ``"auto"`` in place of one of those.
 

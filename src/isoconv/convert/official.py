@@ -66,6 +66,10 @@ def load_official_checkpoint(checkpoint: str | os.PathLike[str] | Mapping[str, A
         elif isinstance(modules.get(layer), BANDED):
             _check_bands(layer, modules[layer], value)
     _check_fit(weights, model)
+    for name, module in modules.items():
+        if isinstance(module, BANDED):  # the official weights are values of taps
+            key = f"{name}.weight".lstrip(".")
+            weights[key] = weights[key] * weights[key].new_tensor(module.plan.scales)
     model.load_state_dict(weights)
     return model
 
@@ -146,7 +150,7 @@ def _check_bands(layer: str, module: Module, index: Tensor) -> None:
             f"{tuple(index.shape)}; take a checkpoint of the official code"
         )
     bands, taps = index.shape[-2:]
-    ours = plan.basis.reshape(plan.bands, -1)
+    ours = plan.basis.reshape(plan.bands, -1) * np.array(plan.scales)[:, None]
     if taps != ours.shape[1]:
         size = round(taps ** (1 / plan.dims))
         shape = (size,) * plan.dims if size**plan.dims == taps else f"{taps} taps"

@@ -200,7 +200,7 @@ def conversion_report(
     Args:
         net: any module.
         input: images (N, C, 1 to 3 spatial axes), of which shape and device count; or such a shape.
-        orders, bands, profile, circular, spacing: as of :func:`isoconv.convert`.
+        orders, bands, profile, circular, spacing, norm: as of :func:`isoconv.convert`.
         reflections: as of :func:`isoconv.convert`; if False, quarter turns alone are measured on the network.
 
     Raises:

@@ -6,8 +6,10 @@ Recipes, all without flips and without rotation unless asked for, so that a netw
   28-pixel images become 32. In 2D a random resized crop (half to all of the area), brightness and saturation by up to
   10 % for every second image, a shift by up to a tenth of the side that bares mid-grey. In 3D a scale of 0.8 to 1.2
   per axis, a shift by up to 3 voxels, a blur of up to half a voxel per axis.
-- ``"standard"`` and ``"modern"``: the image as it is, shifted by up to a tenth of the side. (Their networks see the
-  inscribed disc only.)
+- ``"standard"`` and ``"modern"``: the image as it is, shifted by up to a tenth of the side; in recipe standard by whole
+  pixels, in recipe modern by any number. (Their networks see the inscribed disc only.) To turn an image is to
+  interpolate it, which takes sharpness away: a network that has seen sharp images alone answers to that loss. A shift
+  by a fraction of a pixel teaches it otherwise and turns nothing.
 """
 
 from __future__ import annotations
@@ -52,24 +54,26 @@ def augmentation(recipe: str, dims: int, size: int, *, rotate: bool = False) -> 
     """
     input_size(recipe, size)  # refuses an unknown recipe
     official = recipe == "official"
+    mode = "bilinear" if rotate or recipe == "modern" else "nearest"  # a shift by whole pixels loses nothing
     if dims == 3:
-        affine = _RandomAffine3d(shift=3 if official else _SHIFT * size, scale=0.2 if official else 0.0, rotate=rotate)
+        shift, scale = (3, 0.2) if official else (_SHIFT * size, 0.0)
+        affine = _RandomAffine3d(shift, scale, "bilinear" if official else mode, rotate=rotate)
         return nn.Sequential(affine, _RandomBlur3d(0.5)) if official else affine
     if dims != 2:
         raise ValueError(f"augmentation is for 2 (images) or 3 (volumes) dims, got {dims}")
     kornia = require("kornia.augmentation", "study")
-    shift = kornia.RandomAffine(
+    affine = kornia.RandomAffine(
         degrees=180.0 if rotate else 0.0,
         translate=(_SHIFT, _SHIFT),
-        resample="bilinear" if rotate else "nearest",  # a shift by whole pixels loses nothing
+        resample=mode,
         padding_mode="fill",
         fill_value=0.5 if official else 0.0,
         p=1.0,
     )
     if not official:
-        return shift
+        return affine
     crop = kornia.RandomResizedCrop((size, size), scale=(0.5, 1.0), cropping_mode="resample")
-    return nn.Sequential(crop, kornia.ColorJitter(brightness=0.1, saturation=0.1, p=0.5), shift)
+    return nn.Sequential(crop, kornia.ColorJitter(brightness=0.1, saturation=0.1, p=0.5), affine)
 
 
 class _RandomAffine3d(nn.Module):
@@ -78,10 +82,9 @@ class _RandomAffine3d(nn.Module):
     Kornia's own draws Euler angles, whose rotations are not uniform.
     """
 
-    def __init__(self, shift: float, scale: float, rotate: bool) -> None:
+    def __init__(self, shift: float, scale: float, mode: str, *, rotate: bool) -> None:
         super().__init__()
-        self.shift, self.scale, self.rotate = shift, scale, rotate
-        self.mode = "bilinear" if scale or rotate else "nearest"
+        self.shift, self.scale, self.mode, self.rotate = shift, scale, mode, rotate
 
     def forward(self, x: Tensor) -> Tensor:
         def uniform(half_width: float) -> Tensor:

@@ -16,6 +16,7 @@ from isoconv._checks import did_you_mean
 from isoconv._extras import require
 from isoconv._version import __version__
 from isoconv.models import model_config
+from isoconv.models.pretrained import pretrained_folder
 from isoconv.runs import OnImages, RunDir, check_state, whole_folder
 from isoconv.runs.network import build, read_weights, sha256
 from isoconv.runs.reading import check_json, read_json
@@ -88,8 +89,9 @@ def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = No
     """The network in a folder that :func:`save_pretrained` wrote, or in such a repository of the Hugging Face Hub.
 
     Args:
-        source: a folder; or, where there is no such folder, ``"owner/name"`` of a repository, which needs the extra
-            ``hub`` and is downloaded once.
+        source: a folder; or, where there is no such folder, the name of a network that comes with isoconv
+            (:func:`isoconv.models.list_pretrained`); or ``"owner/name"`` of a repository, which needs the extra ``hub``
+            and is downloaded once.
         revision: of the repository: branch, tag or commit.
 
     Returns:
@@ -101,6 +103,8 @@ def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = No
         ValueError: the files are cut short, of a newer version, or do not belong together.
     """
     folder = Path(source)
+    if not folder.is_dir() and (shipped := pretrained_folder(str(source))) is not None:
+        return RunDir(shipped).load_model()
     if not folder.is_dir():
         folder = _download(str(source), revision)
     if (folder / "environment.json").is_file():

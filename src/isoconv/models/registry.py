@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from isoconv._checks import check_options, did_you_mean
+from isoconv.models.pretrained import adopt, check_as_trained, pretrained_options, pretrained_state
 from isoconv.symmetry import GridGroup
 
 __all__ = ["ModelInfo", "create_model", "list_models", "model_config", "model_info", "register_model"]
@@ -137,22 +138,40 @@ def model_info(name: str) -> ModelInfo:
     return _MODELS[name]
 
 
-def create_model(name: str, in_channels: int = 3, num_classes: int = 10, **options: Any) -> nn.Module:
-    """Build a registered model with fresh weights.
+def create_model(
+    name: str,
+    in_channels: int | None = None,
+    num_classes: int | None = None,
+    *,
+    pretrained: str | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Build a registered model, with fresh weights or trained ones.
 
     Args:
         name: one of :func:`list_models`.
-        in_channels: channels of the input image.
-        num_classes: number of logits.
+        in_channels: channels of the input image; None stands for 3, or as trained.
+        num_classes: number of logits; None stands for 10, or as trained.
+        pretrained: a data set of :func:`list_pretrained`. The network then has the trained weights, and its options are
+            as trained; for another number of channels or classes see :func:`isoconv.models.pretrained.adopt`. It takes
+            images (x - 0.5) / 0.5, black outside of the inscribed disc.
         options: of the model, as ``model_info(name).options`` has them: ``width`` and ``kernel_sizes`` of every one,
             those of :class:`isoconv.nn.SREConv2d` of the isotropic ones. See :func:`isoconv.models.resnet.sre_resnet`.
 
     Raises:
-        ValueError: for an unknown name, with near matches.
+        ValueError: for an unknown name, with near matches; or no such network was trained, or with other options.
         TypeError: for an option that the model does not have.
     """
     info = model_info(name)
     check_options(f"model {name!r}", options, info.options)
+    if pretrained is not None:
+        trained = pretrained_options(name, pretrained)
+        check_as_trained(options, info.options | trained, f"{name} trained on {pretrained}")
+        counts = {"in_channels": in_channels, "num_classes": num_classes}
+        net = create_model(name, **trained | {key: count for key, count in counts.items() if count is not None})
+        adopt(net, pretrained_state(name, pretrained), f"{name} trained on {pretrained}")
+        return net.eval()
+    in_channels, num_classes = 3 if in_channels is None else in_channels, 10 if num_classes is None else num_classes
     model = info.build(in_channels, num_classes, **options)
     config = {"name": name, "in_channels": in_channels, "num_classes": num_classes, **options}
     # plain numbers, for it may be written as JSON

@@ -108,6 +108,7 @@ class _BandedConv(nn.Module):
             "profile": (plan.profile, "hard"),
             "circular": (plan.circular, True),
             "spacing": (plan.spacing, (1.0,) * plan.dims),
+            "norm": (plan.norm, "none"),
             "orders": (self.orders, 0),
             "reflections": (self.reflections, True),
             "init": (self.init, "default"),
@@ -163,7 +164,10 @@ class _SREConv(_BandedConv):
                 dtype=dtype,
                 max_order=orders,
                 reflections=reflections,
-                **(bands | {"profile": plan.profile}),
+                bands=plan.bands,
+                profile=plan.profile,
+                circular=plan.circular,
+                spacing=plan.spacing,
             )
 
     def kernel(self) -> Tensor:
@@ -259,7 +263,7 @@ provided), approximately to other rotations. Positional arguments, their order a
 ``torch.nn.Conv{n}d``; the state dict holds ``weight`` and ``bias``.
 
 Args:
-    bands, profile, circular, spacing: the kernel's bands, see :func:`isoconv.bands.band_plan`.
+    bands, profile, circular, spacing, norm: the kernel's bands, see :func:`isoconv.bands.band_plan`.
     orders: above 0, half of the output's channels are isotropic and the others, evenly, magnitudes of the image's
         fields of these orders (:class:`isoconv.nn.SteerableConv2d`), which see directions and are as invariant;
         in 2D and 3D, of one group. ``profile="gaussian"`` suits them: hard rings alias.

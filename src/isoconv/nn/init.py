@@ -38,7 +38,8 @@ def init_bands_(weight: Tensor, bias: Tensor | None, plan: BandPlan, init: str) 
     - ``"default"``: uniform, the bound of each band such that all bands contribute the same to the output's second
       moment and together as much as a plain convolution initialised by PyTorch, for an input whose neighbouring pixels
       correlate (:func:`ring_energy`).
-    - ``"official"``: uniform within ``1 / sqrt(fan_in of the dense kernel)`` for every band, as SRE-Conv does.
+    - ``"official"``: uniform within ``1 / sqrt(fan_in of the dense kernel)`` for every band, as SRE-Conv does, whatever
+      the norm of the rows.
 
     The bias is uniform within ``1 / sqrt(fan_in of the dense kernel)`` in both, as in ``torch.nn.ConvNd``.
     """
@@ -47,10 +48,10 @@ def init_bands_(weight: Tensor, bias: Tensor | None, plan: BandPlan, init: str) 
         return
     dense_bound = 1 / math.sqrt(channels * math.prod(plan.kernel_size))
     if init == "official":
-        weight.uniform_(-dense_bound, dense_bound)
+        bounds = [dense_bound * scale for scale in plan.scales]
     else:
         bounds = [1 / math.sqrt(channels * plan.bands * energy) for energy in ring_energy(plan)]
-        weight.uniform_(-1, 1).mul_(torch.tensor(bounds, dtype=weight.dtype, device=weight.device))
+    weight.uniform_(-1, 1).mul_(torch.tensor(bounds, dtype=weight.dtype, device=weight.device))
     if bias is not None:
         bias.uniform_(-dense_bound, dense_bound)
 

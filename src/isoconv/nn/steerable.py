@@ -41,7 +41,7 @@ class _SteerableConv(WithConstants):
     _inputs: Tensor
     _outputs: Tensor
 
-    @spells_out(band_plan)
+    @spells_out(band_plan, without=["norm"])
     def __init__(
         self,
         in_fields: Fields | str | int,
@@ -71,7 +71,7 @@ class _SteerableConv(WithConstants):
             if any(count % groups for count in fields.counts.values()):
                 raise ValueError(f"{name} must have a multiple of groups={groups} of every order, got {fields}")
         size = ntuple(kernel_size, self.dims, "kernel_size")
-        plan = band_plan(size, profile=profile, **bands)
+        plan = band_plan(size, profile=profile, norm="unit", **bands)
         self.spec = conv_spec(
             plan, stride=stride, padding=padding, dilation=dilation, groups=groups, padding_mode=padding_mode
         )
@@ -226,9 +226,8 @@ def _by_group(fields: Fields, groups: int) -> Tensor:
 _DOC = """Steerable convolution of the :class:`isoconv.nn.Fields` of an image: what comes out turns with what goes in.
 
 Exactly equivariant to flips and 90-degree rotations (stride 1 and symmetric padding provided), approximately to other
-rotations. From scalars to scalars it is :class:`isoconv.nn.SREConv{n}d`, its weights in units in which the rows of the
-basis have norm 1. Positional arguments, their order and their meaning are those of ``torch.nn.Conv{n}d``, with fields
-in place of channels.
+rotations. From scalars to scalars it is :class:`isoconv.nn.SREConv{n}d` of ``norm="unit"``. Positional arguments,
+their order and their meaning are those of ``torch.nn.Conv{n}d``, with fields in place of channels.
 
 Args:
     in_fields, out_fields: :class:`Fields`, their text, or a number of scalars.

@@ -22,6 +22,7 @@ NETWORK_OPTIONS = (
     "profile",
     "circular",
     "spacing",
+    "norm",
     "init",
     "downsample",
     "orders",
@@ -75,6 +76,9 @@ class NetworkOptions:
 
     model: str = field(kw_only=False)
     """Network; `isoconv models` names them."""
+    pretrained: str | None = None
+    """Trained network to start from, whose options are taken over: the name of one that comes with isoconv, such as pbc
+    (`isoconv models` names them), or a run directory; None stands for new weights."""
     width: int | None = None
     """Channels of the first stage, narrower networks train faster; None stands for 64, in segmentation 32."""
     kernel_sizes: tuple[int, ...] | None = None
@@ -92,6 +96,9 @@ class NetworkOptions:
     """Whether the corners of a kernel are zero; None stands for True, as in the paper's code."""
     spacing: tuple[float, ...] | None = None
     """Size of a voxel along each axis, such as 2.5 1 1, so that kernels are round in space; None stands for cubes."""
+    norm: str | None = None
+    """Scale of the rows of isotropic kernels' bases: none (a weight is the value of its taps, the paper) or unit (each
+    row of norm 1); None stands for unit in recipe modern, else none."""
     init: str | None = None
     """Initial weights of the isotropic layers: default, or official (as the paper's code); None stands for default."""
     downsample: str | None = None
@@ -195,7 +202,7 @@ class TrainConfig(MachineOptions, TrainingOptions, NetworkOptions, DataOptions):
         """Inverse of :meth:`to_json`. Fields that came later may be missing, and stand for what was done before.
 
         ``isoconv.runs.schema.CONFIG`` checks the types of what a file holds."""
-        return cls(**{"balance": "none", **values})
+        return cls(**{"balance": "none", "norm": "none", **values})
 
 
 def _whole(name: str, value: Any, least: int, most: int) -> int:

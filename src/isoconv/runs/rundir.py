@@ -26,8 +26,9 @@ import numpy as np
 from safetensors import torch as safetensors
 from torch import nn
 
-from isoconv._checks import count_of
+from isoconv._checks import count_of, did_you_mean
 from isoconv.data.augment import input_size
+from isoconv.models.pretrained import list_pretrained, pretrained_folder
 from isoconv.runs import schema
 from isoconv.runs.arrays import read_arrays
 from isoconv.runs.config import TrainConfig
@@ -49,7 +50,8 @@ _PLACE = ("out", "data_root", "device", "threads")
 
 
 class RunDir:
-    """An existing run directory.
+    """An existing run directory, or by its name a network that comes with isoconv
+    (:func:`isoconv.models.list_pretrained`).
 
     Raises:
         FileNotFoundError: there is no run at ``path``.
@@ -58,8 +60,11 @@ class RunDir:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         if not (self.path / "config.json").is_file():
+            self.path = pretrained_folder(str(path)) or self.path
+        if not (self.path / "config.json").is_file():
             raise FileNotFoundError(
-                f"no run at {self.path} (it has no config.json); train one with: isoconv train --out {self.path}"
+                f"no run at {self.path} (it has no config.json), nor does a trained network of that name come with "
+                f"isoconv{did_you_mean(path, list_pretrained())}; train one with: isoconv train --out {self.path}"
             )
         with suppress(OSError):  # a run that is only read may be read-only
             settle(self.path / PREDICTIONS)

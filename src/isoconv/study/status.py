@@ -26,7 +26,7 @@ __all__ = ["STATES", "beside", "is_evaluated", "row", "state", "study_status"]
 
 STATES = ("done", "running", "stopped", "failed", "missing")
 """What a cell of a study can be."""
-_RESOLVED = ("task", "width", "size", "loss", "lr", "batch_size", "precondition", "balance")
+_RESOLVED = ("task", "width", "size", "loss", "lr", "batch_size", "precondition", "balance", "norm")
 """What the training decides where a study leaves it open."""
 
 

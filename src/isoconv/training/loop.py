@@ -26,9 +26,11 @@ from torch import nn
 
 from isoconv._checks import check_memory, count_of
 from isoconv._extras import require
+from isoconv.bands import NORMS
 from isoconv.data import DeviceBatches, find, own_path
 from isoconv.data.augment import augmentation, input_size
 from isoconv.models import create_model, list_models, model_info
+from isoconv.models.pretrained import adopt, check_as_trained
 from isoconv.runs import OnImages, RunDir, resolve_device, use_threads
 from isoconv.runs.config import NETWORK_OPTIONS, Balance, TrainConfig
 from isoconv.runs.lock import lock
@@ -92,6 +94,10 @@ def _train(config: TrainConfig, resume: bool) -> RunDir:
     if device.type == "cpu":
         _check_memory(config, task, seen)
     net = build(config, task)
+    if config.pretrained is not None:
+        trained: Any = RunDir(config.pretrained).load_model()
+        fresh = adopt(net, trained.net.state_dict(), config.pretrained)
+        log.info("starting from %s%s", config.pretrained, f", {', '.join(fresh)} anew" if fresh else "")
     data = load(size)
     weights = task.class_weights(data.train.labels)
     config = replace(config, balance=_balance(config, task, weights))
@@ -172,7 +178,12 @@ def resolved(config: TrainConfig, task: Task) -> TrainConfig:
         "batch_size": defaults.batch_size[dims],
         "lr": model_info(config.model).lr if config.recipe == "modern" else defaults.lr[dims],
         "precondition": config.recipe == "standard",
+        "norm": "unit" if config.recipe == "modern" and "norm" in model_info(config.model).options else NORMS[0],
     }
+    if config.pretrained is not None:
+        source = RunDir(config.pretrained).model_info["model"]
+        usual["norm"] = NORMS[0]
+        usual |= {name: source[name] for name in ("width", *NETWORK_OPTIONS) if name in source}
     left = {name: value for name, value in usual.items() if getattr(config, name) is None}
     data = str(own_path(config.data) or config.data)
     return replace(config, data=data, task=task.name, loss=task.loss_name(config.loss), **left)
@@ -270,5 +281,15 @@ def build(config: TrainConfig, task: Task) -> nn.Module:
             f"{info.name} has {info.dims}D images, network {config.model!r} does not; use --model {fitting}"
         )
     options = {name: value for name in NETWORK_OPTIONS if (value := getattr(config, name)) is not None}
+    if config.norm == NORMS[0]:  # also of networks without bands
+        del options["norm"]
     width = task.defaults.width if config.width is None else config.width
-    return create_model(config.model, info.channels, info.num_outputs, width=width, **options)
+    if config.pretrained is None:
+        return create_model(config.model, info.channels, info.num_outputs, width=width, **options)
+    source = RunDir(config.pretrained).model_info["model"]
+    if source["name"] != config.model:
+        raise ValueError(
+            f"{config.pretrained} is a {source['name']}, not a {config.model}; use --model {source['name']}"
+        )
+    check_as_trained({"width": width} | options, model.options | source, config.pretrained)
+    return create_model(**source | {"in_channels": info.channels, "num_classes": info.num_outputs})
