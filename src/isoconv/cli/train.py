@@ -7,7 +7,7 @@ from pathlib import Path
 
 from isoconv.cli.display import show_best_epoch, show_next
 from isoconv.cli.options import Json, ReadsImages, Wait
-from isoconv.runs.config import DataOptions, MachineOptions, NetworkOptions, TrainConfig, TrainingOptions
+from isoconv.runs.config import DataOptions, Logger, MachineOptions, NetworkOptions, TrainConfig, TrainingOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,8 @@ class Train(ReadsImages):
     resume: bool = False
     """Continue the stopped run in --out; repeat the options that it was started with."""
     wait: Wait = False
+    logger: Logger | None = None
+    """Program that shows trainings side by side, told what metrics.jsonl is told; None stands for none."""
     as_json: Json = False
     data: DataOptions
     network: NetworkOptions
@@ -41,7 +43,7 @@ class Train(ReadsImages):
     def work(self) -> None:
         from isoconv.training.loop import is_first_process, train
 
-        run = train(self.config, self.resume, self.wait)
+        run = train(self.config, self.resume, self.wait, self.logger)
         if is_first_process():
             show_best_epoch(run, self.as_json)
             show_next("evaluate", run.path)

@@ -13,6 +13,7 @@ Protocol = Literal["standard", "official", "disturbed"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 Device = Literal["auto", "cpu", "cuda"]
 Balance = Literal["none", "weights", "sampling"]
+Logger = Literal["tensorboard", "mlflow", "wandb"]
 MIN_LR = 1e-6  # where the learning rate ends
 NETWORK_OPTIONS = (
     "kernel_sizes",

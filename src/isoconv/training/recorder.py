@@ -39,8 +39,10 @@ class Recorder(pl.Callback):
         self.config, self.batches, self.input_size = config, batches, input_size
         self.history: list[dict[str, Any]] = []
 
-    def on_train_start(self, *_: Any) -> None:
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self.began, self.done_before = time.perf_counter(), len(self.history)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(self.config.to_json())
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history}
@@ -97,6 +99,8 @@ class Recorder(pl.Callback):
         trainer.save_checkpoint(run.last_checkpoint)
         if trainer.is_global_zero:
             run.write_metrics(self.history)
+            for logger in trainer.loggers:
+                logger.log_metrics({name: value for name, value in line.items() if name != "epoch"}, line["epoch"])
 
     def _info(self, learner: Any) -> dict[str, Any]:
         model = learner.model
