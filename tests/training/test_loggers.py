@@ -83,7 +83,9 @@ def test_mlflow(few_cells: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_wandb(tmp_path: Path) -> None:
     """In a process of its own: its file is whole when the process ends."""
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
-    command = "-m isoconv train --data cells --model resnet18 --width 2 --size 8 --epochs 1 --device cpu --logger wandb"
+    command = (
+        "-m isoconv train --data cells --model resnet18 --width 2 --size 16 --epochs 1 --device cpu --logger wandb"
+    )
     command = [sys.executable, *command.split(), "--out", str(tmp_path / "run")]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "WANDB_MODE": "offline"})
     (kept,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")

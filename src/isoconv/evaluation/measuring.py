@@ -79,7 +79,9 @@ def _evaluate(run: RunDir, protocol: str, batch_size: int | None, device: str, l
     predictions: dict[str, Any] = load_predictions(run)
     target = resolve_device(device)
     model = run.load_model().to(target)
-    dataset = load(config.data, size=config.size or task.defaults.size, root=config.data_root, task=config.task)
+    dataset = load(
+        config.data, size=config.size or task.defaults.size, root=config.data_root, task=config.task, part=config.part
+    )
     facts = ("dims", "labels")
     if any(getattr(dataset.task, name) != getattr(task.info, name) for name in facts):
         trained = ", ".join(task.info.labels)
@@ -282,7 +284,9 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 def first_test_image(run: RunDir) -> Tensor:
     """The first test image of a run, as its network sees it: (1, C, *spatial) in [0, 1]."""
     config, task = run.config, run.task
-    dataset = load(config.data, size=config.size or task.defaults.size, root=config.data_root, task=config.task)
+    dataset = load(
+        config.data, size=config.size or task.defaults.size, root=config.data_root, task=config.task, part=config.part
+    )
     return resize(dataset.test.images[:1].float().div(255), run.model_info["input_size"])
 
 

@@ -47,6 +47,8 @@ RANGES = {
     "size": (1, 2**12),
     "threads": (1, 2**12),
     "seed": (0, 2**32 - 1),
+    "folds": (2, 1000),
+    "fold": (1, 1000),
 }
 """Least and largest value of whole numbers. They are far from what anyone trains: files are read back, and a damaged
 one must not ask for more memory than there is."""
@@ -67,6 +69,12 @@ class DataOptions:
     size: int | None = None
     """Image size of the MedMNIST file: 28, 64, 128 or 224 (3D: 28 or 64); your own images are resized to any. None
     stands for 28, in segmentation 64."""
+    folds: int | None = None
+    """Cross-validation of your own images: parts into which they are cut, stratified by class, no patient in two of
+    them; needs --fold. None stands for the splits of the data."""
+    fold: int | None = None
+    """The part, 1 to --folds, that is the test split; of the others a tenth is for validation. None stands for no
+    cross-validation."""
     data_root: Path | None = None
     """Folder of the MedMNIST files; None stands for $ISOCONV_DATA, else ~/.medmnist."""
 
@@ -190,6 +198,16 @@ class TrainConfig(MachineOptions, TrainingOptions, NetworkOptions, DataOptions):
         for name, choice in choices.items():
             if getattr(self, name) not in (known := get_args(choice)):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+        if (self.folds is None) != (self.fold is None) or (self.fold or 0) > (self.folds or 0):
+            raise ValueError(
+                f"a fold is 1 to the number of folds, such as --folds 5 --fold 2, got {self.fold} of {self.folds}"
+            )
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """Fold and number of folds, None without cross-validation."""
+        return None if self.fold is None or self.folds is None else (self.fold, self.folds)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

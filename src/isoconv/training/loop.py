@@ -82,7 +82,7 @@ def train(config: TrainConfig, resume: bool = False, wait: bool = False, logger:
 
 
 def _train(config: TrainConfig, resume: bool, logger: Logger | None) -> RunDir:
-    info, load = find(config.data, config.data_root, config.task)
+    info, load = find(config.data, config.data_root, config.task, config.part)
     task = task_of(info)
     if config.task is None and own_path(config.data):
         log.info("%s looks like %s; --task overrides it", config.data, _described(task))
