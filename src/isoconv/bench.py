@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 import isoconv
 from isoconv._checks import count_of
+from isoconv._progress import track
 from isoconv.bands import BandPlan, band_plan
 from isoconv.models import create_model
 from isoconv.ops import ENGINES, ConvSpec, conv_spec, sre_conv
@@ -105,7 +106,7 @@ def bench_ops(
         RuntimeError: if an engine's output or gradient is not that of the reference.
     """
     rows: list[dict[str, Any]] = []
-    for layer in layers:
+    for layer in track(layers, "layers", len(layers)):
         contestants = _layer_contestants(layer, torch.device(device), dtype)
         steps = {name: steps for name, (steps, _) in contestants.items()}
         timings = {
@@ -135,7 +136,7 @@ def bench_models(networks: Sequence[Network] = NETWORKS, *, rounds: int = 5, dev
     Returns, raises: as :func:`bench_ops`, with ``step`` in place of its two parts.
     """
     rows = []
-    for network in networks:
+    for network in track(networks, "networks", len(networks)):
         steps = _network_contestants(network, torch.device(device))
         timings = _take_turns(steps, rounds, device)
         rows.append(

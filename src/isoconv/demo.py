@@ -31,7 +31,7 @@ def demo(
         out: folder that gets a run directory per network and the common ``figures``. What an earlier call finished
             there is not trained again.
         epochs, width: of both networks; the defaults take a few minutes on two cores.
-        threads: CPU threads; None leaves it to torch.
+        threads: CPU threads; None stands for torch's choice.
 
     Returns:
         What :func:`isoconv.evaluation.compare` says of the two runs, and the paths of the figures.

@@ -93,7 +93,7 @@ def test_train_evaluate_and_compare(
         assert f"figures are in {tmp_path / model / 'figures'}" in result.err
         assert f"next: isoconv predict {tmp_path / model} IMAGE, or: isoconv serve {tmp_path / model}" in result.err
     result = call("compare", *(tmp_path / model for model in models), "--json")
-    assert (result.code, result.err) == (0, "")
+    assert (result.code, result.err) == (0, "next: isoconv export RUN, or: isoconv serve RUN --plain RUN\n")
     assert [row["network"] for row in json.loads(result.out)["groups"]] == list(models)
 
 
@@ -148,8 +148,9 @@ def test_note_on_a_network_that_decides_all_alike(call: Call, evaluated: Evaluat
 
 
 def test_predict_table(call: Call, evaluated: Evaluated, picture: Path) -> None:
-    result = call("predict", evaluated("plain").path, picture)
-    assert (result.code, result.err) == (0, "")
+    plain = evaluated("plain").path
+    result = call("predict", plain, picture)
+    assert (result.code, result.err) == (0, f"next: isoconv serve {plain}\n")
     assert result.out.count("two.npy[") == 2
     assert "same answer as upright" in result.out
     result = call("predict", evaluated("sre").path, picture, "--upright-only", "--device", "cpu", "--batch-size", 1)
@@ -162,7 +163,7 @@ def test_predict_masks(call: Call, evaluated: Evaluated, tmp_path: Path) -> None
     np.save(tmp_path / "two.npy", np.random.default_rng(0).random((2, 16, 16)))
     command = ["predict", run, tmp_path / "two.npy", "--upright-only"]
     table = call(*command)
-    assert table.err == "give --out FOLDER to keep the masks\n"
+    assert table.err.startswith("give --out FOLDER to keep the masks\nnext: isoconv serve ")
     assert all(text in table.out for text in ("two.npy[1]", "vessel", "cell", " % "))
     rows = json.loads(call(*command, "--json").out)
     assert [list(row) for row in rows] == [["source", "index", "shares"]] * 2
@@ -179,7 +180,7 @@ def test_predict_json_and_files(call: Call, evaluated: Evaluated, picture: Path,
     assert [row["index"] for row in rows] == [0, 1]
     result = call("predict", run, picture, "--out", tmp_path / "rows.json")
     assert (result.code, result.out) == (0, "")
-    assert result.err == f"answers on 2 images written to {tmp_path / 'rows.json'}\n"
+    assert result.err == (f"answers on 2 images written to {tmp_path / 'rows.json'}\nnext: isoconv serve {run}\n")
     assert json.loads((tmp_path / "rows.json").read_text()) == rows
     call("predict", run, picture, "--out", tmp_path / "rows.csv")
     assert (tmp_path / "rows.csv").read_text().count("\n") == 3
@@ -191,7 +192,7 @@ def test_predict_names_what_it_leaves_out_of_a_folder(call: Call, evaluated: Eva
     picture.rename(folder / "two.npy")
     (folder / "notes.txt").touch()
     result = call("predict", evaluated("plain").path, folder, "--json")
-    assert result.err == f"warning: left out of {folder}, not images: notes.txt\n"
+    assert result.err.startswith(f"warning: left out of {folder}, not images: notes.txt\n")
     assert len(json.loads(result.out)) == 2
 
 
@@ -199,7 +200,7 @@ def test_data_list(call: Call) -> None:
     tasks = json.loads(call("data", "list", "--json").out)
     assert [task["name"] for task in tasks] == list(TASKS)
     table = call("data", "list")
-    assert (table.code, table.err) == (0, "")
+    assert (table.code, table.err) == (0, "next: isoconv train --data DATA --model MODEL --out RUN\n")
     assert all(name in table.out for name in TASKS)
 
 
@@ -247,7 +248,9 @@ def test_json_is_all_there_is_on_stdout_of_a_process(evaluated: Evaluated, pictu
     command = [sys.executable, "-m", "isoconv", "predict", evaluated("plain").path, picture, "--upright-only", "--json"]
     env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     result = subprocess.run(command, capture_output=True, text=True, env=env)
-    assert (result.returncode, result.stderr) == (0, "")
+    assert result.returncode == 0
+    assert result.stderr.startswith("next: isoconv serve ")
+    assert result.stderr.count("\n") == 1
     assert len(json.loads(result.stdout)) == 2
 
 

@@ -71,7 +71,9 @@ def test_a_row_per_run_with_its_scores_and_costs(three: list[RunDir]) -> None:
         known = {**entry["summary"], **entry["cost"]}
         assert row["run"] == str(run.path)
         assert row["seed"] == run.config.seed
-        assert {name: known[name] for name in row if name not in ("run", "network", "seed")}.items() <= row.items()
+        assert {
+            name: known[name] for name in row if name not in ("run", "network", "seed", "fold")
+        }.items() <= row.items()
     assert len({tuple(row) for row in result["runs"]}) == 1
 
 

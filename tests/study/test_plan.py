@@ -259,7 +259,7 @@ def test_command_trains_the_same(write: Write, tiny: str) -> None:
     study = load_study(write(tiny))
     line = command(study.config(study.cells[0], Path("runs")))
     assert line == (
-        "isoconv train --data cells --model sre_resnet18 --out runs/cells-sre-s0 --width 2 --kernel-sizes 3 3 3 3 "
-        "--epochs 1 --batch-size 8 --size 16"
+        "isoconv train --data cells --size 16 --model sre_resnet18 --width 2 --kernel-sizes 3 3 3 3 --epochs 1 "
+        "--batch-size 8 --out runs/cells-sre-s0"
     )
-    assert "--rotate --size 16 --seed 1" in command(study.config(Cell("cells", "plain", 1), Path(), rotate=True))
+    assert "--rotate --seed 1" in command(study.config(Cell("cells", "plain", 1), Path(), rotate=True))

@@ -46,6 +46,7 @@ class DataList:
                 }
                 for task in TASKS.values()
             )
+            show_next("train --data DATA --model MODEL --out RUN")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,7 @@ class DataFetch:
         if sources:
             show(sources, self.as_json, title="file")
         check_all_done(failed, len(sources), "data set", "fetched")
+        show_next("train --data", tasks[0].name, "--model MODEL --out RUN")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ class DataCheck(ReadsImages):
     and masks/, a .csv manifest (columns path,label or path,mask and optionally split,patient) or an .npz of MedMNIST's
     layout."""
     task: str | None = None
-    """Kind of work, such as classification or segmentation; None lets the data decide."""
+    """Kind of work, such as classification or segmentation; None stands for what the data decide."""
     size: int = 28
     """Side in pixels that images are resized to."""
     data_root: DataRoot = None
@@ -151,6 +153,7 @@ class DataManifest(ReadsImages):
             **{split: sizes[split] for split in listing.SPLITS},
         }
         show(written, self.as_json, title=str(self.out))
+        show_next("data check", self.out)
 
     def _patient(self, item: listing.Item) -> str:
         if self.patient is None:

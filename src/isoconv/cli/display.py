@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv._text import printable
-from isoconv.evaluation.protocols import DISTURBANCES
 
 if TYPE_CHECKING:
     from isoconv.runs import RunDir
@@ -37,6 +37,7 @@ _COSTS = {
     "multiply-adds, one per band": "multiply_adds_banded",
     "training, s": "training_seconds",
 }
+_POSITIONS = {"upright": "upright", "rotated": "rotated_mean"}
 
 
 def write_json(value: Any) -> None:
@@ -84,6 +85,8 @@ def show_table(rows: Iterable[Mapping[str, Any]]) -> None:
 def show_scores(task: Task, result: Mapping[str, Any], title: str) -> None:
     """Print the summary of what :func:`isoconv.evaluation.evaluate` found: the scores of the task, with 95 %
     intervals, those of each class, costs, and what is undefined or worthless."""
+    from isoconv.evaluation.protocols import DISTURBANCES
+
     summary, main = result["summary"], task.main
     rows: dict[str, Any] = {
         score.title: score.text(summary[score.key], summary.get(f"{score.key}_ci")) for score in task.scores
@@ -122,6 +125,16 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
     show_table(
         {**{name: names[pair[name]] for name in "ab"}, **_tests(task.main, pair)} for pair in comparison["pairs"]
     )
+    show_table(
+        {"a": line["a"], "b": line["b"], "folds": len(line["folds"])}
+        | {
+            f"{name}, a - b, mean over folds": task.main.difference(
+                line[f"{key}_difference"], line[f"{key}_difference_ci"]
+            )
+            for name, key in _POSITIONS.items()
+        }
+        for line in comparison["folds"]
+    )
     for path, notes in comparison["notes"].items():
         for note in notes:
             log.warning("note: %s: %s", names[path], note)
@@ -129,13 +142,15 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
 
 def _tests(main: Score, pair: Mapping[str, Any]) -> dict[str, str]:
     cells: dict[str, str] = {}
-    for name, key in {"upright": "upright", "rotated": "rotated_mean"}.items():
+    for name, key in _POSITIONS.items():
         cells[f"{name}, a - b"] = main.difference(pair[f"{key}_difference"], pair.get(f"{key}_difference_ci"))
         cells[f"p {name} (Holm)"] = f"{pair[f'{key}_p_holm']:.2g}"
     return cells
 
 
 def _label(group: Mapping[str, Any]) -> str:
+    if group["folds"]:
+        return f"{group['network']}, {count_of(len(group['folds']), 'fold')}"
     seeds: Sequence[int] = group["seeds"]
     return group["network"] if len(seeds) == 1 else f"{group['network']}, {len(seeds)} seeds"
 

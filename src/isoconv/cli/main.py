@@ -13,17 +13,16 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from isoconv._checks import check_threads, count_of
+from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv._text import one_line, printable
 from isoconv.cli.data import Data
 from isoconv.cli.display import (
     show,
-    show_best_epoch,
     show_comparison,
     show_lines,
     show_next,
@@ -31,11 +30,13 @@ from isoconv.cli.display import (
     show_table,
     write_json,
 )
-from isoconv.cli.options import Json, ReadsImages, RunPath, Wait, check_all_done, check_plot
+from isoconv.cli.options import Computes, Json, ReadsImages, RunPath, Threads, Wait, check_all_done, check_plot
+from isoconv.cli.parsing import parse
 from isoconv.cli.serve import Serve
 from isoconv.cli.study import Study
 from isoconv.cli.tools import Doctor, Export
-from isoconv.runs.config import Device, Protocol, TrainConfig
+from isoconv.cli.train import Train
+from isoconv.runs.config import Device, Protocol
 
 if TYPE_CHECKING:
     import tyro
@@ -48,31 +49,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(ReadsImages, TrainConfig):
-    """Train a network to classify, or to segment; the best epoch is chosen on the validation images.
-
-    The shape of the data decides what it learns. It writes a run directory, for `isoconv evaluate`, `predict` and
-    `compare`. Several processes share the work with
-    torchrun --nproc-per-node 2 -m isoconv train ...
-    """
-
-    resume: bool = False
-    """Continue the stopped run in --out; repeat the options that it was started with."""
-    wait: Wait = False
-    as_json: Json = False
-
-    def work(self) -> None:
-        from isoconv.training.loop import is_first_process, train
-
-        config = TrainConfig(**{f.name: getattr(self, f.name) for f in fields(TrainConfig)})
-        run = train(config, self.resume, self.wait)
-        if is_first_process():
-            show_best_epoch(run, self.as_json)
-            show_next("evaluate", run.path)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluate(ReadsImages):
+class Evaluate(ReadsImages, Computes):
     """Measure a trained network on the test images: upright, rotated and flipped."""
 
     path: RunPath
@@ -103,7 +80,7 @@ class Evaluate(ReadsImages):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(ReadsImages):
+class Predict(ReadsImages, Computes):
     """Answer on your own images with a trained network, and see whether rotation changes its answer.
 
     Images are PNG, JPEG, TIFF, npy or npz files, or folders of them; they are resized to the size of the training.
@@ -143,6 +120,7 @@ class Predict(ReadsImages):
         if rows:
             self._show(task, rows)
         check_all_done(unread, len(rows), "file", "read")
+        show_next("serve", self.path)
 
     def _show(self, task: Task, rows: list[dict[str, Any]]) -> None:
         from isoconv.evaluation.prediction import write_predictions
@@ -195,6 +173,7 @@ class Compare:
             from isoconv.figures import rotation_curve, save
 
             save(rotation_curve(runs, comparison["protocol"]), self.plot)
+        show_next("export RUN, or: isoconv serve RUN --plain RUN")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +185,7 @@ class Demo:
 
     out: Path = Path("runs/demo")
     """Folder for the two run directories and the figures."""
-    threads: int | None = None
-    """CPU threads; None leaves it to torch."""
+    threads: Threads = None
     as_json: Json = False
 
     def run(self) -> None:
@@ -219,6 +197,7 @@ class Demo:
         else:
             show_comparison(comparison)
             show_lines(f"figure: {path}" for path in figures)
+        show_next("serve", self.out / "sre_resnet18", "--plain", self.out / "resnet18")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +227,8 @@ class Models:
             self.as_json,
             title="parameters",
         )
+        if not self.as_json:
+            show_next("train --data DATA --model MODEL --out RUN")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,8 +237,7 @@ class BenchOptions:
 
     rounds: int = 7
     """How often each contestant is timed."""
-    threads: int | None = None
-    """CPU threads; None leaves it to torch."""
+    threads: Threads = None
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to compute."""
     plot: Path | None = None
@@ -265,16 +245,12 @@ class BenchOptions:
     as_json: Json = False
 
     def measure(self, bench: Callable[..., dict[str, Any]]) -> None:
-        import torch
-
         from isoconv.bench import markdown
-        from isoconv.runs import resolve_device
+        from isoconv.runs import resolve_device, use_threads
 
         check_plot(self.plot)
         resolve_device(self.device)  # refuses a GPU that is not there
-        if self.threads is not None:
-            check_threads(self.threads)
-            torch.set_num_threads(self.threads)
+        use_threads(self.threads)
         result = bench(rounds=self.rounds, device=self.device)
         if self.as_json:
             write_json(result)
@@ -352,14 +328,13 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: isoconv {command} works for every task now; use it without `segment`\n")
         return 2
     debug = "--debug" in argv
-    config = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
     logging.getLogger("isoconv").setLevel(logging.INFO)
     logging.getLogger("isoconv").handlers = [_Stderr()]
     arguments = [a for a in argv if a != "--debug"]
     try:
         with nullcontext() if debug else _plain_warnings():
             # constructing a command checks its values, so it may fail like running it
-            tyro.cli(Command, prog="isoconv", description=DESCRIPTION, args=arguments, config=config).run()
+            parse(Command, DESCRIPTION, arguments).run()
         _flush_output()
     except BrokenPipeError:  # who reads, such as `head`, has enough
         return 128 + signal.SIGPIPE

@@ -23,40 +23,65 @@ log = logging.getLogger(__name__)
 Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as JSON.")]
 Wait = Annotated[bool, tyro.conf.arg(help="Wait while another process works in the run directory.")]
 DataRoot = Annotated[
-    Path | None, tyro.conf.arg(help="Folder of the MedMNIST files; None stands for $ISOCONV_DATA, else ~/.medmnist.")
+    Path | None,
+    tyro.conf.arg(
+        help="Folder of the MedMNIST files.", help_behavior_hint="(default: $ISOCONV_DATA, else ~/.medmnist)"
+    ),
 ]
+Threads = Annotated[int | None, tyro.conf.arg(help="CPU threads.", help_behavior_hint="(default: torch's choice)")]
 RunPath = tyro.conf.Positional[
     Annotated[Path, tyro.conf.arg(metavar="RUN", help="Run directory that `isoconv train` wrote.")]
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadsImages(ABC):
+class Working(ABC):
+    """A command whose work is prepared by what it inherits from."""
+
+    def run(self) -> None:
+        self.work()
+
+    @abstractmethod
+    def work(self) -> None:
+        """Do what the command is for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computes(Working):
+    """A command that computes with a network."""
+
+    threads: Threads = None
+
+    def run(self) -> None:
+        from isoconv.runs import use_threads
+
+        use_threads(self.threads)
+        super().run()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadsImages(Working):
     """A command that reads image files of users."""
 
     max_pixels: int | None = None
-    """Most pixels (voxels) in an image file of yours; None stands for as many as 256 MiB hold, or 16 times its size."""
+    """Most pixels (voxels) in an image file of yours; None stands for as many as 256 MiB or 16 times its size hold."""
 
     def run(self) -> None:
         from isoconv.data.decoded import MAX_PIXELS, Limits
 
         if self.max_pixels is None:
-            self.work()
+            super().run()
             return
         Limits(self.max_pixels)  # refuses less than 1
         before = os.environ.get(MAX_PIXELS)
         os.environ[MAX_PIXELS] = str(self.max_pixels)
         try:
-            self.work()
+            super().run()
         finally:
             if before is None:
                 del os.environ[MAX_PIXELS]
             else:
                 os.environ[MAX_PIXELS] = before
-
-    @abstractmethod
-    def work(self) -> None:
-        """Do what the command is for."""
 
 
 def check_plot(path: Path | None) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from isoconv.cli.options import ReadsImages, RunPath
+from isoconv.cli.options import Computes, ReadsImages, RunPath
 from isoconv.runs.config import Device
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serve(ReadsImages):
+class Serve(ReadsImages, Computes):
     """Show a trained network on a local web page, and answer programs at /predict.
 
     The page turns an image, and shows whether the answer changes.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from isoconv._checks import count_of
 from isoconv._extras import require
 from isoconv.cli.display import show, show_lines, show_next, show_table, write_json
-from isoconv.cli.options import DataRoot, Json, ReadsImages
+from isoconv.cli.options import Computes, DataRoot, Json, ReadsImages
 from isoconv.runs.config import Device, Protocol
 
 if TYPE_CHECKING:
@@ -28,7 +28,10 @@ log = logging.getLogger(__name__)
 
 _File = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="STUDY.toml", help="What to train and test.")]]
 _Runs = Annotated[
-    Path | None, tyro.conf.arg(help="Folder of the run directories; None stands for runs/ and the name of the study.")
+    Path | None,
+    tyro.conf.arg(
+        help="Folder of the run directories.", help_behavior_hint="(default: runs/ and the name of the study)"
+    ),
 ]
 
 
@@ -45,7 +48,7 @@ class StudyRun(ReadsImages):
     jobs: int = 1
     """Processes at once."""
     threads: int | None = None
-    """CPU threads of each; None shares the cores among the jobs."""
+    """CPU threads of each job; None stands for an equal share of the cores."""
     shard: str = "1/1"
     """3/8: only every eighth cell from the third on, for one of eight machines."""
     only: tuple[str, ...] = ()
@@ -99,11 +102,13 @@ class StudyStatus:
         from isoconv.study.status import study_status
 
         study = load_study(self.study)
-        _show(study, study_status(study, _folder(study, self.runs)), self.as_json)
+        rows = study_status(study, _folder(study, self.runs))
+        _show(study, rows, self.as_json)
+        show_next("study report" if all(row["state"] == "done" for row in rows) else "study run", self.study)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyReport(ReadsImages):
+class StudyReport(ReadsImages, Computes):
     """Write a report on the finished runs of a study: one HTML page, with CSV and Markdown tables beside it."""
 
     study: _File
@@ -111,7 +116,7 @@ class StudyReport(ReadsImages):
     out: Path = Path("report.html")
     """HTML file to write; an existing file is replaced."""
     protocol: Protocol | None = None
-    """Protocol of the results; None takes the study's first."""
+    """Protocol of the results; None stands for the study's first."""
     data_root: DataRoot = None
     as_json: Json = False
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from isoconv._checks import check_memory, did_you_mean
 from isoconv._extras import require
 from isoconv.cli.display import show, show_lines
-from isoconv.cli.options import Json, RunPath
+from isoconv.cli.options import Computes, Json, RunPath
 
 if TYPE_CHECKING:
     import tyro
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Doctor:
+class Doctor(Computes):
     """Measure which layers of a PyTorch network break its symmetry, with the reason and the remedy.
 
     isoconv doctor my_package.networks:make_network --input 1x3x224x224
@@ -51,7 +51,7 @@ class Doctor:
     """HTML file to write as well, with the costs of each layer; an existing file is replaced."""
     as_json: Json = False
 
-    def run(self) -> None:
+    def work(self) -> None:
         import torch
 
         from isoconv.diagnosis.examination import doctor
@@ -78,7 +78,7 @@ _EXPORT = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export:
+class Export(Computes):
     """Write a trained network to a file that runs without isoconv, with a model card beside it.
 
     The file is checked against the network before it is put in place. Nothing is overwritten.
@@ -88,10 +88,10 @@ class Export:
     format: Literal["pt2", "onnx", "safetensors"] = "pt2"
     """What to write: pt2 (a program for torch.export.load), onnx (for ONNX Runtime) or safetensors (weights)."""
     out: Path | None = None
-    """File to write; None stands for RUN/export/model and the ending of the format. Its card gets .md appended."""
+    """File to write, its card gets .md appended; None stands for RUN/export/model and the ending of the format."""
     as_json: Json = False
 
-    def run(self) -> None:
+    def work(self) -> None:
         from isoconv.deploy.export import export_run
 
         done = export_run(self.path, self.format, self.out)

@@ -57,6 +57,7 @@ def find(
     name: str,
     root: str | os.PathLike[str] | None = None,
     task: str | None = None,
+    part: tuple[int, int] | None = None,
     *,
     download: bool = True,
     verify: bool = True,
@@ -67,6 +68,8 @@ def find(
         name: a key of :data:`TASKS`, or the path of a data set as :mod:`isoconv.data.own` reads them.
         root: folder that holds the MedMNIST files; then ``ISOCONV_DATA`` and ``~/.medmnist`` are searched.
         task: the kind of work that it is for, a key of :data:`KINDS`; None lets the data decide.
+        part: fold, from 1 on, and number of folds of a cross-validation; its test split is that fold. For folders and
+            manifests without splits.
         download: fetch a file that is nowhere, into the first of these folders. Needs the extra ``study``.
         verify: check the MD5 of the file.
 
@@ -75,7 +78,10 @@ def find(
             should be.
         FileNotFoundError: there is nothing at the path.
     """
-    info, load = own.find(path, task) if (path := own_path(name)) else _known(name, root, task, download, verify)
+    path = own_path(name)
+    if path is None and part is not None:
+        raise ValueError(f"{name} has published splits; folds are for images of your own, leave out --folds and --fold")
+    info, load = own.find(path, task, part) if path else _known(name, root, task, download, verify)
     return info, partial(_load_bounded, info, load)
 
 
@@ -120,6 +126,7 @@ def load(
     download: bool = True,
     verify: bool = True,
     task: str | None = None,
+    part: tuple[int, int] | None = None,
 ) -> Dataset:
     """Load a data set at a size in pixels: one of ``TASKS[name].sizes``, for a synthetic set any from 16 up, for users'
     own what they are resized to. The other arguments are those of :func:`find`.
@@ -129,4 +136,4 @@ def load(
         FileNotFoundError: nothing at the path; or no file, and ``download`` is False.
         ConnectionError: no file, and no way to fetch it; the message says where to put it by hand.
     """
-    return find(name, root, task, download=download, verify=verify)[1](size)
+    return find(name, root, task, part, download=download, verify=verify)[1](size)

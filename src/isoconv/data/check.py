@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from isoconv._progress import track
 from isoconv.data import listing, load, masks, own_path
 from isoconv.data.dataset import Dataset, Task
 from isoconv.data.files import read_arrays
@@ -105,7 +106,7 @@ def _check_files(path: Path, size: int, task: str | None, report: Report) -> Non
         report.errors.append(str(error))
         assigned = found
     images, looks, unread = [], [], 0
-    for item in assigned:
+    for item in track(assigned, "image files", len(assigned)):
         try:
             arrays = read_arrays(item.path)
         except (ValueError, FileNotFoundError) as error:

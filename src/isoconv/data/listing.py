@@ -27,7 +27,7 @@ from isoconv.data.dataset import Kind
 from isoconv.data.decoded import LIMITS
 from isoconv.data.files import find_images, images_in, with_series
 
-__all__ = ["COLUMNS", "SPLITS", "Item", "assign", "check_targets", "classes", "items", "table"]
+__all__ = ["COLUMNS", "SPLITS", "Item", "assign", "check_targets", "classes", "folded", "items", "table"]
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "split", "patient")
@@ -142,28 +142,60 @@ def assign(found: Sequence[Item]) -> list[Item]:
     return assigned
 
 
+def folded(found: Sequence[Item], fold: int, folds: int) -> list[Item]:
+    """The items with the test split of a cross-validation, the same for every seed: stratified by class, a patient in
+    one fold. :func:`assign` draws the validation split from the others.
+
+    Args:
+        fold: which part is the test split, from 1 on.
+        folds: parts.
+
+    Raises:
+        ValueError: the items have splits already, or there are fewer patients than folds.
+    """
+    if split := next((item.split for item in found if item.split), ""):
+        raise ValueError(f"the data name a {split} split; for folds, leave the splits out")
+    strata = _strata(found, found)
+    if (groups := sum(map(len, strata))) < folds:
+        raise ValueError(f"{count_of(groups, 'patient or image', 'patients or images')} cannot fill {folds} folds")
+    sizes, place = [0] * folds, dict[Path, int]()
+    for groups_of_class in strata:
+        own = [0] * folds
+        for group in sorted(groups_of_class, key=len, reverse=True):  # the largest first, where it is still missing
+            least = min(range(folds), key=lambda i: (own[i], sizes[i]))
+            own[least] += len(group)
+            sizes[least] += len(group)
+            place |= {item.path: least for item in group}
+    return [replace(item, split="test" if place[item.path] == fold - 1 else "train") for item in found]
+
+
 def _drawn(found: Sequence[Item], missing: Sequence[str]) -> dict[Path, str]:
     """Which items of the training split go to the missing ones: stratified, whole patients."""
+    drawn: dict[Path, str] = {}
+    for order in _strata([item for item in found if item.split in ("", "train")], found):
+        members = len(order)
+        for split in missing:
+            # one for each split before a second for any, but never the last one of the training
+            count = max(round(_SHARES[split] * members), 1) if len(order) > 1 else 0
+            for group in order[:count]:
+                drawn |= {item.path: split for item in group}
+            order = order[count:]
+    return drawn
+
+
+def _strata(chosen: Iterable[Item], found: Sequence[Item]) -> list[list[list[Item]]]:
+    """The chosen items in groups, one for a patient or an image without one, in random order: a list of groups for each
+    class, which is a group's rarest among all that were found."""
     groups: dict[str, list[Item]] = {}
-    for item in found:
-        if item.split in ("", "train"):
-            groups.setdefault(f"patient {item.patient}" if item.patient else f"image {item.path}", []).append(item)
+    for item in chosen:
+        groups.setdefault(f"patient {item.patient}" if item.patient else f"image {item.path}", []).append(item)
     frequency = Counter(label for item in found for label in item.labels)
     strata: dict[str, list[list[Item]]] = {}
     for group in groups.values():
         rarest = min((label for item in group for label in item.labels), key=lambda x: (frequency[x], x), default="")
         strata.setdefault(rarest, []).append(group)
-    drawn: dict[Path, str] = {}
     random = np.random.default_rng(_SEED)
-    for _, members in sorted(strata.items()):
-        order = [members[i] for i in random.permutation(len(members))]
-        for split in missing:
-            # one for each split before a second for any, but never the last one of the training
-            count = max(round(_SHARES[split] * len(members)), 1) if len(order) > 1 else 0
-            for group in order[:count]:
-                drawn |= {item.path: split for item in group}
-            order = order[count:]
-    return drawn
+    return [[members[i] for i in random.permutation(len(members))] for _, members in sorted(strata.items())]
 
 
 def _split_name(name: str, folder: Path) -> str:

@@ -14,17 +14,20 @@ import numpy as np
 import torch
 
 from isoconv._checks import count_of, did_you_mean
+from isoconv._progress import track
 from isoconv.data import archives, masks
 from isoconv.data.dataset import KINDS, Dataset, Kind, Split, Task, fingerprint
 from isoconv.data.files import as_uint8, probe, read_images, stack_images
-from isoconv.data.listing import SPLITS, Item, assign, check_targets, classes, items
+from isoconv.data.listing import SPLITS, Item, assign, check_targets, classes, folded, items
 
 __all__ = ["find"]
 
 _NAMES = "classes"  # the array of an archive that names its labels
 
 
-def find(path: Path, task: str | None = None) -> tuple[Task, Callable[[int], Dataset]]:
+def find(
+    path: Path, task: str | None = None, part: tuple[int, int] | None = None
+) -> tuple[Task, Callable[[int], Dataset]]:
     """The facts of a data set at ``path``, and what reads it at a size in pixels.
 
     Its name is the path. Labels are sorted, numbers as numbers. Every image is cropped and resized as
@@ -32,6 +35,7 @@ def find(path: Path, task: str | None = None) -> tuple[Task, Callable[[int], Dat
 
     Args:
         task: a key of :data:`isoconv.data.KINDS`; None lets the shape of the data decide.
+        part: fold, from 1 on, and number of folds; see :func:`isoconv.data.listing.folded`.
 
     Raises:
         FileNotFoundError: there is nothing at ``path``, or an image is missing.
@@ -40,16 +44,19 @@ def find(path: Path, task: str | None = None) -> tuple[Task, Callable[[int], Dat
     """
     if task is not None and task not in KINDS:
         raise ValueError(f"task must be one of {', '.join(KINDS)}, got {task!r}{did_you_mean(task, KINDS)}")
-    found, read = _find(path, task)
+    found, read = _find(path, task, part)
     if task is not None and found.kind not in KINDS[task]:
         raise ValueError(f"{path} is for {_work(found.kind)}, not for {task}; leave out --task, or give other data")
     return found, read
 
 
-def _find(path: Path, task: str | None) -> tuple[Task, Callable[[int], Dataset]]:
+def _find(path: Path, task: str | None, part: tuple[int, int] | None) -> tuple[Task, Callable[[int], Dataset]]:
+    if part is not None and path.suffix.lower() == ".npz":
+        raise ValueError(f"{path} has its own splits; folds need a folder or a manifest without splits")
     if path.suffix.lower() == ".npz":  # to be read again: held, it would take the memory twice
         return _archive_task(path, _archive(path, task)), partial(_read_archive, path, task)
-    assigned = assign(items(path, task))
+    listed = items(path, task)
+    assigned = assign(listed if part is None else folded(listed, *part))
     if assigned[0].mask is not None:
         return masks.of_pairs(
             path, {s: [(i.path, i.mask) for i in assigned if i.split == s and i.mask] for s in SPLITS}
@@ -92,7 +99,7 @@ def _told(item: Item) -> tuple[str, ...]:
 
 def _split(listed: Sequence[Item], found: Task, size: int) -> Split:
     images = []
-    for item in listed:
+    for item in track(listed, "image files", len(listed)):
         names, image = read_images(item.path, channels=found.channels, size=size, dims=found.dims)
         if len(names) != 1:
             raise ValueError(f"{item.path} holds {len(names)} images for one label; store each in a file of its own")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from isoconv._checks import count_of
+from isoconv._extras import require
 from isoconv.evaluation.protocols import PROTOCOLS
 from isoconv.evaluation.results import COSTS, Recorded, recorded, results_by
 from isoconv.runs import RunDir
@@ -41,6 +42,9 @@ def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | Non
           over rotations, with the tests of the task (:meth:`isoconv.tasks.base.Task.paired`). Beside each ``_p`` stands
           a ``_p_holm``, corrected for there being many pairs. These account for the chance in the test images, not for
           the seeds;
+        - ``folds``: of a cross-validation a row per pair of groups, a minus b: the mean over the folds that both have
+          of the differences upright and of the means over rotations, and its 95 % interval by Student's t. Trainings of
+          different folds share images, so the interval is rather too narrow;
         - ``notes``: of each run what is undefined or worthless in its scores.
 
     Raises:
@@ -69,6 +73,7 @@ def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | Non
             "run": str(run.path),
             "network": label,
             "seed": run.config.seed,
+            "fold": run.config.fold,
             **{name: entry["summary"][name] for name in scores},
             **{name: entry["cost"][name] for name in COSTS},
         }
@@ -83,7 +88,7 @@ def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | Non
             **task.paired(prepared[i], prepared[j]),
         }
         for i, j in itertools.combinations(range(len(opened)), 2)
-        if labels[i] != labels[j]
+        if labels[i] != labels[j] and opened[i].config.fold == opened[j].config.fold
     ]
     for test in [key for key in pairs[0] if key.endswith("_p")] if pairs else ():
         for pair, adjusted in zip(pairs, holm([pair[test] for pair in pairs]), strict=True):
@@ -95,6 +100,7 @@ def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | Non
         "groups": [_group([row for row in rows if row["network"] == label], scores) for label in dict.fromkeys(labels)],
         "runs": rows,
         "pairs": pairs,
+        "folds": _over_folds(rows),
         "notes": {str(run.path): entry["notes"] for run, entry in zip(opened, entries, strict=True) if entry["notes"]},
     }
 
@@ -109,21 +115,25 @@ def _open(runs: Sequence[RunDir | str | os.PathLike[str]]) -> list[RunDir]:
 
 
 def _check_same_images(runs: Sequence[RunDir], entries: Sequence[Mapping[str, Any]], kept: Sequence[Recorded]) -> None:
-    for run, entry, one in zip(runs[1:], entries[1:], kept[1:], strict=True):
-        alike = torch.equal(one.targets, kept[0].targets) and _same_files(run, runs[0])
-        if _data(entry) != _data(entries[0]) or not alike:
-            first = "others" if _data(entry) == _data(entries[0]) else _describe(entries[0])
+    firsts: dict[tuple[int, int] | None, int] = {}  # of each fold
+    for i, (run, entry, one) in enumerate(zip(runs, entries, kept, strict=True)):
+        j = firsts.setdefault(run.config.part, i)
+        alike = torch.equal(one.targets, kept[j].targets) and _same_files(run, runs[j])
+        if _data(entry) != _data(entries[j]) or not alike:
+            first = "others" if _data(entry) == _data(entries[j]) else _describe(entries[j])
             raise ValueError(
-                f"{run.path} was evaluated on {_describe(entry)}, {runs[0].path} on {first}; "
+                f"{run.path} was evaluated on {_describe(entry)}, {runs[j].path} on {first}; "
                 "compare runs on the same test images"
             )
+    if len({(run.config.folds, run.config.data) for run in runs}) > 1 and len(firsts) > 1:
+        raise ValueError("compare folds of one cross-validation: runs with the same --data and --folds")
 
 
 def labels_of(configs: Sequence[TrainConfig]) -> list[str]:
     """What to call each run among the others: its model, and what differs between them and is not the default, but for
     seed and place."""
     defaults = {f.name: f.default for f in fields(TrainConfig)}
-    ignored = {"model", "seed", "out", "data_root", "device", "threads"}
+    ignored = {"model", "seed", "out", "data_root", "device", "threads", "fold"}
     values = [{name: getattr(config, name) for name in defaults if name not in ignored} for config in configs]
     differing = [name for name in values[0] if len({v[name] for v in values}) > 1]
     return [
@@ -136,8 +146,33 @@ def _text(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def _over_folds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The differences of groups, paired by fold; seeds of one fold are taken together."""
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    found = []
+    for a, b in itertools.combinations(networks, 2):
+        both = [{row["fold"] for row in rows if row["network"] == name} for name in (a, b)]
+        if len(folds := sorted((both[0] & both[1]) - {None})) < 2:
+            continue
+        line: dict[str, Any] = {"a": a, "b": b, "folds": folds}
+        quantile = float(require("scipy.stats", extra="study").t.ppf(0.975, len(folds) - 1))
+        for score in ("upright", "rotated_mean"):
+            means = {
+                (name, fold): mean(row[score] for row in rows if (row["network"], row["fold"]) == (name, fold))
+                for name in (a, b)
+                for fold in folds
+            }
+            differences = [means[a, fold] - means[b, fold] for fold in folds]
+            half = quantile * stdev(differences) / len(folds) ** 0.5
+            line[f"{score}_difference"] = middle = mean(differences)
+            line[f"{score}_difference_ci"] = [middle - half, middle + half]
+        found.append(line)
+    return found
+
+
 def _group(rows: Sequence[dict[str, Any]], scores: Sequence[str]) -> dict[str, Any]:
     group: dict[str, Any] = {"network": rows[0]["network"], "seeds": [row["seed"] for row in rows]}
+    group["folds"] = sorted({row["fold"] for row in rows} - {None})
     for name in (*scores, "training_seconds"):
         values = [row[name] for row in rows]
         known = None not in values

@@ -7,7 +7,6 @@ What is scored is the network chosen on the validation split; test images are us
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from isoconv._checks import count_of
-from isoconv._extras import require
+from isoconv._progress import track
 from isoconv.data import DeviceBatches, Split, load, resize
 from isoconv.evaluation.protocols import Condition, conditions, is_masked
 from isoconv.evaluation.results import load_predictions
@@ -80,7 +79,9 @@ def _evaluate(run: RunDir, protocol: str, batch_size: int | None, device: str, l
     predictions: dict[str, Any] = load_predictions(run)
     target = resolve_device(device)
     model = run.load_model().to(target)
-    dataset = load(config.data, size=config.size or task.defaults.size, root=config.data_root, task=config.task)
+    dataset = load(
+        config.data, size=config.size or task.defaults.size, root=config.data_root, task=config.task, part=config.part
+    )
     facts = ("dims", "labels")
     if any(getattr(dataset.task, name) != getattr(task.info, name) for name in facts):
         trained = ", ".join(task.info.labels)
@@ -283,14 +284,12 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 def first_test_image(run: RunDir) -> Tensor:
     """The first test image of a run, as its network sees it: (1, C, *spatial) in [0, 1]."""
     config, task = run.config, run.task
-    dataset = load(config.data, size=config.size or task.defaults.size, root=config.data_root, task=config.task)
+    dataset = load(
+        config.data, size=config.size or task.defaults.size, root=config.data_root, task=config.task, part=config.part
+    )
     return resize(dataset.test.images[:1].float().div(255), run.model_info["input_size"])
 
 
 def with_progress(batches: DeviceBatches) -> Iterable[tuple[Tensor, Tensor]]:
     """The batches, and in a terminal a bar that tells how many are done."""
-    console = require("rich.console", extra="study").Console(stderr=True)
-    track = require("rich.progress", extra="study").track
-    return track(
-        batches, "test images", total=len(batches), console=console, disable=not sys.stderr.isatty(), transient=True
-    )
+    return track(batches, "test images", len(batches))

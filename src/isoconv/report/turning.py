@@ -84,7 +84,7 @@ def _turning(gathered: Gathered, data: str, pair: list[Entry], data_root: Path |
     task, runs = gathered.tasks[data], [RunDir(entry.runs[0].path) for entry in pair]
     config, side = runs[0].config, runs[0].model_info["input_size"]
     size, root = config.size or task.defaults.size, data_root or config.data_root
-    test = load(config.data, size=size, root=root, download=False, task=config.task).test
+    test = load(config.data, size=size, root=root, download=False, task=config.task, part=config.part).test
     kept = [recorded(run, gathered.protocol) for run in runs]
     count = len(kept[0].targets)
     if len(test) < count or not torch.equal(task.identity(test.labels[:count]), kept[0].targets):

@@ -7,6 +7,7 @@ from typing import get_args
 
 import torch
 
+from isoconv._checks import check_threads
 from isoconv.runs.config import Device
 
 
@@ -22,3 +23,11 @@ def resolve_device(name: str) -> torch.device:
     if name == "cpu" or not available:
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def use_threads(threads: int | None) -> None:
+    """Let torch compute with so many CPU threads; None leaves it as it is. Raises ValueError for more than make
+    sense."""
+    if threads is not None:
+        check_threads(threads)
+        torch.set_num_threads(threads)

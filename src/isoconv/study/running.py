@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoconv._checks import count_of, did_you_mean
 from isoconv._extras import require
+from isoconv._progress import time_left
 from isoconv.data import MEDMNIST, get_task, load
 from isoconv.data.medmnist import find
 from isoconv.runs import writing
@@ -96,12 +98,14 @@ def run_study(
         todo = [replace(config, out=config.out.absolute()) for config in todo]
     # Threads suffice to watch over processes; and loky, joblib's own choice, drops all cells if one worker is killed.
     local = {"n_jobs": max(1, min(jobs, len(todo))), "prefer": "threads"}
+    start = time.monotonic()
     with ending_together(), _cluster(scheduler):
         pool = joblib.Parallel(return_as="generator_unordered", **({"n_jobs": -1} if scheduler else local))
         one = partial(run_cell, protocols=study.protocols, wait=scheduler is not None)
         outcomes = pool(joblib.delayed(one)(config) for config in todo)
         for number, outcome in enumerate(outcomes, 1):
-            _tell(f"[{number}/{len(todo)}] {outcome.cell}", outcome)
+            left = time_left(time.monotonic() - start, number, len(todo))
+            _tell(f"[{number}/{len(todo)}] {outcome.cell}", outcome, left)
     return [row(study, cell, folder) for cell in cells]
 
 
@@ -122,9 +126,9 @@ def _cluster(scheduler: str | None) -> Iterator[None]:
         yield
 
 
-def _tell(label: str, outcome: Outcome) -> None:
+def _tell(label: str, outcome: Outcome, left: str) -> None:
     if outcome.state == "done":
-        log.info("%s: done in %.0f s", label, outcome.seconds)
+        log.info("%s: done in %.0f s%s", label, outcome.seconds, left)
     elif outcome.state == "failed":
         log.warning("%s: failed: %s", label, outcome.reason)
     elif outcome.state == "stopped":

@@ -24,19 +24,20 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from isoconv._checks import check_memory, check_threads, count_of
+from isoconv._checks import check_memory, count_of
 from isoconv._extras import require
 from isoconv.bands import NORMS
 from isoconv.data import DeviceBatches, find, own_path
 from isoconv.data.augment import augmentation, input_size
 from isoconv.models import create_model, list_models, model_info
 from isoconv.models.pretrained import adopt, check_as_trained
-from isoconv.runs import OnImages, RunDir, resolve_device
-from isoconv.runs.config import NETWORK_OPTIONS, Balance, TrainConfig
+from isoconv.runs import OnImages, RunDir, resolve_device, use_threads
+from isoconv.runs.config import NETWORK_OPTIONS, Balance, Logger, TrainConfig
 from isoconv.runs.lock import lock
 from isoconv.tasks import Task, task_of
 from isoconv.training.checkpoints import AtomicCheckpointIO, history_of
 from isoconv.training.learner import Learner
+from isoconv.training.loggers import check_logger, logger_of
 from isoconv.training.recipes import optimiser, schedule
 from isoconv.training.recorder import Recorder
 
@@ -54,7 +55,7 @@ _ENVIRONMENTS = "lightning.fabric.plugins.environments"
 _PROCESSES = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}  # torchrun sets these; without it there is one process
 
 
-def train(config: TrainConfig, resume: bool = False, wait: bool = False) -> RunDir:
+def train(config: TrainConfig, resume: bool = False, wait: bool = False, logger: Logger | None = None) -> RunDir:
     """Train a network and return its run directory.
 
     Args:
@@ -62,30 +63,32 @@ def train(config: TrainConfig, resume: bool = False, wait: bool = False) -> RunD
         resume: continue the run in ``config.out``, which must have been started with the same config; a finished run
             is left as it is.
         wait: while another process works in ``config.out``.
+        logger: a program that is told what `metrics.jsonl` is told.
 
     Raises:
         isoconv.runs.lock.BusyError: another process works in ``config.out``, and ``wait`` is false.
         FileExistsError: ``config.out`` exists and ``resume`` is false.
+        ModuleNotFoundError: the library of ``logger`` is missing.
         ValueError: an unknown name or impossible value, more than this machine can bear, a damaged checkpoint, or
             ``resume`` with another config or other data.
         KeyboardInterrupt, SystemExit: stopped by Ctrl-C or SIGTERM; it can be resumed.
         FloatingPointError: the loss became infinite or NaN; the last good checkpoint is kept.
         OSError: the run directory cannot be written; the last good checkpoint is kept.
     """
+    if logger is not None:
+        check_logger(logger)
     with lock(config.out, "training", wait):
-        return _train(config, resume)
+        return _train(config, resume, logger)
 
 
-def _train(config: TrainConfig, resume: bool) -> RunDir:
-    info, load = find(config.data, config.data_root, config.task)
+def _train(config: TrainConfig, resume: bool, logger: Logger | None) -> RunDir:
+    info, load = find(config.data, config.data_root, config.task, config.part)
     task = task_of(info)
     if config.task is None and own_path(config.data):
         log.info("%s looks like %s; --task overrides it", config.data, _described(task))
     config = resolved(config, task)
     size, batch_size, lr = cast(int, config.size), cast(int, config.batch_size), cast(float, config.lr)
-    if config.threads is not None:
-        check_threads(config.threads)
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     rank, world_size, local_size = (int(os.environ.get(name, n)) for name, n in _PROCESSES.items())
     device = resolve_device(config.device)
     if config.precision == "16-mixed" and device.type == "cpu":  # lightning would take bf16 instead
@@ -142,7 +145,7 @@ def _train(config: TrainConfig, resume: bool) -> RunDir:
             run.note_resumed(config)
     elif rank == 0:
         RunDir.create(config, data.fingerprints)
-    trainer = _trainer(config, device, world_size, local_size, Recorder(config, train_batches, seen))
+    trainer = _trainer(config, device, world_size, local_size, Recorder(config, train_batches, seen), logger)
     _fit(trainer, learner, train_batches, val_batches, checkpoint, config)
     return RunDir(config.out)
 
@@ -214,7 +217,12 @@ def _described(task: Task) -> str:
 
 
 def _trainer(
-    config: TrainConfig, device: torch.device, world_size: int, local_size: int, recorder: Recorder
+    config: TrainConfig,
+    device: torch.device,
+    world_size: int,
+    local_size: int,
+    recorder: Recorder,
+    logger: Logger | None,
 ) -> pl.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # their INFO is an inventory of the hardware and advertising
@@ -234,7 +242,8 @@ def _trainer(
         enable_progress_bar=in_terminal,
         enable_checkpointing=False,
         enable_model_summary=False,
-        logger=False,
+        logger=logger_of(logger, config.out) if logger else False,
+        log_every_n_steps=1,  # nothing is logged by the step, but lightning warns of fewer steps than this
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         default_root_dir=config.out,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from isoconv._extras import require
+from isoconv._progress import time_left
 from isoconv.data import DeviceBatches
 from isoconv.models import model_config
 from isoconv.runs import RunDir
@@ -37,6 +38,11 @@ class Recorder(pl.Callback):
     def __init__(self, config: TrainConfig, batches: DeviceBatches, input_size: int) -> None:
         self.config, self.batches, self.input_size = config, batches, input_size
         self.history: list[dict[str, Any]] = []
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.began, self.done_before = time.perf_counter(), len(self.history)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(self.config.to_json())
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history}
@@ -93,6 +99,8 @@ class Recorder(pl.Callback):
         trainer.save_checkpoint(run.last_checkpoint)
         if trainer.is_global_zero:
             run.write_metrics(self.history)
+            for logger in trainer.loggers:
+                logger.log_metrics({name: value for name, value in line.items() if name != "epoch"}, line["epoch"])
 
     def _info(self, learner: Any) -> dict[str, Any]:
         model = learner.model
@@ -106,10 +114,12 @@ class Recorder(pl.Callback):
         }
 
     def _log(self, line: Mapping[str, Any], summary: str, is_best: bool) -> None:
+        total, done = self.config.epochs - self.done_before, line["epoch"] + 1 - self.done_before
         log.info(
             f"epoch {line['epoch'] + 1}/{self.config.epochs}: train loss {line['train_loss']:.4f}, "
             f"val loss {line['val_loss']:.4f} {summary}, "
             f"{line['images_per_second']:.0f} images/s{', best so far' if is_best else ''}"
+            f"{time_left(time.perf_counter() - self.began, done, total)}"
         )
 
     def _check_finite(self, loss: float, where: str) -> None:
