@@ -170,7 +170,7 @@ class _SteerableConv(WithConstants):
         bias = self._padded_bias()
         if self.groups == 1:
             kernel = self.kernel()
-            if self.engine == "auto" and _suits_channels_last(input, kernel):
+            if self.engine == "auto" and suits_channels_last(input, kernel):
                 layout = torch.channels_last if self.dims == 2 else torch.channels_last_3d
                 return convolve(input.contiguous(memory_format=layout), kernel, bias, self.spec).contiguous()
             return convolve(input, kernel, bias, self.spec)
@@ -233,7 +233,7 @@ class _SteerableConv(WithConstants):
         return text + "".join(f", {name}={value!r}" for name, (value, usual) in optional.items() if value != usual)
 
 
-def _suits_channels_last(input: Tensor, kernel: Tensor) -> bool:
+def suits_channels_last(input: Tensor, kernel: Tensor) -> bool:
     """Whether PyTorch trains this convolution faster with the channels of a pixel side by side, to which it is brought
     and back: so it is on CPUs if blocks of 16 channels, in which the usual layout is worked on, would be filled badly.
     The figures behind it: benchmarks/results/steerable_cost.md."""
