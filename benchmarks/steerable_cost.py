@@ -1,11 +1,12 @@
 """What steerable layers and networks cost beside plain ones of the same channels and kernel size.
 
-All contestants take turns in one process, on one thread, by its CPU time; a ratio is the median over the rounds of the
-time of a contestant over that of the plain one in the same round.
+All contestants take turns in one process: on one thread by its CPU time, on two by the clock on the wall. A ratio is
+the median over the rounds of the time of a contestant over that of the plain one in the same round.
 
     python benchmarks/steerable_cost.py > benchmarks/results/steerable_cost.md
 """
 
+import os
 import platform
 import statistics
 import time
@@ -22,7 +23,13 @@ ROUNDS = 15
 PLAIN = {2: nn.Conv2d, 3: nn.Conv3d}
 SRE = {2: iso.SREConv2d, 3: iso.SREConv3d}
 STEERABLE = {2: iso.SteerableConv2d, 3: iso.SteerableConv3d}
-LAYERS = [(64, (28, 28), 3, 8), (64, (28, 28), 5, 8), (128, (14, 14), 5, 8), (64, (12, 12, 12), 3, 2)]
+LAYERS = [
+    (24, (28, 28), 5, 64),
+    (64, (28, 28), 3, 8),
+    (64, (28, 28), 5, 8),
+    (128, (14, 14), 5, 8),
+    (64, (12, 12, 12), 3, 2),
+]
 NETWORKS = [("resnet18", 16, 3, (28, 28), 32), ("resnet18_3d", 8, 1, (16, 16, 16), 4)]
 
 Step = Callable[[], object]
@@ -43,6 +50,7 @@ def layers(channels: int, dims: int, kernel: int) -> dict[str, nn.Module]:
         "isotropic": SRE[dims](channels, channels, kernel, **options),
         "dropped": SRE[dims](channels, channels, kernel, orders=2, profile="gaussian", **options),
         "carried": carried,
+        "carried, engine='reference'": STEERABLE[dims](fields, fields, kernel, engine="reference", **options),
         "carried, norm, gate": nn.Sequential(carried, iso.FieldNorm(fields), iso.FieldGate(fields)),
         "plain, norm, ReLU": nn.Sequential(
             PLAIN[dims](channels, channels, kernel, **options),
@@ -54,13 +62,14 @@ def layers(channels: int, dims: int, kernel: int) -> dict[str, nn.Module]:
 
 def medians(steps: Mapping[str, Step]) -> dict[str, tuple[float, float]]:
     """Milliseconds, and times the first contestant's: medians over the rounds, the first two apart."""
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     rounds: list[dict[str, float]] = []
     for _ in range(ROUNDS + 2):
         rounds.append({})
         for name, step in steps.items():
-            start = time.thread_time()
+            start = clock()
             step()
-            rounds[-1][name] = 1e3 * (time.thread_time() - start)
+            rounds[-1][name] = 1e3 * (clock() - start)
     base = next(iter(steps))
     kept = rounds[2:]
     return {
@@ -81,13 +90,15 @@ def both_ways(layer: nn.Module, x: Tensor) -> Step:
     return lambda: layer(x).sum().backward()
 
 
-def training_step(net: nn.Module, x: Tensor) -> Step:
+def training_step(net: nn.Module, x: Tensor, dtype: torch.dtype) -> Step:
     optimiser = torch.optim.AdamW(net.parameters(), 1e-4)
     classes = torch.randint(5, (len(x),))
 
     def step() -> None:
         optimiser.zero_grad()
-        nn.functional.cross_entropy(net(x), classes).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            loss = nn.functional.cross_entropy(net(x), classes)
+        loss.backward()
         optimiser.step()
 
     return step
@@ -104,7 +115,8 @@ def layer_rows() -> Iterator[str]:
             yield f"| {case} | {name} | {cells} |"
 
 
-def network_rows() -> Iterator[str]:
+def network_rows(dtype: torch.dtype, alone: bool) -> Iterator[str]:
+    """Of all families, or of the three that matter most ``alone``."""
     for plain, width, channels, size, batch in NETWORKS:
         x = torch.randn(batch, channels, *size)
         families = {
@@ -115,14 +127,17 @@ def network_rows() -> Iterator[str]:
             f"steerable_{plain}, orders=1": {"orders": 1},
             f"steerable_{plain}": {},
         }
+        if alone:
+            families = {name: options for name, options in families.items() if "," not in name}
         nets = {
             name: isoconv.create_model(name.split(",")[0], channels, 5, width=width, **options)
             for name, options in families.items()
         }
-        found = medians({name: training_step(net, x) for name, net in nets.items()})
+        found = medians({name: training_step(net, x, dtype) for name, net in nets.items()})
         for name, (milliseconds, ratio) in found.items():
             weights = sum(p.numel() for p in nets[name].parameters())
-            case = f"width {width}, {batch} x {channels} x {' x '.join(map(str, size))}"
+            precision, threads = str(dtype).removeprefix("torch."), torch.get_num_threads()
+            case = f"{threads} threads, {precision}, width {width}, {batch} x {channels} x {' x '.join(map(str, size))}"
             yield f"| {case} | {name} | {weights:,} | {milliseconds:.0f} | {ratio:.2f} |"
 
 
@@ -131,20 +146,24 @@ def main() -> None:
     torch.manual_seed(0)
     print("# What steerable layers and networks cost\n")
     print(
-        f"`python benchmarks/steerable_cost.py`, torch {torch.__version__}, {platform.machine()}, one thread, its CPU "
-        f"time in milliseconds, medians of\n{ROUNDS} rounds. All contestants of a case take turns; times plain: "
-        "the medians of the ratios to plain within each round.\n"
+        f"`python benchmarks/steerable_cost.py`, torch {torch.__version__}, {platform.machine()}, milliseconds, "
+        f"medians of {ROUNDS}\nrounds: CPU time on one thread, the clock on the wall on two. All contestants of a case "
+        "take turns; times plain: the medians of the\nratios to plain within each round. The load of this machine of "
+        f"{os.cpu_count()} cores was {os.getloadavg()[0]:.1f} at the start: on two threads the ratios are rough.\n"
     )
     print("Carried: half of the channels are scalars, the others vectors and fields of order 2, as many of each.\n")
     print("| layer | contestant | forward, ms | times plain | forward and backward, ms | times plain |")
     print("|---|---|---|---|---|---|")
     for row in layer_rows():
         print(row, flush=True)
-    print("\nTraining steps (forward, backward, AdamW), kernels as by default:\n")
+    print("\nTraining steps (forward, backward, AdamW), kernels as by default; bfloat16 is autocast:\n")
     print("| case | network | weights | ms | times plain |")
     print("|---|---|---|---|---|")
-    for row in network_rows():
-        print(row, flush=True)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for dtype in (torch.float32, torch.bfloat16):
+            for row in network_rows(dtype, alone=threads > 1 or dtype == torch.bfloat16):
+                print(row, flush=True)
 
 
 if __name__ == "__main__":

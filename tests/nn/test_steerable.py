@@ -14,6 +14,7 @@ from torch import nn
 
 import isoconv
 from isoconv.nn import FieldReLU, Fields, SteerableConv2d, SteerableConv3d
+from isoconv.nn.steerable import suits_channels_last
 from isoconv.symmetry import GridGroup, symmetry_group
 
 CONVS = {2: SteerableConv2d, 3: SteerableConv3d}
@@ -142,6 +143,91 @@ def test_gradients(dims: int) -> None:
         return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), x)
 
     assert torch.autograd.gradcheck(call, (x, *weights), fast_mode=True)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_kernel_is_the_same_eager_and_traced(dims: int, groups: int) -> None:
+    # from order 0 to 3 no ring of a 3D kernel of 3 taps leads: a block of zeros
+    layer = CONVS[dims]("4x0 + 2x1 + 2x2", "2x0 + 4x1 + 2x3", 3, groups=groups, dtype=torch.float64)
+    names, weights = zip(*layer.weights.items(), strict=True)
+
+    def weighed(*values: torch.Tensor) -> torch.Tensor:
+        named = {f"weight_{j}_{o}": value for (j, o), value in zip(names, values, strict=True)}
+        return torch.func.functional_call(Kernel(layer), {f"layer.{name}": value for name, value in named.items()}, ())
+
+    class Kernel(torch.nn.Module):
+        def __init__(self, layer: torch.nn.Module) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self) -> torch.Tensor:
+            return self.layer.kernel()
+
+    kernel = weighed(*weights)
+    expected, pull_back = torch.func.vjp(weighed, *weights)
+    torch.testing.assert_close(kernel, expected)
+    cotangent = torch.randn_like(kernel)
+    torch.testing.assert_close(torch.autograd.grad(kernel, weights, cotangent), pull_back(cotangent))
+    assert torch.autograd.gradgradcheck(lambda *w: weighed(*w).square(), weights, fast_mode=True)
+
+
+def test_the_kernel_is_exact_under_autocast() -> None:
+    layer = SteerableConv2d(FIELDS, FIELDS, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer.kernel(), layer.kernel().float())
+        kernel = layer.kernel()
+    torch.testing.assert_close(kernel, layer.kernel(), rtol=0, atol=0)
+
+
+@given(
+    st.sampled_from([2, 3]),
+    st.sampled_from(["3x0", "5x0 + 2x1", "9x0 + 4x1 + 3x2"]),
+    st.sampled_from(["2x0 + 1x1", "7x0 + 3x2", "1x1"]),
+    st.sampled_from([1, 3]),
+    st.integers(1, 2),
+    st.integers(0, 2),
+    st.integers(1, 2),
+    st.booleans(),
+    st.lists(st.integers(5, 8), min_size=3, max_size=3),
+)
+def test_both_layouts_give_the_same(
+    dims: int,
+    source: str,
+    target: str,
+    kernel: int,
+    stride: int,
+    padding: int,
+    dilation: int,
+    reflections: bool,
+    size: list[int],
+) -> None:
+    target = "2x0" if kernel == 1 and source == "3x0" else target if kernel > 1 else source
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "reflections": reflections}
+    layer = CONVS[dims](source, target, kernel, **options)
+    other = CONVS[dims](source, target, kernel, engine="reference", **options)
+    other.load_state_dict(layer.state_dict())
+    x = torch.randn(2, layer.in_channels, *size[:dims], requires_grad=True)
+    y, expected = layer(x), other(x)
+    assert y.is_contiguous()
+    torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-4)
+    cotangent = torch.randn_like(y)
+    found, wanted = (
+        torch.autograd.grad(out, [x, *net.parameters()], cotangent) for out, net in ((y, layer), (expected, other))
+    )
+    torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-4)
+
+
+def test_which_layers_train_with_channels_side_by_side() -> None:
+    def chosen(inputs: int, outputs: int, dtype: torch.dtype = torch.float32) -> bool:
+        kernel = torch.randn(outputs, inputs, 3, 3, dtype=dtype, requires_grad=True)
+        return suits_channels_last(torch.randn(2, inputs, 5, 5, dtype=dtype), kernel)
+
+    assert chosen(24, 18)
+    assert not chosen(64, 64)
+    assert not chosen(24, 18, torch.float64)
+    with torch.no_grad():
+        assert not chosen(24, 18)
 
 
 def test_gradients_turn_too() -> None:

@@ -7,6 +7,7 @@ are; max pooling of components means nothing."""
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoconv._checks import did_you_mean
+from isoconv.nn._eager import SOFT, channelwise, gated, moments, suits, update_running
 from isoconv.nn.constants import WithConstants
 from isoconv.nn.fields import Fields, split
 from isoconv.nn.harmonics import harmonics
@@ -24,7 +26,6 @@ __all__ = ["FieldDropout", "FieldGate", "FieldMagnitudes", "FieldNorm", "FieldRe
 
 _KINDS = ("batch", "instance")
 _BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-_SOFT = 1e-3  # under the root of a magnitude, whose gradient at a field of zeros is then zero
 _SPHERE = {14: (5, (1 / 15, 0, 3 / 40)), 26: (7, (1 / 21, 4 / 105, 9 / 280))}
 """Lebedev's rules of the sphere: the degree that each integrates exactly, and the weight of a direction towards a face,
 an edge and a corner of the cube."""
@@ -36,7 +37,7 @@ def magnitudes(x: Tensor, fields: Fields) -> Tensor:
 
 
 def _lengths(fields: list[Tensor]) -> Tensor:
-    return (_cat([_wide(v).square().sum(2) for v in fields]) + _SOFT).sqrt().to(fields[0])
+    return (_cat([_wide(v).square().sum(2) for v in fields]) + SOFT).sqrt().to(fields[0])
 
 
 def _cat(parts: list[Tensor]) -> Tensor:
@@ -115,6 +116,9 @@ class FieldNorm(_FieldLayer):
                 self.register_buffer("rms", torch.ones(fields.directed))
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.kind == "batch" and self.in_fields.directed and suits(self, self.scalars, input):
+            self.in_fields.check(input)
+            return channelwise(input, *self._scale_and_shift(input))
         scalars, fields = self._parts(input)
         parts = [self.scalars(part) for part in scalars]
         if fields:
@@ -145,11 +149,34 @@ class FieldNorm(_FieldLayer):
         if self.kind == "batch" and (is_traced(fields[0]) or not self.training or len(fields[0]) == 0):
             return self.rms
         axes = [0, *range(2, 3 + self.in_fields.dims)][self.kind == "instance" :]
-        means = torch.cat([_wide(v).square().mean(axes) for v in fields], dim=-1)
-        rms = (means + self.eps).sqrt()
+        return self._root(torch.cat([_wide(v).square().mean(axes) for v in fields], dim=-1))
+
+    def _root(self, squares: Tensor) -> Tensor:
+        """From mean squares; of a batch it goes into the running means."""
+        rms = (squares + self.eps).sqrt()
         if self.kind == "batch":
             self.rms.lerp_(rms.detach().to(self.rms), self.momentum)
         return rms
+
+    def _scale_and_shift(self, input: Tensor) -> list[Tensor]:
+        """What the layer does to each channel (channels,) of ``input``."""
+        count, norm, runs = self.in_fields.scalars, self.scalars, self.in_fields.runs
+        means, variances = (norm.running_mean, norm.running_var) if count else (self.rms[:0],) * 2
+        rms = self.rms
+        if self.training:
+            means, variances = moments(input)
+            squares = split([n * size for n, size in runs], (variances + means.square())[count:], axis=0)
+            rms = self._root(torch.cat([s.unflatten(0, run).mean(1) for s, run in zip(squares, runs, strict=True)]))
+            means, variances = means[:count], variances[:count]
+            if count:
+                update_running(norm, means, variances, input.numel() // input.shape[1])
+        scales = zip(self._shares(self.gain / rms, 0), runs, strict=True)
+        scale, shift = [factors.repeat_interleave(size) for factors, (_, size) in scales], means
+        if count:
+            scale.insert(0, norm.weight * (variances + norm.eps).rsqrt())
+            shift = norm.bias - means * scale[0]
+        wide = torch.promote_types(input.dtype, torch.float32)
+        return [torch.cat(scale).to(wide), F.pad(shift, (0, self.in_fields.channels - count)).to(wide)]
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, kind={self.kind!r}"
@@ -174,11 +201,17 @@ class FieldGate(_FieldLayer):
             nn.init.constant_(self.norm.get_parameter("bias"), 0.5)  # most gates are open at first
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.in_fields.directed and suits(self, self.norm, input):
+            self.in_fields.check(input)
+            return gated(input, self.norm, self.in_fields, self._gated)
+        return self._gated(input, self.norm)
+
+    def _gated(self, input: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
         scalars, fields = self._parts(input)
         parts = [F.relu(part) for part in scalars]
         if fields:
             size = _lengths(fields)
-            gate = F.relu(self.norm(size))
+            gate = F.relu(norm(size))
             scales = self._shares(gate / size, 1)
             parts += [gate, *((v * s.unsqueeze(2)).flatten(1, 2) for v, s in zip(fields, scales, strict=True))]
         return _cat(parts)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from isoconv.nn.constants import WithConstants
 from isoconv.nn.dense import plain_conv
 from isoconv.nn.fields import Fields, as_fields
 from isoconv.nn.harmonics import kernel_basis
+from isoconv.ops import is_eager
 from isoconv.ops.reference import convolve
 from isoconv.ops.spec import conv_spec
 from isoconv.symmetry import GridGroup
@@ -128,6 +130,8 @@ class _SteerableConv(WithConstants):
         """The dense kernel (out channels, in channels / groups, *kernel_size), differentiable; of several groups, the
         channels of one after those of another."""
         weights = self.weights
+        if is_eager(*weights.values()):
+            return _Expanded.apply(self, *weights.values())  # type: ignore[no-any-return, no-untyped-call]
         empty = next(iter(weights.values())).new_zeros(())
         targets = []
         for target in self.out_fields.counts:
@@ -145,6 +149,17 @@ class _SteerableConv(WithConstants):
             targets.append(torch.cat(blocks, dim=2))
         return torch.cat(targets, dim=1).flatten(0, 1)
 
+    def _blocks(self, kernel: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each of the ``weights``, its basis (paths, values) and its part of ``kernel``, (groups, out fields /
+        groups, in fields / groups, components of both, taps)."""
+        grouped = kernel.view(self.groups, -1, self.in_channels // self.groups, prod(self.kernel_size))
+        for source, target in self.weights:
+            channels = self.out_fields.slices[target], self.in_fields.slices[source]
+            rows, columns = (slice(c.start // self.groups, c.stop // self.groups) for c in channels)
+            outer, inner = self.bases[source, target].rows.shape[1:3]
+            part = grouped[:, rows, columns].unflatten(2, (-1, inner)).unflatten(1, (-1, outer))
+            yield getattr(self, f"_basis_{source}_{target}"), part.transpose(2, 3)
+
     def forward(self, input: Tensor) -> Tensor:
         axis = input.dim() - self.dims - 1
         if axis not in (0, 1) or input.shape[axis] != self.in_channels:
@@ -154,7 +169,11 @@ class _SteerableConv(WithConstants):
             )
         bias = self._padded_bias()
         if self.groups == 1:
-            return convolve(input, self.kernel(), bias, self.spec)
+            kernel = self.kernel()
+            if self.engine == "auto" and suits_channels_last(input, kernel):
+                layout = torch.channels_last if self.dims == 2 else torch.channels_last_3d
+                return convolve(input.contiguous(memory_format=layout), kernel, bias, self.spec).contiguous()
+            return convolve(input, kernel, bias, self.spec)
         bias = None if bias is None else bias[self._outputs]
         output = convolve(input.index_select(axis, self._inputs), self.kernel(), bias, self.spec)
         return output.index_select(axis, self._outputs.argsort())
@@ -212,6 +231,58 @@ class _SteerableConv(WithConstants):
         text = f"{self.in_fields!s}, {self.out_fields!s}, kernel_size={plan.kernel_size}, stride={spec.stride}"
         text += f", bands={plan.bands}"
         return text + "".join(f", {name}={value!r}" for name, (value, usual) in optional.items() if value != usual)
+
+
+def suits_channels_last(input: Tensor, kernel: Tensor) -> bool:
+    """Whether PyTorch trains this convolution faster with the channels of a pixel side by side, to which it is brought
+    and back: so it is on CPUs if blocks of 16 channels, in which the usual layout is worked on, would be filled badly.
+    The figures behind it: benchmarks/results/steerable_cost.md."""
+    if (
+        not is_eager(input, kernel)
+        or input.device.type != "cpu"
+        or not (torch.is_grad_enabled() and kernel.requires_grad)
+    ):
+        return False
+    if input.dim() != kernel.dim() or not input.is_contiguous() or input.dtype not in (torch.float32, torch.bfloat16):
+        return False
+    return prod(-(-n // 16) * 16 for n in kernel.shape[:2]) >= 1.5 * prod(kernel.shape[:2])
+
+
+class _Expanded(torch.autograd.Function):
+    """The dense kernel of a layer's weights: two nodes in the graph in place of a hundred, which take longer than what
+    they compute."""
+
+    @staticmethod
+    def forward(ctx: Any, layer: _SteerableConv, *weights: Tensor) -> Tensor:
+        ctx.layer = layer
+        shape = layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size
+        kernel = weights[0].new_zeros(shape)
+        with torch.autocast(kernel.device.type, enabled=False):
+            for weight, (basis, block) in zip(weights, layer._blocks(kernel), strict=True):
+                block.copy_((weight.flatten(0, 1) @ basis).view(block.shape))
+        return kernel
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *_Projected.apply(ctx.layer, grad)  # type: ignore[no-untyped-call]
+
+
+class _Projected(torch.autograd.Function):
+    """The adjoint of :class:`_Expanded`."""
+
+    @staticmethod
+    def forward(ctx: Any, layer: _SteerableConv, kernel: Tensor) -> tuple[Tensor, ...]:
+        ctx.layer = layer
+        with torch.autocast(kernel.device.type, enabled=False):
+            weights = []
+            for basis, block in layer._blocks(kernel.contiguous()):
+                fields = block.shape[0] * block.shape[1], block.shape[2]
+                weights.append((block.reshape(prod(fields), -1) @ basis.t()).unflatten(0, fields))
+        return tuple(weights)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return None, _Expanded.apply(ctx.layer, *grads)  # type: ignore[no-untyped-call]
 
 
 def _by_group(fields: Fields, groups: int) -> Tensor:

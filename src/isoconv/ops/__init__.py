@@ -17,7 +17,7 @@ from isoconv.ops.resampling import is_exported
 from isoconv.ops.spec import ConvSpec as ConvSpec
 from isoconv.ops.spec import conv_spec as conv_spec
 
-__all__ = ["ENGINES", "ConvSpec", "check_engine", "conv_spec", "sre_conv"]
+__all__ = ["ENGINES", "ConvSpec", "check_engine", "conv_spec", "is_eager", "sre_conv"]
 
 ENGINES: dict[str, ModuleType] = {"reference": reference, "numba": numba_cpu, "triton": triton_cuda}
 """Engines by name."""
@@ -73,6 +73,11 @@ def _obstacle(engine: str, input: Tensor, weight: Tensor, spec: ConvSpec) -> str
     if reason is None and engine != "reference" and not torch.compiler.is_compiling() and _is_transformed():
         return "torch.func transforms and forward-mode derivatives need the reference engine"
     return reason
+
+
+def is_eager(*tensors: Tensor) -> bool:
+    """Whether nobody watches, traces, compiles or transforms what is done to these ``tensors``, autograd aside."""
+    return numba_cpu.is_direct(*tensors) and not _is_transformed()
 
 
 def _is_transformed() -> bool:

@@ -70,7 +70,7 @@ def is_faster(input: Tensor, weight: Tensor, spec: ConvSpec) -> bool:
 
 def run(input: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> Tensor:
     input, rest = spec.for_operator(input)
-    output = (_Convolve.apply if _is_direct(input, weight) else _convolve)(input, weight, *rest)
+    output = (_Convolve.apply if is_direct(input, weight) else _convolve)(input, weight, *rest)
     return output if bias is None else output.add_(bias.view(-1, *[1] * spec.plan.dims))
 
 
@@ -154,7 +154,7 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # noqa:
 def _backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
     input, weight = ctx.saved_tensors
     wanted = list(ctx.needs_input_grad[:2])
-    direct = not torch.is_grad_enabled() and _is_direct(input, weight, grad)
+    direct = not torch.is_grad_enabled() and is_direct(input, weight, grad)
     gradients = (_gradients_now if direct else _gradients)(input, weight, grad, wanted, *ctx.rest)
     return *(g if want else None for g, want in zip(gradients, wanted, strict=True)), *[None] * len(ctx.rest)
 
@@ -184,7 +184,7 @@ _convolve.register_autograd(_backward, setup_context=_save)
 _gradients.register_autograd(_gradients_backward, setup_context=_save_all)
 
 
-def _is_direct(*tensors: Tensor) -> bool:
+def is_direct(*tensors: Tensor) -> bool:
     """Whether nobody watches operators on their way: no compiler, tracer, counter, subclass or batch of gradients. Then
     PyTorch's dispatch is left out, which takes as long as a small layer if an operator is written in Python."""
     watched = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
