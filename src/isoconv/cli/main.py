@@ -79,6 +79,8 @@ class Evaluate(ReadsImages):
     protocol: Protocol = "standard"
     """How images are rotated: standard (bilinear, inside a circle), official (as the paper's code), or disturbed (also
     zoomed, shifted, noisy and blurred, inside a circle if the network was trained so)."""
+    threshold: Annotated[str, tyro.conf.arg(metavar="half|youden|sensitivity=S")] = "half"
+    """Where a class begins: at probability 1/2, or chosen on validation images: youden, or such as sensitivity=0.95."""
     batch_size: int | None = None
     """Images per forward pass; None stands for 256 in 2D, 16 in 3D, in segmentation 64 and 4."""
     device: Device = "auto"
@@ -92,7 +94,7 @@ class Evaluate(ReadsImages):
         from isoconv.runs import RunDir
 
         run = RunDir(self.path)
-        result = evaluate(run, self.protocol, self.batch_size, self.device, wait=self.wait)
+        result = evaluate(run, self.protocol, self.batch_size, self.device, None, self.wait, self.threshold)
         if self.as_json:
             write_json(result)
         else:

@@ -41,6 +41,8 @@ def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | Non
           over rotations, with the tests of the task (:meth:`isoconv.tasks.base.Task.paired`). Beside each ``_p`` stands
           a ``_p_holm``, corrected for there being many pairs. These account for the chance in the test images, not for
           the seeds;
+        - ``clinical``: of each run what :func:`isoconv.evaluation.evaluate` says of its classes at their thresholds,
+          without the curves; empty for other kinds of work, and of a run that an older isoconv evaluated;
         - ``notes``: of each run what is undefined or worthless in its scores.
 
     Raises:
@@ -95,8 +97,21 @@ def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | Non
         "groups": [_group([row for row in rows if row["network"] == label], scores) for label in dict.fromkeys(labels)],
         "runs": rows,
         "pairs": pairs,
+        "clinical": {
+            str(run.path): _without_curves(entry["clinical"])
+            for run, entry in zip(opened, entries, strict=True)
+            if "clinical" in entry
+        },
         "notes": {str(run.path): entry["notes"] for run, entry in zip(opened, entries, strict=True) if entry["notes"]},
     }
+
+
+def _without_curves(clinical: Mapping[str, Any]) -> dict[str, Any]:
+    classes = {
+        label: {name: value for name, value in found.items() if name != "curves"}
+        for label, found in clinical["classes"].items()
+    }
+    return {**clinical, "classes": classes}
 
 
 def _open(runs: Sequence[RunDir | str | os.PathLike[str]]) -> list[RunDir]:

@@ -3,6 +3,7 @@
 Each function returns a matplotlib figure of its own: no display, no global state.
 """
 
+from isoconv.figures.clinical import clinical_curves as clinical_curves
 from isoconv.figures.look import save as save
 from isoconv.figures.maps import feature_maps as feature_maps
 from isoconv.figures.maps import first_stage as first_stage
@@ -13,6 +14,7 @@ from isoconv.figures.rotation import save_comparison as save_comparison
 from isoconv.figures.speed import speed_ratios as speed_ratios
 
 __all__ = [
+    "clinical_curves",
     "feature_maps",
     "first_stage",
     "kernels",

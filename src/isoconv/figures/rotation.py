@@ -11,6 +11,7 @@ from torch import Tensor
 from isoconv.evaluation.comparison import labels_of
 from isoconv.evaluation.measuring import first_test_image
 from isoconv.evaluation.results import results_by
+from isoconv.figures.clinical import clinical_curves
 from isoconv.figures.curves import against_angle, curves_of
 from isoconv.figures.look import save
 from isoconv.figures.maps import feature_maps, kernels, shows_stages
@@ -62,6 +63,11 @@ def save_all(run: RunDir, protocol: str = "standard", image: Tensor | None = Non
     """
     model = run.load_model()
     figures = {f"rotation_{run.task.main.key}_{protocol}": rotation_curve([run], protocol), "kernels": kernels(model)}
+    result = results_by(run, protocol)
+    curves = result.get("clinical", {"classes": {}})["classes"].values()
+    if any(found["curves"]["upright"] for found in curves):
+        title = f"{run.task.info.title}: {result['data']['test_images']} test images, protocol {protocol}"
+        figures[f"clinical_{protocol}"] = clinical_curves(result["clinical"], title)
     if shows_stages(model):
         image = first_test_image(run) if image is None else image.cpu()
         figures["feature_maps"] = feature_maps({run.config.model: model}, image)

@@ -71,6 +71,7 @@ class Task(ABC):
         averages: whether the mean of records over turns of an image is the record of the mean output.
         answers_with_masks: whether answers have a ``mask``, the number of a label for each pixel, which is written to a
             file of its own.
+        has_operating_point: whether thresholds and a temperature are chosen on validation images.
         answer_fields: what else answers have, with its type and what it is.
         main, others: the score that leads, and those that stand beside it; each has a value in every position.
         agreement: how far answers agree with the upright ones.
@@ -90,6 +91,7 @@ class Task(ABC):
     pooled: ClassVar[bool] = False
     averages: ClassVar[bool] = False
     answers_with_masks: ClassVar[bool] = False
+    has_operating_point: ClassVar[bool] = False
     answer_fields: ClassVar[Mapping[str, tuple[Any, str]]]
     main: ClassVar[Score]
     others: ClassVar[tuple[Score, ...]] = ()
@@ -218,6 +220,18 @@ class Task(ABC):
     ) -> dict[str, Any]:
         """What else an evaluation tells, by the name of the entry."""
         return {}
+
+    def operating_point(self, records: Tensor, targets: Tensor, threshold: str) -> dict[str, Any]:
+        """What is chosen on validation images, from records (N, ...), for :meth:`clinical`. Raises ValueError for a
+        ``threshold`` that this task does not know."""
+        raise NotImplementedError(f"{self.name} has no operating point")
+
+    def clinical(
+        self, records: Tensor, targets: Tensor, turned: Sequence[int], point: dict[str, Any]
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """What a row of each position, and the entry ``clinical`` of an evaluation, have of it; see
+        :func:`isoconv.tasks.clinical.clinical`."""
+        raise NotImplementedError(f"{self.name} has no operating point")
 
     @abstractmethod
     def notes(self, records: Tensor, targets: Tensor) -> list[str]:
