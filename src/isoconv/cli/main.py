@@ -31,7 +31,8 @@ from isoconv.cli.display import (
     show_table,
     write_json,
 )
-from isoconv.cli.options import Json, ReadsImages, RunPath, Wait, check_all_done, check_plot
+from isoconv.cli.explain import Explain
+from isoconv.cli.options import Json, ReadsImages, RunPath, Threshold, Wait, check_all_done, check_plot
 from isoconv.cli.serve import Serve
 from isoconv.cli.study import Study
 from isoconv.cli.tools import Doctor, Export
@@ -79,8 +80,7 @@ class Evaluate(ReadsImages):
     protocol: Protocol = "standard"
     """How images are rotated: standard (bilinear, inside a circle), official (as the paper's code), or disturbed (also
     zoomed, shifted, noisy and blurred, inside a circle if the network was trained so)."""
-    threshold: Annotated[str, tyro.conf.arg(metavar="half|youden|sensitivity=S")] = "half"
-    """Where a class begins: at probability 1/2, or chosen on validation images: youden, or such as sensitivity=0.95."""
+    threshold: Threshold = "half"
     batch_size: int | None = None
     """Images per forward pass; None stands for 256 in 2D, 16 in 3D, in segmentation 64 and 4."""
     device: Device = "auto"
@@ -322,6 +322,7 @@ Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Explain, tyro.conf.subcommand("explain")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Data, tyro.conf.subcommand("data")]

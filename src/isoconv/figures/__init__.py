@@ -11,6 +11,7 @@ from isoconv.figures.maps import kernels as kernels
 from isoconv.figures.rotation import rotation_curve as rotation_curve
 from isoconv.figures.rotation import save_all as save_all
 from isoconv.figures.rotation import save_comparison as save_comparison
+from isoconv.figures.saliency import saliency_maps as saliency_maps
 from isoconv.figures.speed import speed_ratios as speed_ratios
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "first_stage",
     "kernels",
     "rotation_curve",
+    "saliency_maps",
     "save",
     "save_all",
     "save_comparison",

@@ -297,6 +297,11 @@ class Task(ABC):
         """Up to ``count`` of the images with these targets (N, ...), to be shown as examples."""
         return list(range(min(count, len(targets))))
 
+    def explained(self, outputs: Tensor) -> int:
+        """Which of the outputs (1, ...) of an image is asked for when its answer is to be explained: the largest on
+        average."""
+        return int(outputs[0].reshape(self.info.num_outputs, -1).mean(1).argmax())
+
     @property
     def output_shape(self) -> str:
         """Of the outputs, in words: ``"(N, 9)"``."""
