@@ -43,7 +43,8 @@ const texts = (selector) => [...document.querySelectorAll(selector)].map((it) =>
 const sources = (selector) => [...document.querySelectorAll(selector)].map((it) => it.src);
 const widths = () => [...document.querySelectorAll(".bar i")].map((it) => it.style.width);
 const state = () => ({where: $("where").textContent, said: $("angle").getAttribute("aria-valuetext"),
-  src: $("frame").src, maps: sources(".maps img"), seen: sources(".seen .image"), masks: sources(".seen .mask"),
+  src: $("frame").src, why: sources(".saliency:not([hidden]) img"),
+  maps: sources(".maps img"), seen: sources(".seen .image"), masks: sources(".seen .mask"),
   labels: texts(".label"), kept: texts(".kept"), widths: widths(),
   curves: [...document.querySelectorAll("#curve polyline")].map((it) => it.getAttribute("points"))});
 (async () => {
@@ -55,6 +56,8 @@ const state = () => ({where: $("where").textContent, said: $("angle").getAttribu
   await until(() => rows.length === 72);
   outcome.hidden.push($("result").hidden);
   outcome.cleared = $("error").textContent;
+  outcome.unasked = state().why;
+  $("why").click();
   outcome.first = state();
   $("angle").value = 90;
   $("angle").dispatchEvent(new Event("input", {bubbles: true}));
@@ -194,6 +197,9 @@ def test_an_image_is_dropped_and_turned(evaluated: Evaluated, acted: Acted, widt
         assert (before == pytest.approx(after, abs=0.01)) is not moves
         assert before.sum() == pytest.approx(100, abs=0.01)
     assert len(seen["first"]["maps"]) == 6
+    assert seen["unasked"] == []
+    assert len(seen["first"]["why"]) == 2
+    assert seen["first"]["why"][1] != seen["quarter"]["why"][1]  # that of the plain network moves
     assert seen["spun"] == "false"
     assert seen["kept"][0].startswith("answers ")
     assert all(" of 72 angles; probability of " in kept for kept in seen["kept"])

@@ -1,6 +1,7 @@
 """The served network: the answers of `isoconv predict`, to many at once, and nothing for files that are not as they
 should be."""
 
+import base64
 import io
 import json
 import logging
@@ -144,6 +145,10 @@ def test_a_kind_of_file_whose_package_is_missing(evaluated: Evaluated, monkeypat
     assert (answer.status_code, answer.json()["detail"]) == (415, "this server does not read .dcm; convert x.dcm")
 
 
+def pixels_of(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGB"), np.int64)
+
+
 def test_an_image_turned(client: TestClient, tmp_path: Path) -> None:
     head, rows = turned(client.post("/turn", files={"file": ("cell.png", png(PIXELS[0]))}))
     assert head["file"] == "cell.png"
@@ -160,6 +165,10 @@ def test_an_image_turned(client: TestClient, tmp_path: Path) -> None:
     assert sre[9]["change"] > 0.01  # other angles are approximate
     assert all(len(each["maps"]) == 3 for each in sre + plain)
     assert rows[0]["image"] != rows[9]["image"]
+    for network, stands_still in ((sre, True), (plain, False)):
+        upright, quarter = (pixels_of(network[step]["saliency"]) for step in (0, 18))
+        assert bool(np.abs(upright - quarter).max() <= 2) is stands_still
+        assert upright.std() > 10
     followed = int(np.argmax(sre[0]["readings"]))  # the likeliest upright
     for row in sre:
         (curve,) = row["curves"]

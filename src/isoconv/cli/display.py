@@ -102,6 +102,11 @@ def show_scores(task: Task, result: Mapping[str, Any], title: str) -> None:
             {"label": label, **{score.title: score.text(scores[score.key]) for score in task.of_main}}
             for label, scores in result["classes"].items()
         )
+    if "clinical" in result:
+        from isoconv.tasks.clinical import shown, told
+
+        show_table(shown(result["clinical"]))
+        log.info("%s", told(result["clinical"]))
     for note in result["notes"]:
         log.warning("note: %s", note)
 
@@ -135,9 +140,16 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
         }
         for line in comparison["folds"]
     )
+    show_table(_clinical(names, comparison["clinical"]))
     for path, notes in comparison["notes"].items():
         for note in notes:
             log.warning("note: %s: %s", names[path], note)
+
+
+def _clinical(names: Mapping[str, str], found: Mapping[str, Any]) -> list[dict[str, str]]:
+    from isoconv.tasks.clinical import shown
+
+    return [{"run": names[path], "rule": entry["rule"], **row} for path, entry in found.items() for row in shown(entry)]
 
 
 def _tests(main: Score, pair: Mapping[str, Any]) -> dict[str, str]:

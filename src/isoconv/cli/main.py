@@ -30,7 +30,18 @@ from isoconv.cli.display import (
     show_table,
     write_json,
 )
-from isoconv.cli.options import Computes, Json, ReadsImages, RunPath, Threads, Wait, check_all_done, check_plot
+from isoconv.cli.explain import Explain
+from isoconv.cli.options import (
+    Computes,
+    Json,
+    ReadsImages,
+    RunPath,
+    Threads,
+    Threshold,
+    Wait,
+    check_all_done,
+    check_plot,
+)
 from isoconv.cli.parsing import parse
 from isoconv.cli.serve import Serve
 from isoconv.cli.study import Study
@@ -56,6 +67,7 @@ class Evaluate(ReadsImages, Computes):
     protocol: Protocol = "standard"
     """How images are rotated: standard (bilinear, inside a circle), official (as the paper's code), or disturbed (also
     zoomed, shifted, noisy and blurred, inside a circle if the network was trained so)."""
+    threshold: Threshold = "half"
     batch_size: int | None = None
     """Images per forward pass; None stands for 256 in 2D, 16 in 3D, in segmentation 64 and 4."""
     device: Device = "auto"
@@ -69,7 +81,7 @@ class Evaluate(ReadsImages, Computes):
         from isoconv.runs import RunDir
 
         run = RunDir(self.path)
-        result = evaluate(run, self.protocol, self.batch_size, self.device, wait=self.wait)
+        result = evaluate(run, self.protocol, self.batch_size, self.device, None, self.wait, self.threshold)
         if self.as_json:
             write_json(result)
         else:
@@ -296,6 +308,7 @@ Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Explain, tyro.conf.subcommand("explain")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Data, tyro.conf.subcommand("data")]

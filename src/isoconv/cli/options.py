@@ -21,6 +21,14 @@ else:
 log = logging.getLogger(__name__)
 
 Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as JSON.")]
+Threshold = Annotated[
+    str,
+    tyro.conf.arg(
+        metavar="half|youden|sensitivity=S",
+        help="Where a class begins: at probability 1/2; or chosen on validation images, by Youden's index or at a "
+        "sensitivity, such as sensitivity=0.95.",
+    ),
+]
 Wait = Annotated[bool, tyro.conf.arg(help="Wait while another process works in the run directory.")]
 DataRoot = Annotated[
     Path | None,

@@ -18,6 +18,7 @@ from isoconv.models import model_config, model_info
 from isoconv.runs import OnImages, RunDir
 from isoconv.symmetry import GridGroup
 from isoconv.tasks import Score, Task
+from isoconv.tasks.clinical import shown, told
 
 __all__ = ["OUTPUTS", "Usage", "minimal_card", "model_card"]
 
@@ -197,6 +198,10 @@ def _scores(task: Task, protocol: str, result: Mapping[str, Any]) -> str:
             for label, found in result["classes"].items()
         ]
         parts.append(_table(("label", *(score.heading for score in task.of_main)), each))
+    if "clinical" in result:
+        table = shown(result["clinical"])
+        rows_of_table = [(markdown(label), *cells) for label, *cells in (row.values() for row in table)]
+        parts += [_table(tuple(table[0]), rows_of_table), told(result["clinical"])]
     notes = [f"- {markdown(note)}" for note in result["notes"]]
     return "\n\n".join([*parts, _table(heads, rows), *(["\n".join(notes)] if notes else [])])
 

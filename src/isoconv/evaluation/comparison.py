@@ -45,6 +45,8 @@ def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | Non
         - ``folds``: of a cross-validation a row per pair of groups, a minus b: the mean over the folds that both have
           of the differences upright and of the means over rotations, and its 95 % interval by Student's t. Trainings of
           different folds share images, so the interval is rather too narrow;
+        - ``clinical``: of each run what :func:`isoconv.evaluation.evaluate` says of its classes at their thresholds,
+          without the curves; empty for other kinds of work, and of a run that an older isoconv evaluated;
         - ``notes``: of each run what is undefined or worthless in its scores.
 
     Raises:
@@ -101,8 +103,21 @@ def compare(runs: Sequence[RunDir | str | os.PathLike[str]], protocol: str | Non
         "runs": rows,
         "pairs": pairs,
         "folds": _over_folds(rows),
+        "clinical": {
+            str(run.path): _without_curves(entry["clinical"])
+            for run, entry in zip(opened, entries, strict=True)
+            if "clinical" in entry
+        },
         "notes": {str(run.path): entry["notes"] for run, entry in zip(opened, entries, strict=True) if entry["notes"]},
     }
+
+
+def _without_curves(clinical: Mapping[str, Any]) -> dict[str, Any]:
+    classes = {
+        label: {name: value for name, value in found.items() if name != "curves"}
+        for label, found in clinical["classes"].items()
+    }
+    return {**clinical, "classes": classes}
 
 
 def _open(runs: Sequence[RunDir | str | os.PathLike[str]]) -> list[RunDir]:

@@ -25,6 +25,7 @@ from isoconv.runs import RunDir, resolve_device
 from isoconv.runs.lock import lock
 from isoconv.symmetry import circular_mask
 from isoconv.tasks import Task
+from isoconv.tasks.clinical import check_threshold
 from isoconv.tasks.summary import indices, summarise
 
 __all__ = ["evaluate", "measure", "multiply_adds", "position_records", "first_test_image", "with_progress"]
@@ -37,6 +38,7 @@ def evaluate(
     device: str = "auto",
     limit: int | None = None,
     wait: bool = False,
+    threshold: str = "half",
 ) -> dict[str, Any]:
     """Measure the network of a run on its test split.
 
@@ -50,6 +52,9 @@ def evaluate(
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         limit: only the first so many test images, for a quick look.
         wait: while another process works in the run directory.
+        threshold: of a classification, by which rule each class is told from the rest: ``"half"``, a probability of
+            1/2; or chosen on the validation images, ``"youden"`` or ``"sensitivity=0.95"``, see
+            :func:`isoconv.tasks.clinical.operating_point`. Also there, a temperature is fitted.
 
     Returns:
         The entry, plain JSON values: what :func:`measure` gives, ``cost`` (``parameters``, ``training_seconds``, and
@@ -66,12 +71,17 @@ def evaluate(
     conditions(protocol, run.task.info.dims)  # refuses an unknown protocol before the work
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
+    check_threshold(threshold)
+    if threshold != "half" and not run.task.has_operating_point:
+        raise ValueError(f"a threshold is for classification, {run.path} is for {run.task.name}; leave it out")
     run.check_writable()
     with lock(run.path, f"evaluating by protocol {protocol}", wait):
-        return _evaluate(run, protocol, batch_size, device, limit)
+        return _evaluate(run, protocol, batch_size, device, limit, threshold)
 
 
-def _evaluate(run: RunDir, protocol: str, batch_size: int | None, device: str, limit: int | None) -> dict[str, Any]:
+def _evaluate(
+    run: RunDir, protocol: str, batch_size: int | None, device: str, limit: int | None, threshold: str
+) -> dict[str, Any]:
     info, config, task = run.model_info, run.config, run.task
     run.check_has_data()
     run.warn_unfinished()
@@ -86,18 +96,17 @@ def _evaluate(run: RunDir, protocol: str, batch_size: int | None, device: str, l
     if any(getattr(dataset.task, name) != getattr(task.info, name) for name in facts):
         trained = ", ".join(task.info.labels)
         raise ValueError(f"{config.data} has other classes now than in the training, which were {trained}; train anew")
-    run.check_data(dataset.fingerprints, ["test"])
+    run.check_data(dataset.fingerprints, ["val", "test"])
     test = Split(dataset.test.images[:limit], dataset.test.labels[:limit])
-    scores, records, identity = measure(
-        model,
-        task,
-        test,
-        protocol,
-        masked=run.masked,
-        size=info["input_size"],
-        batch_size=batch_size,
-        device=target,
-    )
+    shown = {"masked": run.masked, "size": info["input_size"], "batch_size": batch_size, "device": target}
+    point = _operating_point(model, task, dataset.val, protocol, threshold, **shown)
+    scores, records, identity = measure(model, task, test, protocol, **shown)
+    if point is not None:
+        turned = indices(conditions(protocol, task.info.dims, run.masked), "rotation")
+        rows, clinical = task.clinical(records, identity, turned, point)
+        for condition, row in zip(scores["conditions"], rows, strict=True):
+            condition |= row
+        scores |= {"clinical": clinical, "notes": [*scores["notes"], *clinical.pop("notes")]}
     image = resize(test.images[:1].to(target).float().div(255), info["input_size"])
     result = {
         "protocol": protocol,
@@ -130,6 +139,32 @@ def _evaluate(run: RunDir, protocol: str, batch_size: int | None, device: str, l
     }
     run.save_results({**earlier, protocol: result}, predictions)
     return result
+
+
+def _operating_point(
+    model: nn.Module,
+    task: Task,
+    val: Split,
+    protocol: str,
+    threshold: str,
+    *,
+    masked: bool,
+    size: int,
+    batch_size: int | None,
+    device: torch.device,
+) -> dict[str, Any] | None:
+    """Chosen on validation images, upright as the protocol shows them."""
+    if not task.has_operating_point:
+        return None
+    upright = conditions(protocol, task.info.dims, masked)[:1]
+    batches = _batches(task, val, size, batch_size, device)
+    (records,) = position_records(model, task, batches, upright)
+    return task.operating_point(records, val.labels.cpu(), threshold)
+
+
+def _batches(task: Task, split: Split, size: int | None, batch_size: int | None, device: Any) -> DeviceBatches:
+    batch_size = task.evaluation_batch[task.info.dims] if batch_size is None else batch_size
+    return DeviceBatches(split, batch_size, device=device, seed=0, shuffle=False, resize=size)
 
 
 def measure(
@@ -172,8 +207,7 @@ def measure(
     positions = conditions(protocol, task.info.dims, masked)
     if not len(split):
         raise ValueError(f"the test split of {task.info.name} is empty; there is nothing to evaluate")
-    batch_size = task.evaluation_batch[task.info.dims] if batch_size is None else batch_size
-    batches = DeviceBatches(split, batch_size, device=device, seed=0, shuffle=False, resize=size)
+    batches = _batches(task, split, size, batch_size, device)
     records = position_records(model, task, with_progress(batches), positions)
     targets = task.identity(split.labels.cpu())
     rows, resampled = task.table(records, targets)

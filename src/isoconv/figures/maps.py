@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Stage", "feature_maps", "first_stage", "kernels", "shows_stages", "watching_first_stage"]
+__all__ = [
+    "Stage",
+    "feature_maps",
+    "first_stage",
+    "kernels",
+    "row",
+    "show_frame",
+    "shows_stages",
+    "slice_of",
+    "watching_first_stage",
+]
 
 _ARROWS = 14  # along a side, nearly
 
@@ -58,7 +68,7 @@ def kernels(model: nn.Module, layers: int = 5, columns: int = 8) -> Figure:
             for i, ax in enumerate(axes):
                 _bare(ax)
                 if i < len(chosen):
-                    image = _slice(chosen[i])
+                    image = slice_of(chosen[i])
                     scaled = image / image.abs().max().clamp_min(1e-12)
                     ax.imshow(scaled.numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
                 else:
@@ -91,19 +101,20 @@ def feature_maps(
     with style():
         figure = new_figure(1.45 * len(angles) + 1.2, 1.62 * rows + 0.5)
         grid = iter(figure.subplots(rows, len(angles), squeeze=False))
-        for ax, x, angle in zip(_row(grid, "image"), frames, angles, strict=True):
-            _show(ax, x)
+        for ax, x, angle in zip(row(grid, "image"), frames, angles, strict=True):
+            show_frame(ax, x)
             ax.set_title(f"{angle:g}°")
         for label, seen in stages.items():
-            _draw_maps(_row(grid, label.replace(" ", "\n")), first_stage(models[label], image * mask), seen, angles)
+            _draw_maps(row(grid, label.replace(" ", "\n")), first_stage(models[label], image * mask), seen, angles)
             if _has_arrows(seen[0]):
-                _draw_arrows(_row(grid, "a vector\nfield in it"), seen, frames)
+                _draw_arrows(row(grid, "a vector\nfield in it"), seen, frames)
         told = "feature map of the first stage, turned back to upright; under it, the change of all channels"
         figure.suptitle(told, fontsize=11)
         return figure
 
 
-def _row(grid: Iterator[Sequence[Axes]], label: str) -> Sequence[Axes]:
+def row(grid: Iterator[Sequence[Axes]], label: str) -> Sequence[Axes]:
+    """The next row of a figure's axes, bare and named."""
     axes = next(grid)
     for ax in axes:
         _bare(ax)
@@ -118,7 +129,7 @@ def _draw_maps(axes: Sequence[Axes], upright: Stage, seen: Sequence[Stage], angl
     scale = expected[0, channel].abs().max().item()
     for ax, stage, angle in zip(axes, seen, angles, strict=True):
         back = stage.turned(-angle)
-        shown = _slice(back.scalars[0, channel].masked_fill(~inside, math.nan))  # transparent outside of the disc
+        shown = slice_of(back.scalars[0, channel].masked_fill(~inside, math.nan))  # transparent outside of the disc
         ax.imshow(shown.numpy(), cmap="viridis", vmin=0, vmax=scale)
         error = ((back.maps * inside - expected).norm() / expected.norm()).item()
         ax.set_xlabel(f"{100 * error:.1f} %", labelpad=2)
@@ -139,8 +150,8 @@ def _draw_arrows(axes: Sequence[Axes], seen: Sequence[Stage], frames: Sequence[T
     step = max(round(size / _ARROWS), 1)
     rows, columns = torch.meshgrid(*[torch.arange((size - 1) % step // 2, size, step)] * 2, indexing="ij")
     for ax, field, frame in zip(axes, vectors, frames, strict=True):
-        down, right = (_slice(part.masked_fill(~inside, math.nan))[rows, columns] for part in field[strongest][-2:])
-        _show(ax, frame, alpha=0.4)
+        down, right = (slice_of(part.masked_fill(~inside, math.nan))[rows, columns] for part in field[strongest][-2:])
+        show_frame(ax, frame, alpha=0.4)
         ax.quiver(
             (columns + 0.5) * unit - 0.5,
             (rows + 0.5) * unit - 0.5,
@@ -201,14 +212,14 @@ def watching_first_stage(model: nn.Module) -> Iterator[list[Stage]]:
             hook.remove()
 
 
-def _show(ax: Axes, frame: Tensor, alpha: float = 1) -> None:
+def show_frame(ax: Axes, frame: Tensor, alpha: float = 1) -> None:
     """An image (1, C, *spatial), grey or RGB."""
-    slices = [_slice(channel) for channel in frame[0]]
+    slices = [slice_of(channel) for channel in frame[0]]
     picture = torch.stack(slices, dim=-1) if len(slices) == 3 else slices[0]
     ax.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, alpha=alpha)
 
 
-def _slice(x: Tensor) -> Tensor:
+def slice_of(x: Tensor) -> Tensor:
     """The middle slice of a volume; an image as it is."""
     return x[x.shape[0] // 2] if x.dim() == 3 else x
 

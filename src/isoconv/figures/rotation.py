@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, inference_mode
 
 from isoconv.evaluation.comparison import labels_of
 from isoconv.evaluation.measuring import first_test_image
 from isoconv.evaluation.results import results_by
+from isoconv.evaluation.saliency import has_default_layer
+from isoconv.figures.clinical import clinical_curves
 from isoconv.figures.curves import against_angle, curves_of
 from isoconv.figures.look import save
 from isoconv.figures.maps import feature_maps, kernels, shows_stages
+from isoconv.figures.saliency import saliency_maps
 from isoconv.runs import RunDir, writing
 
 if TYPE_CHECKING:
@@ -62,9 +65,19 @@ def save_all(run: RunDir, protocol: str = "standard", image: Tensor | None = Non
     """
     model = run.load_model()
     figures = {f"rotation_{run.task.main.key}_{protocol}": rotation_curve([run], protocol), "kernels": kernels(model)}
+    result = results_by(run, protocol)
+    curves = result.get("clinical", {"classes": {}})["classes"].values()
+    if any(found["curves"]["upright"] for found in curves):
+        title = f"{run.task.info.title}: {result['data']['test_images']} test images, protocol {protocol}"
+        figures[f"clinical_{protocol}"] = clinical_curves(result["clinical"], title)
     if shows_stages(model):
         image = first_test_image(run) if image is None else image.cpu()
         figures["feature_maps"] = feature_maps({run.config.model: model}, image)
+    if has_default_layer(model):
+        image = first_test_image(run) if image is None else image.cpu()
+        with inference_mode():
+            output = run.task.explained(model(image))
+        figures["saliency"] = saliency_maps({run.config.model: model}, image, output, run.task.info.labels[output])
     return _save(figures, run.path / "figures")
 
 

@@ -192,6 +192,8 @@ def _section(gathered: Gathered, data: str) -> dict[str, Any]:
             for entry in gathered.pair(data)
             for matrix in extras.matrices(task, [run.details for run in entry.runs])
         ],
+        "clinical": _pictures(gathered, data, f"clinical_{gathered.protocol}"),
+        "saliency": _pictures(gathered, data, "saliency"),
         "feature_maps": _pictures(gathered, data, "feature_maps"),
         "notes": tables.notes_of(entries),
     }

@@ -322,6 +322,29 @@ def _summary(table: dict[str, Any]) -> dict[str, Any]:
     return table
 
 
+_Curve = dict[str, list[_Number] | _Number | None]
+
+
+@_ours
+class _OneClass(TypedDict):
+    """A class against the rest; thresholds are log-odds."""
+
+    threshold: _Number | None
+    upright: Annotated[dict[str, Any], AfterValidator(_measure)]
+    rotated: Annotated[dict[str, Any], AfterValidator(_measure)]
+    curves: dict[Literal["upright", "rotated"], dict[str, _Curve] | None]
+
+
+@_ours
+class _Clinical(TypedDict):
+    """What was chosen on validation images, and what it does on test images."""
+
+    rule: _Name
+    validation_images: _Count
+    temperature: _Number
+    classes: dict[str, _OneClass]
+
+
 @_open
 class _Entry(TypedDict):
     """What else there is, the task tells of its own accord: tables of measures."""
@@ -335,6 +358,7 @@ class _Entry(TypedDict):
     summary: Annotated[dict[str, Any], AfterValidator(_summary)]
     conditions: Annotated[list[_Position], Field(min_length=1), AfterValidator(_positions)]
     notes: list[str]
+    clinical: NotRequired[_Clinical]
 
 
 def _by_protocol(results: dict[str, Any]) -> dict[str, Any]:

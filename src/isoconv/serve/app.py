@@ -24,6 +24,7 @@ from isoconv._text import without_objects
 from isoconv._version import __version__
 from isoconv.evaluation.comparison import labels_of
 from isoconv.evaluation.prediction import Predictor
+from isoconv.evaluation.saliency import has_default_layer
 from isoconv.figures.maps import shows_stages
 from isoconv.report.images import label_colours, png
 from isoconv.serve.turning import ANGLES, AXES, turn
@@ -211,6 +212,7 @@ def _page(predictors: Sequence[Predictor], titles: Sequence[str], limits: Limits
         colours=label_colours(len(predictors[0].task.readings)) if predictors[0].task.answers_with_masks else None,
         size=predictors[0].size,
         has_maps=any(shows_stages(predictor.model) for predictor in predictors),
+        has_saliency=any(has_default_layer(predictor.model) for predictor in predictors),
         titles=titles,
         limits=limits,
         suffixes=SUFFIXES,

@@ -51,6 +51,14 @@ function show() {
       panel.querySelector(".mask").src = network.mask;
       panel.querySelector(".mask").alt = `labels of ${head.networks[i]} at ${row.angle} degrees`;
     }
+    const why = panel.querySelector(".saliency");
+    if (why) {
+      why.hidden = !$("why").checked || !network.saliency;
+      if (!why.hidden) {
+        why.firstElementChild.src = network.saliency;
+        why.firstElementChild.alt = `what the answer of ${head.networks[i]} rests on at ${row.angle} degrees`;
+      }
+    }
     panel.querySelector(".features").classList.toggle("on", Boolean(network.maps));
     if (!network.maps) return;
     const maps = panel.querySelector(".maps");
@@ -216,6 +224,7 @@ file.addEventListener("change", () => {
   file.value = ""; // so that the same file can be chosen again, changed
 });
 axis?.addEventListener("change", load);
+$("why")?.addEventListener("change", show);
 quantity.addEventListener("change", () => {
   drawCurve();
   show();

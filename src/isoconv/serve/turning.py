@@ -13,6 +13,7 @@ from torch import Tensor
 from isoconv._extras import require
 from isoconv.evaluation.prediction import Predictor
 from isoconv.evaluation.protocols import Condition
+from isoconv.evaluation.saliency import HiResCAM, has_default_layer
 from isoconv.figures.maps import Stage, watching_first_stage
 from isoconv.report.images import overlay, png
 from isoconv.symmetry import circular_mask, rotate
@@ -47,7 +48,9 @@ def turn(predictors: Sequence[Predictor], images: Sequence[Tensor], axis: str) -
           ``value``, None where there is none;
         - ``maps``, PNG data URIs of the channels of the first stage that vary most, turned back to upright, and
           ``change``, the distance of all channels from the upright ones, ``|g^-1 f(g x) - f(x)| / |f(x)|`` within the
-          disc. Both are None for a network without a stage ``layer1``.
+          disc. Both are None for a network without a stage ``layer1``;
+        - ``saliency``, what the upright answer rests on at this angle (:class:`isoconv.evaluation.saliency.HiResCAM`),
+          turned back to upright, a PNG data URI; None for a network that has no layer for it.
     """
     views = [_View(*pair, axis) for pair in zip(predictors, images, strict=True)]
     size = _BATCH[predictors[0].task.info.dims]
@@ -74,6 +77,7 @@ class _View:
         self.answer: dict[str, Any] = {}
         self.outputs = self.maps = torch.empty(0)
         self.shown: list[int] = []
+        self.strongest = 0.0
 
     @torch.inference_mode()
     def at(self, angles: Sequence[int]) -> list[dict[str, Any]]:
@@ -97,9 +101,14 @@ class _View:
                 ],
                 "maps": None,
                 "change": None,
+                "saliency": None,
             }
             for frame, answer, agreement in zip(frames, answers, agreements, strict=True)
         ]
+        if has_default_layer(self.predictor.model):
+            found = HiResCAM(self.predictor.model, task.explained(self.outputs))(frames)
+            for row, saliency, angle in zip(rows, found.split(1), angles, strict=True):
+                row["saliency"] = self._saliency(rotate(saliency, -angle, self.plane)[0, 0])
         if stage:
             for row, maps, angle in zip(rows, stage[0].maps.split(1), angles, strict=True):
                 row |= self._compared(Stage(maps, stage[0].fields).turned(-angle, self.plane))
@@ -140,6 +149,14 @@ class _View:
             pixels[~self._slice(inside).cpu().numpy()] = 0  # transparent
             pictures.append(png(pixels))
         return {"maps": pictures, "change": change.item()}
+
+    def _saliency(self, turned_back: Tensor) -> str:
+        """In colour, red for and blue against, scaled by the upright map."""
+        self.strongest = self.strongest or turned_back.abs().max().clamp_min(1e-12).item()
+        shares = self._slice(0.5 + turned_back / (2 * self.strongest)).clamp(0, 1).cpu().numpy()
+        pixels = require("matplotlib", "study").colormaps["RdBu_r"](shares, bytes=True)
+        pixels[~self._slice(self.inside).numpy()] = 0  # transparent
+        return png(pixels)
 
     def _slice(self, x: Tensor) -> Tensor:
         """The middle slice, across the axis, of a volume (D, H, W); an image as it is."""

@@ -71,6 +71,7 @@ class Task(ABC):
         averages: whether the mean of records over turns of an image is the record of the mean output.
         answers_with_masks: whether answers have a ``mask``, the number of a label for each pixel, which is written to a
             file of its own.
+        has_operating_point: whether thresholds and a temperature are chosen on validation images.
         answer_fields: what else answers have, with its type and what it is.
         main, others: the score that leads, and those that stand beside it; each has a value in every position.
         agreement: how far answers agree with the upright ones.
@@ -90,6 +91,7 @@ class Task(ABC):
     pooled: ClassVar[bool] = False
     averages: ClassVar[bool] = False
     answers_with_masks: ClassVar[bool] = False
+    has_operating_point: ClassVar[bool] = False
     answer_fields: ClassVar[Mapping[str, tuple[Any, str]]]
     main: ClassVar[Score]
     others: ClassVar[tuple[Score, ...]] = ()
@@ -219,6 +221,18 @@ class Task(ABC):
         """What else an evaluation tells, by the name of the entry."""
         return {}
 
+    def operating_point(self, records: Tensor, targets: Tensor, threshold: str) -> dict[str, Any]:
+        """What is chosen on validation images, from records (N, ...), for :meth:`clinical`. Raises ValueError for a
+        ``threshold`` that this task does not know."""
+        raise NotImplementedError(f"{self.name} has no operating point")
+
+    def clinical(
+        self, records: Tensor, targets: Tensor, turned: Sequence[int], point: dict[str, Any]
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """What a row of each position, and the entry ``clinical`` of an evaluation, have of it; see
+        :func:`isoconv.tasks.clinical.clinical`."""
+        raise NotImplementedError(f"{self.name} has no operating point")
+
     @abstractmethod
     def notes(self, records: Tensor, targets: Tensor) -> list[str]:
         """What is undefined or worthless in the upright scores, and why."""
@@ -282,6 +296,11 @@ class Task(ABC):
     def examples(self, targets: Tensor, count: int) -> list[int]:
         """Up to ``count`` of the images with these targets (N, ...), to be shown as examples."""
         return list(range(min(count, len(targets))))
+
+    def explained(self, outputs: Tensor) -> int:
+        """Which of the outputs (1, ...) of an image is asked for when its answer is to be explained: the largest on
+        average."""
+        return int(outputs[0].reshape(self.info.num_outputs, -1).mean(1).argmax())
 
     @property
     def output_shape(self) -> str:

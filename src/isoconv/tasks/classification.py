@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from isoconv.tasks.base import Defaults, Loss, Task, Wording
+from isoconv.tasks.clinical import clinical, operating_point
 from isoconv.tasks.metrics import (
     bootstrap,
     classification_metrics,
@@ -47,6 +48,7 @@ class Classification(Task):
     record_name = "logits"
     defaults = Defaults(width=64, size=28, batch_size={2: 128, 3: 4}, lr={2: 2e-2, 3: 1e-2})
     averages = True
+    has_operating_point = True
     answer_fields = {
         "label": (str | list[str], "the class; with several labels, those whose probability exceeds 1/2"),
         "probabilities": (dict[str, float], "by label"),
@@ -143,6 +145,14 @@ class Classification(Task):
     ) -> dict[str, Any]:
         scores = classification_metrics(self.info.kind, records[0], targets, self.info.labels)
         return {"upright": {name: value for name, value in scores.items() if name != "notes"}}
+
+    def operating_point(self, records: Tensor, targets: Tensor, threshold: str) -> dict[str, Any]:
+        return operating_point(self.info.kind, records, targets, threshold)
+
+    def clinical(
+        self, records: Tensor, targets: Tensor, turned: Sequence[int], point: dict[str, Any]
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        return clinical(self.info.kind, self.info.labels, records, targets, turned, point)
 
     def notes(self, records: Tensor, targets: Tensor) -> list[str]:
         return classification_metrics(self.info.kind, records, targets, self.info.labels)["notes"]

@@ -50,6 +50,10 @@ class Regression(Task):
     )
     agreement = Score("change", "change from the upright answer", "", higher_is_better=False)
 
+    def explained(self, outputs: Tensor) -> int:
+        """The first: numbers of several units cannot be compared."""
+        return 0
+
     @property
     def wording(self) -> Wording:
         return Wording(

@@ -12,7 +12,7 @@ from torch import Tensor
 from isoconv.tasks.metrics import interval, number
 from isoconv.tasks.scores import Score
 
-__all__ = ["Position", "indices", "summarise"]
+__all__ = ["Position", "indices", "mean_of", "summarise"]
 
 _TURNED = ("rotation", "cube")
 _PLAIN = (*_TURNED, "flip", "unmasked")
@@ -91,11 +91,11 @@ def summarise(
     for other in beside:
         summary[f"upright_{other.key}"] = rows[0][other.key]
         for name, chosen in {"rotated": rotated, **{group: groups[group] for group in further}}.items():
-            summary[f"{name}_{other.key}"] = _mean([rows[i][other.key] for i in chosen])
+            summary[f"{name}_{other.key}"] = mean_of([rows[i][other.key] for i in chosen])
     return summary
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean_of(values: Sequence[float | None]) -> float | None:
     """None if one of the values is."""
     return None if None in values else sum(values) / len(values)  # type: ignore[arg-type]
 
