@@ -137,8 +137,8 @@ def network_rows(dtype: torch.dtype, alone: bool) -> Iterator[str]:
         found = medians({name: training_step(net, x, dtype) for name, net in nets.items()})
         for name, (milliseconds, ratio) in found.items():
             weights = sum(p.numel() for p in nets[name].parameters())
-            precision, threads = str(dtype).removeprefix("torch."), torch.get_num_threads()
-            case = f"{count_of(threads, 'thread')}, {precision}, width {width}, {batch} x {channels} x {' x '.join(map(str, size))}"
+            how = f"{count_of(torch.get_num_threads(), 'thread')}, {str(dtype).removeprefix('torch.')}"
+            case = f"{how}, width {width}, {batch} x {channels} x {' x '.join(map(str, size))}"
             yield f"| {case} | {name} | {weights:,} | {milliseconds:.0f} | {ratio:.2f} |"
 
 

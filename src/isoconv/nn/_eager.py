@@ -74,8 +74,8 @@ def gated(x: Tensor, norm: nn.Module, fields: Fields, spelled_out: Callable[...,
     """What :class:`isoconv.nn.FieldGate` makes of ``x``, with a ``norm`` that :func:`suits`; ``spelled_out`` is the
     same as a function of ``x`` and of what normalises the magnitudes."""
     if norm.training:
-        norm.num_batches_tracked.add_(1)  # type: ignore[operator, union-attr]
-    return _Gated.apply(x, norm.weight, norm.bias, norm, fields, spelled_out)  # type: ignore[no-any-return, no-untyped-call]
+        norm.num_batches_tracked.add_(1)  # type: ignore[operator]
+    return _Gated.apply(x, norm.weight, norm.bias, norm, fields, spelled_out)
 
 
 class _Gated(torch.autograd.Function):
