@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import isoconv
 from isoconv import nn as iso
+from isoconv._checks import count_of
 from isoconv.nn import Fields
 
 ROUNDS = 15
@@ -136,8 +137,8 @@ def network_rows(dtype: torch.dtype, alone: bool) -> Iterator[str]:
         found = medians({name: training_step(net, x, dtype) for name, net in nets.items()})
         for name, (milliseconds, ratio) in found.items():
             weights = sum(p.numel() for p in nets[name].parameters())
-            precision, threads = str(dtype).removeprefix("torch."), torch.get_num_threads()
-            case = f"{threads} threads, {precision}, width {width}, {batch} x {channels} x {' x '.join(map(str, size))}"
+            how = f"{count_of(torch.get_num_threads(), 'thread')}, {str(dtype).removeprefix('torch.')}"
+            case = f"{how}, width {width}, {batch} x {channels} x {' x '.join(map(str, size))}"
             yield f"| {case} | {name} | {weights:,} | {milliseconds:.0f} | {ratio:.2f} |"
 
 
@@ -159,11 +160,10 @@ def main() -> None:
     print("\nTraining steps (forward, backward, AdamW), kernels as by default; bfloat16 is autocast:\n")
     print("| case | network | weights | ms | times plain |")
     print("|---|---|---|---|---|")
-    for threads in (1, 2):
+    for threads, dtype in ((1, torch.float32), (1, torch.bfloat16), (2, torch.float32)):
         torch.set_num_threads(threads)
-        for dtype in (torch.float32, torch.bfloat16):
-            for row in network_rows(dtype, alone=threads > 1 or dtype == torch.bfloat16):
-                print(row, flush=True)
+        for row in network_rows(dtype, alone=threads > 1 or dtype == torch.bfloat16):
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

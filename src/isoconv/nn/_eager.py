@@ -43,7 +43,7 @@ def channelwise(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance (C,) of the channels of ``x`` (N, C, *spatial), in float32 at least."""
-    return _Moments.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return _Moments.apply(x)
 
 
 class _Moments(torch.autograd.Function):
@@ -74,8 +74,8 @@ def gated(x: Tensor, norm: nn.Module, fields: Fields, spelled_out: Callable[...,
     """What :class:`isoconv.nn.FieldGate` makes of ``x``, with a ``norm`` that :func:`suits`; ``spelled_out`` is the
     same as a function of ``x`` and of what normalises the magnitudes."""
     if norm.training:
-        norm.num_batches_tracked.add_(1)  # type: ignore[operator, union-attr]
-    return _Gated.apply(x, norm.weight, norm.bias, norm, fields, spelled_out)  # type: ignore[no-any-return, no-untyped-call]
+        norm.num_batches_tracked.add_(1)  # type: ignore[operator]
+    return _Gated.apply(x, norm.weight, norm.bias, norm, fields, spelled_out)
 
 
 class _Gated(torch.autograd.Function):
@@ -131,10 +131,11 @@ _threshold_backward = torch.ops.aten.threshold_backward
 def _spelled_out_gradients(ctx: Any, inputs: tuple[Tensor, ...], grad: Tensor) -> list[Tensor | None]:
     """Gradients that can be differentiated again."""
     mean, variance, training, eps = ctx.norm
-    running = (None, None) if training else (mean, variance)
+    before = None if training else mean
+    spread = None if training else variance
     x, weight, bias = inputs
     wanted = [tensor for tensor, want in zip(inputs, ctx.needs_input_grad, strict=False) if want]
-    output = ctx.spelled_out(x, lambda size: F.batch_norm(size, *running, weight, bias, training, 0.0, eps))
+    output = ctx.spelled_out(x, lambda size: F.batch_norm(size, before, spread, weight, bias, training, 0.0, eps))
     found = iter(torch.autograd.grad(output, wanted, grad, create_graph=True))
     return [next(found) if want else None for want in ctx.needs_input_grad[:3]]
 

@@ -160,7 +160,8 @@ class FieldNorm(_FieldLayer):
 
     def _scale_and_shift(self, input: Tensor) -> list[Tensor]:
         """What the layer does to each channel (channels,) of ``input``."""
-        count, norm, runs = self.in_fields.scalars, self.scalars, self.in_fields.runs
+        norm: Any = self.scalars
+        count, runs = self.in_fields.scalars, self.in_fields.runs
         means, variances = (norm.running_mean, norm.running_var) if count else (self.rms[:0],) * 2
         rms = self.rms
         if self.training:
