@@ -64,7 +64,7 @@ CONTENTS = {
     "Results": ["/docs/results", "/docs/reproducing", "/docs/official-defects"],
     "Reference": [f"/docs/reference/{page}" for page in REFERENCE],
     "Measurements": [f"{name} </benchmarks/results/{name}>" for name in MEASURED],  # several have the same title
-    "Project": ["/docs/dependencies", "/CHANGELOG", "/CONTRIBUTING", "README </README>"],
+    "Project": ["/docs/dependencies", "/docs/platforms", "/CHANGELOG", "/CONTRIBUTING", "README </README>"],
 }
 
 

@@ -21,7 +21,7 @@ def test_tables(page: Path, tmp_path: Path) -> None:
         ("cells", "plain-36", "1"),
         ("cells3d", "sre", "0"),
     ]
-    assert rows[0]["command"].startswith("isoconv train --data cells --model sre_resnet18")
+    assert rows[0]["command"].startswith("isoconv train --data cells --size 16 --model sre_resnet18")
     with (tmp_path / "report-pairs.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 6
     text = (tmp_path / "report.md").read_text()

@@ -58,6 +58,8 @@ else:
 
 log = logging.getLogger(__name__)
 
+_SIGPIPE = 13  # Windows has no such signal
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(ReadsImages, Computes):
@@ -350,7 +352,7 @@ def main(args: Sequence[str] | None = None) -> int:
             parse(Command, DESCRIPTION, arguments).run()
         _flush_output()
     except BrokenPipeError:  # who reads, such as `head`, has enough
-        return 128 + signal.SIGPIPE
+        return 128 + _SIGPIPE
     except Exception as error:  # noqa: BLE001 - whatever it is, users get one line
         if debug:
             raise
