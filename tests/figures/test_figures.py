@@ -253,15 +253,15 @@ def test_limits_of_a_share_are_whole_tenths_and_those_of_another_number_follow_i
 @pytest.mark.parametrize(
     ("name", "names"),
     [
-        ("sre", ["rotation_accuracy_official.png", "kernels.png", "feature_maps.png"]),
-        ("volumes", ["rotation_accuracy_official.png", "kernels.png", "feature_maps.png"]),
-        ("masks/sre", ["rotation_dice_official.png", "kernels.png"]),  # a U-Net has no stage layer1
+        ("sre", ["rotation_accuracy_official", "kernels", "clinical_official", "feature_maps", "saliency"]),
+        ("volumes", ["rotation_accuracy_official", "kernels", "clinical_official", "feature_maps", "saliency"]),
+        ("masks/sre", ["rotation_dice_official", "kernels", "saliency"]),  # a U-Net has no stage layer1
     ],
 )
 def test_figures_of_a_run_are_written(evaluated: Evaluated, name: str, names: list[str]) -> None:
     run = evaluated(name)
     paths = save_all(run, "official")
-    assert paths == [run.path / "figures" / each for each in names]
+    assert paths == [run.path / "figures" / f"{each}.png" for each in names]
     assert all(map(is_drawn, paths))
 
 

@@ -84,7 +84,7 @@ def saliency_errors(model: nn.Module, images: Tensor, output: int, layer: str | 
 
 
 def output_number(task: Task, label: str | None, outputs: Tensor) -> int:
-    """The number of the output called ``label``, by default of the one that :meth:`isoconv.tasks.Task.explained`
+    """The number of the output called ``label``, by default of the one that :meth:`isoconv.tasks.base.Task.explained`
     chooses from outputs (1, ...) for an image. Raises ValueError for another label."""
     labels = task.info.labels
     if label is None:

@@ -48,7 +48,7 @@ def saliency_maps(
                 ax.imshow(back.numpy(), cmap="RdBu_r", vmin=-scale, vmax=scale)
             errors = saliency_errors(model, image, output)
             told = {"quarter turns": errors["quarter_turns"], "free angles": errors["free_angles"]}
-            text = ", ".join(f"{at} -" if e is None else f"{at} {100 * e:.2g} %" for at, e in told.items())
+            text = ", ".join(f"{at} -" if e is None else f"{at} {100 * e:.3g} %" for at, e in told.items())
             axes[len(angles) // 2].set_xlabel(f"error: {text}", labelpad=2)
         figure.suptitle(f"what {label} rests on (red for, blue against), turned back to upright", fontsize=11)
         return figure
