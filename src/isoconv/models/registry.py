@@ -152,9 +152,10 @@ def create_model(
         name: one of :func:`list_models`.
         in_channels: channels of the input image; None stands for 3, or as trained.
         num_classes: number of logits; None stands for 10, or as trained.
-        pretrained: a data set of :func:`isoconv.models.list_pretrained`. The network then has the trained weights, and its options are
-            as trained; for another number of channels or classes see :func:`isoconv.models.pretrained.adopt`. It takes
-            images (x - 0.5) / 0.5, black outside of the inscribed disc.
+        pretrained: a data set of :func:`isoconv.models.list_pretrained`. The network then has the trained weights, and
+            its options are as trained; for another number of channels or classes see
+            :func:`isoconv.models.pretrained.adopt`. It takes images (x - 0.5) / 0.5, black outside of the inscribed
+            disc.
         options: of the model, as ``model_info(name).options`` has them: ``width`` and ``kernel_sizes`` of every one,
             those of :class:`isoconv.nn.SREConv2d` of the isotropic ones. See :func:`isoconv.models.resnet.sre_resnet`.
 
