@@ -218,6 +218,7 @@ def test_models(call: Call) -> None:
     assert list(counts) == list_models()
     assert counts["sre_resnet18"] < counts["resnet18"]
     assert list(json.loads(call("models", "sre_*_3d", "--width", "8", "--json").out)) == list_models("sre_*_3d")
+    assert json.loads(call("models", "--pretrained", "--json").out)["pbc"] == "steerable_resnet18, sre_resnet18"
 
 
 def test_bench(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,8 @@ def test_wrong_usage(call: Call, line: str, message: str) -> None:
         ("train --data cells --model resnet81 --out x", "unknown model 'resnet81'.*did you mean 'resnet18'"),
         ("train --data cells --model sre_resnet18 --profile linaer --out x", "did you mean 'linear'"),
         ("train --data cells --model resnet18_3d --out x", "has 2D images, network 'resnet18_3d' does not"),
+        ("train --data cells --model sre_resnet18 --from pcb --out x", "no run at pcb .*did you mean 'pbc'"),
+        ("train --data cells --model resnet18 --from pbc --out x", "pbc is a steerable_resnet18, not a resnet18; use"),
         ("evaluate x", "no run at x .*isoconv train --out x"),
         ("predict x y.png", "no run at x "),
         ("compare x y", "no run at x "),

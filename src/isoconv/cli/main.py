@@ -225,13 +225,21 @@ class Models:
     """Only names that match, such as 'sre_*' or '*_3d'."""
     width: int = 64
     """Channels of the first stage."""
+    pretrained: bool = False
+    """List the trained networks that come with isoconv instead."""
     as_json: Json = False
 
     def run(self) -> None:
         import torch
 
-        from isoconv.models import create_model, list_models
+        from isoconv.models import create_model, list_models, list_pretrained
 
+        if self.pretrained:
+            trained = {data: ", ".join(networks) for data, networks in list_pretrained().items()}
+            show(trained, self.as_json, title="networks trained on")
+            if not self.as_json:
+                show_next("predict NAME IMAGE")
+            return
         with torch.device("meta"):
             networks = {name: create_model(name, width=self.width) for name in list_models(self.pattern)}
         if not networks:

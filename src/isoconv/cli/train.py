@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+from isoconv._extras import require
 from isoconv.cli.display import show_best_epoch, show_next
 from isoconv.cli.options import Json, ReadsImages, Wait
 from isoconv.runs.config import DataOptions, Logger, MachineOptions, NetworkOptions, TrainConfig, TrainingOptions
+
+if TYPE_CHECKING:
+    import tyro
+else:
+    tyro = require("tyro", extra="study")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NetworkOptions(NetworkOptions):
+    pretrained: Annotated[str | None, tyro.conf.arg(aliases=["--from"])] = None
+    """Trained network to start from: the name of one that comes with isoconv (`isoconv models --pretrained` names
+    them), or a run directory. Its options are taken over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +42,7 @@ class Train(ReadsImages):
     """Program that shows trainings side by side, told what metrics.jsonl is told; None stands for none."""
     as_json: Json = False
     data: DataOptions
-    network: NetworkOptions
+    network: _NetworkOptions
     training: TrainingOptions
     machine: MachineOptions
 
