@@ -53,6 +53,7 @@ def test_the_worker_of_a_study(
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(job)))
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+    monkeypatch.setattr(worker, "_end_with_parent", lambda: None)
     monkeypatch.setattr(worker, "work", _failing(KeyError("masked")))
     assert worker.main() == 1
     *traceback, line = capsys.readouterr().err.splitlines()

@@ -142,15 +142,17 @@ def _run_process(job: str, output: IO[bytes], variables: Mapping[str, str]) -> i
             text=True,
         )
         _running.add(process)
+    stdin = cast(IO[str], process.stdin)
     try:
-        with process, suppress(BrokenPipeError):  # it has ended before it read
-            stdin = cast(IO[str], process.stdin)
+        with suppress(BrokenPipeError):  # it has ended before it read
             stdin.write(job + "\n")
             stdin.flush()
-            process.wait()
+        process.wait()
     finally:
         process.terminate()  # no more than a word to one that has ended
         status = process.wait()
+        with suppress(BrokenPipeError):
+            stdin.close()
         with _gate:
             _running.discard(process)
     return status
