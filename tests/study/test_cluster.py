@@ -39,9 +39,8 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen]]]:
             time.sleep(0.1)
         yield json.loads(place.read_text())["address"], started[1:]
     finally:
-        for process in started:
-            process.terminate()
-        for process in started:
+        for process in reversed(started):  # a worker that looks for its scheduler would not end of itself
+            process.kill()
             process.wait()
 
 
