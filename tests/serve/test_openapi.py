@@ -55,4 +55,7 @@ def test_every_answer_is_described(evaluated: Callable[[str], RunDir], serving: 
     with serving(create_app([Predictor(evaluated(name), "cpu")], Limits(side=64))) as address:
         for found in schemathesis.openapi.from_url(f"{address}/openapi.json").get_all_operations():
             ask(found.ok())
-    assert statuses == {"/health": {200}, **dict.fromkeys(("/predict", "/turn"), {200, 400, 413, 415, 422})}
+    assert statuses.pop("/health") == {200}
+    assert statuses.keys() == {"/predict", "/turn"}
+    for seen in statuses.values():  # a form without end, of status 400, is not always drawn
+        assert {200, 413, 415, 422} <= seen <= {200, 400, 413, 415, 422}
