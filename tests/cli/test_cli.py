@@ -52,7 +52,8 @@ def test_help(call: Call, command: str, words: list[str]) -> None:
     assert [word for word in words if word not in text] == []
 
 
-def test_every_option_is_explained(call: Call) -> None:
+def test_every_option_is_explained(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "110")  # wider terminals get two columns of boxes
     commands = ["train", "evaluate", "predict", "compare", "demo", "models", "doctor", "export", "serve", "bench ops"]
     commands += [f"data {name}" for name in ("list", "fetch", "check", "manifest")]
     commands += [f"study {name}" for name in ("run", "status", "report")]

@@ -29,7 +29,7 @@ def test_options_are_shown_as_they_are_typed(call: Call, command: str) -> None:
 def test_options_of_a_training_are_in_groups(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "110")  # wider terminals get two columns of boxes
     text = " ".join(re.sub("[│╭╮╰╯─]", " ", call("train", "--help").out).split())
-    order = ["What is learned from.", "--task STR", "--model STR", "--width INT", "--kernel-sizes [INT [INT ...]]"]
+    order = ["What is learned from.", "--task STR", "The network;", "--width INT", "--kernel-sizes [INT [INT ...]]"]
     order += ["such as 9 9 5 5. (default: the network's own)", "--circular {True,False}", "How it is trained.", "--lr"]
     order += ["Where and how it is computed.", "--threads INT CPU threads. (default: torch's choice)"]
     places = [text.find(words) for words in order]

@@ -31,6 +31,7 @@ Call = Callable[..., Any]  # of a command line, to its Result
         ("evaluate x --devic cpu", "isoconv evaluate has no option --devic, see isoconv evaluate --help; did you mean"),
         ("train --epoch 3", "error: isoconv train has no option --epoch, see isoconv train --help; did you mean '--ep"),
         ("train --data=cells --modl=x", "isoconv train has no option --modl,"),
+        ("train --from pbc --modl x", "isoconv train has no option --modl,"),  # --from is another name of --pretrained
         ("models --jason", "isoconv models has no option --jason, see isoconv models --help; did you mean '--json'?"),
         ("evaluate x y", "Unrecognized options: y"),
         ("evaluate x --protocol oficial", "'standard', 'official', 'disturbed'"),

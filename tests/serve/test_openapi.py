@@ -13,6 +13,7 @@ from PIL import Image
 pytest.importorskip("fastapi", reason="isoconv serve needs pip install 'isoconv[serve]'")
 pytest.importorskip("schemathesis", reason="not installed: pip install 'isoconv[dev]'")
 
+import requests
 import schemathesis
 from fastapi import FastAPI
 from schemathesis.specs.openapi.checks import positive_data_acceptance
@@ -55,7 +56,7 @@ def test_every_answer_is_described(evaluated: Callable[[str], RunDir], serving: 
     with serving(create_app([Predictor(evaluated(name), "cpu")], Limits(side=64))) as address:
         for found in schemathesis.openapi.from_url(f"{address}/openapi.json").get_all_operations():
             ask(found.ok())
-    assert statuses.pop("/health") == {200}
-    assert statuses.keys() == {"/predict", "/turn"}
-    for seen in statuses.values():  # a form without end, of status 400, is not always drawn
-        assert {200, 413, 415, 422} <= seen <= {200, 400, 413, 415, 422}
+        for path in ("/predict", "/turn"):  # a form without end is not always drawn
+            broken = requests.post(address + path, b"x", headers={"content-type": "multipart/form-data"}, timeout=60)
+            statuses[path].add(broken.status_code)
+    assert statuses == {"/health": {200}, **dict.fromkeys(("/predict", "/turn"), {200, 400, 413, 415, 422})}

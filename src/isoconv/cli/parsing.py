@@ -85,6 +85,7 @@ def _options(types: Mapping[str, Any]) -> Iterator[str]:
         elif tyro.conf.Positional not in confs:
             given = next((conf.name for conf in confs if getattr(conf, "name", None)), name)
             yield f"--{given.replace('_', '-')}"
+            yield from (alias for conf in confs for alias in getattr(conf, "aliases", None) or ())
 
 
 @_registry.primitive_rule

@@ -19,9 +19,9 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class _NetworkOptions(NetworkOptions):
+    __doc__ = NetworkOptions.__doc__
+
     pretrained: Annotated[str | None, tyro.conf.arg(aliases=["--from"])] = None
-    """Trained network to start from: the name of one that comes with isoconv (`isoconv models --pretrained` names
-    them), or a run directory. Its options are taken over."""
 
 
 @dataclass(frozen=True, kw_only=True)

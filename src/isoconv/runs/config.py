@@ -87,7 +87,7 @@ class NetworkOptions:
     """Network; `isoconv models` names them."""
     pretrained: str | None = None
     """Trained network to start from, whose options are taken over: the name of one that comes with isoconv, such as pbc
-    (`isoconv models` names them), or a run directory; None stands for new weights."""
+    (`isoconv models --pretrained` names them), or a run directory; None stands for new weights."""
     width: int | None = None
     """Channels of the first stage, narrower networks train faster; None stands for 64, in segmentation 32."""
     kernel_sizes: tuple[int, ...] | None = None
