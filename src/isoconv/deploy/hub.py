@@ -103,9 +103,9 @@ def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = No
         ValueError: the files are cut short, of a newer version, or do not belong together.
     """
     folder = Path(source)
-    if not folder.is_dir() and (shipped := pretrained_folder(str(source))) is not None:
-        return RunDir(shipped).load_model()
     if not folder.is_dir():
+        if (shipped := pretrained_folder(str(source))) is not None:
+            return RunDir(shipped).load_model()
         folder = _download(str(source), revision)
     if (folder / "environment.json").is_file():
         raise ValueError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from isoconv._checks import count_of
 from isoconv._progress import track
-from isoconv.data import DeviceBatches, Split, load, resize
+from isoconv.data import Dataset, DeviceBatches, Split, load, resize
 from isoconv.evaluation.protocols import Condition, conditions, is_masked
 from isoconv.evaluation.results import load_predictions
 from isoconv.nn.dense import convolutions, cost
@@ -28,7 +29,15 @@ from isoconv.tasks import Task
 from isoconv.tasks.clinical import check_threshold
 from isoconv.tasks.summary import indices, summarise
 
-__all__ = ["evaluate", "measure", "multiply_adds", "position_records", "first_test_image", "with_progress"]
+__all__ = [
+    "evaluate",
+    "measure",
+    "multiply_adds",
+    "position_records",
+    "dataset_of",
+    "first_test_image",
+    "with_progress",
+]
 
 
 def evaluate(
@@ -89,9 +98,7 @@ def _evaluate(
     predictions: dict[str, Any] = load_predictions(run)
     target = resolve_device(device)
     model = run.load_model().to(target)
-    dataset = load(
-        config.data, size=config.size or task.defaults.size, root=config.data_root, task=config.task, part=config.part
-    )
+    dataset = dataset_of(run)
     facts = ("dims", "labels")
     if any(getattr(dataset.task, name) != getattr(task.info, name) for name in facts):
         trained = ", ".join(task.info.labels)
@@ -317,11 +324,21 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 def first_test_image(run: RunDir) -> Tensor:
     """The first test image of a run, as its network sees it: (1, C, *spatial) in [0, 1]."""
-    config, task = run.config, run.task
-    dataset = load(
-        config.data, size=config.size or task.defaults.size, root=config.data_root, task=config.task, part=config.part
+    return resize(dataset_of(run).test.images[:1].float().div(255), run.model_info["input_size"])
+
+
+def dataset_of(run: RunDir, root: Path | None = None, *, download: bool = True) -> Dataset:
+    """The images that a run was trained on, its fold among them, at the size that it asked for; ``root`` and
+    ``download`` as in :func:`isoconv.data.load`."""
+    config = run.config
+    return load(
+        config.data,
+        size=config.size or run.task.defaults.size,
+        root=root or config.data_root,
+        download=download,
+        task=config.task,
+        part=config.part,
     )
-    return resize(dataset.test.images[:1].float().div(255), run.model_info["input_size"])
 
 
 def with_progress(batches: DeviceBatches) -> Iterable[tuple[Tensor, Tensor]]:

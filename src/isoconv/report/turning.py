@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isoconv.data import load, resize
+from isoconv.data import resize
+from isoconv.evaluation.measuring import dataset_of
 from isoconv.evaluation.protocols import Condition
 from isoconv.evaluation.results import recorded
 from isoconv.figures.maps import watching_first_stage
@@ -82,9 +83,8 @@ def share_out(sizes: Mapping[str, Sequence[int]], budget: int) -> dict[str, int]
 
 def _turning(gathered: Gathered, data: str, pair: list[Entry], data_root: Path | None) -> dict[str, Any]:
     task, runs = gathered.tasks[data], [RunDir(entry.runs[0].path) for entry in pair]
-    config, side = runs[0].config, runs[0].model_info["input_size"]
-    size, root = config.size or task.defaults.size, data_root or config.data_root
-    test = load(config.data, size=size, root=root, download=False, task=config.task, part=config.part).test
+    side = runs[0].model_info["input_size"]
+    test = dataset_of(runs[0], data_root, download=False).test
     kept = [recorded(run, gathered.protocol) for run in runs]
     count = len(kept[0].targets)
     if len(test) < count or not torch.equal(task.identity(test.labels[:count]), kept[0].targets):

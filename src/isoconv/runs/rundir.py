@@ -60,12 +60,12 @@ class RunDir:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         if not (self.path / "config.json").is_file():
-            self.path = pretrained_folder(str(path)) or self.path
-        if not (self.path / "config.json").is_file():
-            raise FileNotFoundError(
-                f"no run at {self.path} (it has no config.json), nor does a trained network of that name come with "
-                f"isoconv{did_you_mean(path, list_pretrained())}; train one with: isoconv train --out {self.path}"
-            )
+            if (shipped := pretrained_folder(str(path))) is None:
+                raise FileNotFoundError(
+                    f"no run at {self.path} (it has no config.json), nor does a trained network of that name come with "
+                    f"isoconv{did_you_mean(path, list_pretrained())}; train one with: isoconv train --out {self.path}"
+                )
+            self.path = shipped
         with suppress(OSError):  # a run that is only read may be read-only
             settle(self.path / PREDICTIONS)
 

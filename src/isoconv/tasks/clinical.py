@@ -64,6 +64,11 @@ class Cuts(NamedTuple):
     true: Tensor
     false: Tensor
 
+    @property
+    def rates(self) -> tuple[Tensor, Tensor]:
+        """Sensitivity and false positive rate."""
+        return self.true / self.true[-1], self.false / self.false[-1]
+
 
 def cuts(scores: Tensor, positive: Tensor) -> Cuts:
     """Divide images by ``scores`` (N,), of which those in the boolean ``positive`` (N,) have the label."""
@@ -103,7 +108,7 @@ def _threshold(scores: Tensor, positive: Tensor, rule: str) -> float | None:
     if positive.all() or not positive.any() or _same(scores):
         return None
     found = cuts(scores, positive)
-    sensitivity, wrong = found.true / found.true[-1], found.false / found.false[-1]
+    sensitivity, wrong = found.rates
     if wanted is None:
         best = int((sensitivity - wrong)[1:].argmax()) + 1
     else:
@@ -204,7 +209,7 @@ def _average_precision(found: Cuts) -> float | None:
     if not found.true[-1]:
         return None
     precision = found.true[1:] / (found.true + found.false)[1:]
-    return (precision * (found.true / found.true[-1]).diff()).sum().item()
+    return (precision * found.rates[0].diff()).sum().item()
 
 
 def reliability(scores: Tensor, positive: Tensor) -> dict[str, list[float]]:
@@ -242,7 +247,7 @@ def _curves(scores: Tensor, scaled: Tensor, positive: Tensor) -> dict[str, Any] 
     if positive.all() or not positive.any():
         return None
     found, prevalence = cuts(scores, positive), positive.double().mean().item()
-    sensitivity, wrong = found.true / found.true[-1], found.false / found.false[-1]
+    sensitivity, wrong = found.rates
     precision = (found.true / (found.true + found.false))[1:]
     grid = torch.linspace(0, 1, _GRID + 1, dtype=torch.float64)
     best = precision.flip(0).cummax(0).values.flip(0)  # of at least that recall
